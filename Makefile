@@ -1,0 +1,44 @@
+# make demo: heatmaps of the sample images.   make test: every gate.   Both set up what they need in .venv.
+# make oracle: all methods against captum, grad-cam and torchcam, and all of torchvision's classifiers (about half an hour).
+# PYTHON chooses the interpreter, VENV the environment's place.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test oracle format clean
+.DEFAULT_GOAL := demo
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("camcli needs Python 3.11 or newer; name one: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	$(BIN)/camcli run sample_images -o heatmaps
+	@echo "Look at heatmaps/overlays, and at heatmaps/predictions.csv."
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+oracle: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.oracles --write docs/oracle.md
+	$(BIN)/python -m pytest -m zoo
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) heatmaps .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

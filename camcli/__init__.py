@@ -1,0 +1,20 @@
+"""camcli: where does the classifier look? Class activation heatmaps for whole folders of images.
+
+``load`` and ``explain`` are the command line's work for Python; they are imported, and PyTorch with them, at their first use.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Explained", "explain", "load"]
+
+if TYPE_CHECKING:
+    from camcli.api import Explained, explain, load
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        import importlib
+
+        return getattr(importlib.import_module("camcli.api"), name)
+    raise AttributeError(f"module 'camcli' has no attribute {name!r}")

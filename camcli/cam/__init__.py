@@ -1,0 +1,96 @@
+"""Class activation maps from tensors. Knows no paths and no pictures.
+
+Two families of methods. A *gradient* method is a small pure function of a layer's activations and gradients: all of them, for
+all layers, are served by one forward pass and one backward pass a target. A *scene* method needs more of the network: further
+forward passes, or gradients elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from camcli.records import Layer
+from camcli.registry import Registry
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A batch in front of a network, for methods that need more than one layer's activations and gradients.
+
+    ``inputs``: (B, 3, H, W), normalised. ``layer`` with its ``activations`` (B, C, h, w). ``logits``: (B, K). ``targets``:
+    (B, T) class indices. ``chunk``: how many images to send through the network at once. Nothing carries a gradient.
+    """
+
+    module: nn.Module
+    inputs: Tensor
+    layer: Layer
+    activations: Tensor
+    logits: Tensor
+    targets: Tensor
+    chunk: int
+
+
+GradientMethod = Callable[[Tensor, Tensor], Tensor]
+"""(activations, gradients), both (B, C, h, w) -> maps (B, h, w), raw."""
+
+SceneMethod = Callable[[Scene], Tensor]
+"""A scene -> maps (B, T, h, w), raw."""
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""logits (B, K) and target classes (B,) -> what is differentiated, (B,)."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to compute a map, with what ``camcli methods`` tells of it: a function of one of the two families.
+
+    ``score``: what a gradient method differentiates. ``anywhere``: the map does not depend on the layer. ``check``: raises
+    LayerError where the method does not apply; called with (module, layer, one image) before any work.
+    """
+
+    name: str
+    source: str
+    passes: str
+    advice: str
+    gradient: GradientMethod | None = None
+    scene: SceneMethod | None = None
+    score: Score | None = None
+    anywhere: bool = False
+    warning: str = ""
+    check: Callable[[nn.Module, Layer, Tensor], None] | None = None
+
+
+METHODS: Registry[Method] = Registry(
+    "method", "camcli.cam.gradient", "camcli.cam.perturbation", "camcli.cam.backprop", "camcli.cam.attention"
+)
+"""Every method by the name that ``--method`` takes."""
+
+
+def target_logit(logits: Tensor, targets: Tensor) -> Tensor:
+    """The logit of each image's target class: (B, K) and (B,) -> (B,). What every method explains unless it says otherwise."""
+    return logits.gather(1, targets[:, None])[:, 0]
+
+
+def gradient_method(name: str, *, source: str, advice: str, **options: Any) -> Callable[[GradientMethod], GradientMethod]:
+    """Register a function of activations and gradients under ``name``. ``options``: further fields of Method."""
+
+    def register(function: GradientMethod) -> GradientMethod:
+        facts = {"passes": "1, and 1 backward", "score": target_logit, **options}
+        METHODS.register(name)(Method(name, source, advice=advice, gradient=function, **facts))
+        return function
+
+    return register
+
+
+def scene_method(name: str, *, source: str, passes: str, advice: str, **options: Any) -> Callable[[SceneMethod], SceneMethod]:
+    """Register a function of a Scene under ``name``. ``passes``: its cost in forward passes; ``options``: fields of Method."""
+
+    def register(function: SceneMethod) -> SceneMethod:
+        METHODS.register(name)(Method(name, source, passes, advice, scene=function, **options))
+        return function
+
+    return register

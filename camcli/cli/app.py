@@ -1,0 +1,106 @@
+"""The Typer application, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from camcli import __version__
+from camcli.cli import look, run
+from camcli.cli.signals import SIGNALS, Interrupted
+from camcli.cli.talk import Talk, abandon_stdout, hold_standard_streams
+from camcli.errors import CamcliError, RunError
+from camcli.records import shown
+
+app = typer.Typer(
+    name="camcli",
+    help="Where does the classifier look? Class activation heatmaps for whole folders of images.",
+    epilog="Start with: camcli run sample_images. Exit codes: 0 all explained, 1 some images failed, 2 wrong usage, "
+    "3 the run could not go on, 130 interrupted, 143 terminated.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"camcli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("run", no_args_is_help=True)(run.run_command())
+app.command("models")(look.models)
+app.command("layers", no_args_is_help=True)(look.layers)
+app.command("classes", no_args_is_help=True)(look.classes)
+app.command("methods")(look.methods)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line, ``sys.argv`` unless ``arguments`` are given, and end the process (SystemExit)."""
+    hold_standard_streams()
+    SIGNALS.install()
+    try:
+        app(arguments, prog_name="camcli")
+    except CamcliError as error:
+        _end(error)
+    except Interrupted as interruption:
+        Talk().complain("interrupted." if interruption.number == 2 else "terminated.")
+        _leave(128 + interruption.number)
+    except OSError as error:
+        abandon_stdout()
+        if error.errno == errno.EPIPE:  # the reader has what it wanted
+            _leave(0)
+        place = f"{shown(os.fsdecode(error.filename))}: " if error.filename is not None else "cannot write the output: "
+        _end(RunError(f"{place}{error.strerror or error}."))
+    except MemoryError:
+        _end(RunError("out of memory. Try a smaller --batch-size or fewer --workers."))
+    except Exception as error:
+        known = explain_import_error(error)
+        if known is None:
+            traceback.print_exc()
+            known = RunError("this is a defect of camcli; please report it with the lines above.")
+        _end(known)
+
+
+def explain_import_error(error: BaseException) -> CamcliError | None:
+    """What to do about installations that do not work and a device that is full; None for any other error."""
+    text = str(error)
+    if "out of memory" in text:
+        return RunError(f"{text.splitlines()[0]} Try --device cpu or a smaller model.")
+    if "libGL" in text or "libgthread" in text:
+        return RunError(
+            f"OpenCV cannot be loaded ({text}). Install the system library (Debian, Ubuntu: apt-get install libgl1 "
+            "libglib2.0-0), or the build without it: pip install --force-reinstall --no-deps opencv-python-headless"
+        )
+    if "torchvision::nms" in text:
+        return RunError(
+            "torch and torchvision do not belong together (operator torchvision::nms does not exist). "
+            "Install both from one place: pip install --force-reinstall torch torchvision"
+        )
+    return None
+
+
+def _end(error: CamcliError) -> None:
+    Talk().complain(f"error: {error}")
+    _leave(error.exit_code)
+
+
+def _leave(code: int) -> None:
+    sys.stderr.flush()
+    sys.exit(code)

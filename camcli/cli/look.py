@@ -1,0 +1,109 @@
+"""``camcli models``, ``layers``, ``classes``, ``methods``: what there is to choose from."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Annotated
+
+import typer
+
+from camcli.cli.talk import Talk, print_table, stdout_for_data
+from camcli.errors import ClassError, ModelError, did_you_mean
+
+_MODEL = typer.Argument(metavar="MODEL", help="A name as camcli run --model takes it.", show_default=False)
+_WEIGHTS = typer.Option("--weights", "-w", metavar="NAME|FILE", help="As for camcli run.", show_default=False)
+_LABELS = typer.Option("--labels", metavar="FILE", help="File with the class names, as for camcli run.", show_default=False)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether ``pattern``, a part of a name or a glob, fits; case does not matter."""
+    folded, wanted = name.casefold(), pattern.casefold()
+    return fnmatch.fnmatchcase(folded, wanted) or wanted in folded
+
+
+def models(
+    pattern: Annotated[
+        str | None,
+        typer.Argument(metavar="PATTERN", help="A part of the name, or a glob such as 'timm/vit*'.", show_default=False),
+    ] = None,
+) -> None:
+    """List the models: name, source, parameters (millions), input (pixels), published ImageNet top-1 (%), on this machine."""
+    from camcli.models.sources import list_models
+
+    found = [info for info in list_models() if (_matches(info.name, pattern) if pattern else info.source != "timm")]
+    if not found:
+        raise ModelError(f"no model matches {pattern!r}. See them all: camcli models, and camcli models 'timm/*'")
+    rows = (
+        (
+            info.name,
+            info.source,
+            f"{info.parameters / 1e6:.1f}" if info.parameters else "",
+            f"{info.input_size[0]}x{info.input_size[1]}" if info.input_size else "",
+            f"{info.accuracy:.1f}" if info.accuracy else "",
+            "yes" if info.cached else "no",
+        )
+        for info in found
+    )
+    print_table(("name", "source", "parameters_m", "input", "top1", "cached"), rows, right=("parameters_m", "input", "top1"))
+    if pattern is None:
+        Talk().say("timm's models: camcli models 'timm/*'. Your own: package.module:factory.")
+
+
+def layers(
+    model: Annotated[str, _MODEL],
+    weights: Annotated[str, _WEIGHTS] = "none",
+    every: Annotated[bool, typer.Option("--all", help="Also the layers that have no map to show.")] = False,
+) -> None:
+    """List a model's layers in the order they run: name, type, output shape for one image, usable, default."""
+    from camcli.models.layers import default_layer, list_layers
+    from camcli.models.request import ModelRequest
+    from camcli.models.sources import load_model
+
+    with stdout_for_data():
+        loaded = load_model(ModelRequest(model, weights))
+        found = list_layers(loaded)
+    usable = any(not info.why_not for info in found)
+    chosen = default_layer(loaded, found).name if usable else None
+    rows = (
+        (
+            info.name,
+            info.type_name,
+            "x".join(map(str, info.shape[1:])),
+            f"{info.grid.height}x{info.grid.width}" if info.grid else "",
+            "yes" if not info.why_not else f"no: {info.why_not}",
+            "default" if info.name == chosen else "",
+        )
+        for info in found
+        if every or not usable or not info.why_not
+    )
+    print_table(("layer", "type", "output", "map", "usable", "default"), rows, right=("output", "map"))
+    if not usable:
+        Talk().complain(f"{model} has no layer with a map to show; the column usable says why.")
+
+
+def classes(
+    model: Annotated[str, _MODEL],
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="PATTERN", help="A part of the name, or a glob.", show_default=False)
+    ] = None,
+    weights: Annotated[str, _WEIGHTS] = "DEFAULT",
+    labels: Annotated[str | None, _LABELS] = None,
+) -> None:
+    """List a model's classes: index and name."""
+    from camcli.models.request import ModelRequest
+    from camcli.models.sources import class_names
+
+    with stdout_for_data():
+        names = class_names(ModelRequest(model, weights, labels))
+    rows = [(str(index), name) for index, name in enumerate(names) if pattern is None or _matches(name, pattern)]
+    if not rows:
+        raise ClassError(f"no class of {model} matches {pattern!r}.{did_you_mean(str(pattern), names)}")
+    print_table(("class_index", "class_name"), rows, right=("class_index",))
+
+
+def methods() -> None:
+    """List the methods that --method takes: source, cost in forward passes of the network, when to use which."""
+    from camcli.cam import METHODS
+
+    rows = ((method.name, method.source, method.passes, method.advice) for method in METHODS.values())
+    print_table(("method", "source", "forward_passes", "when"), rows)

@@ -1,0 +1,56 @@
+"""RunConfig as options of a Typer command, and the values a user gave back into a RunConfig."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Annotated, Any
+
+import typer
+
+from camcli.config import RunConfig, option_name, read_config_file
+
+_KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": float}
+
+
+def config_parameters() -> list[inspect.Parameter]:
+    """A keyword parameter for each field of RunConfig, annotated as Typer wants it."""
+    return [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=_typer_default(field), annotation=_annotation(field))
+        for field in dataclasses.fields(RunConfig)
+    ]
+
+
+def _typer_default(field: dataclasses.Field[Any]) -> Any:
+    return list(field.default) if isinstance(field.default, tuple) else field.default
+
+
+def _annotation(field: dataclasses.Field[Any]) -> Any:
+    name, meta, kind = option_name(field), field.metadata, str(field.type)
+    flags = [f"--{name}"]
+    if kind == "bool":  # both ways, so that the command line can undo what a TOML file says
+        flags = [f"--{name}/--no-{name}"]
+    if meta["short"]:
+        flags.append(meta["short"])
+    many = kind.startswith("tuple")
+    python_type = str if many else _KINDS[kind.split(" ")[0]]
+    option = typer.Option(
+        *flags,
+        help=meta["help"],
+        metavar=meta["metavar"] if kind != "bool" else None,
+        rich_help_panel=meta["panel"],
+        show_default=field.default not in (None, ()) and kind != "bool",
+    )
+    if many:
+        return Annotated[list[str], option]
+    return Annotated[python_type | None if "None" in kind else python_type, option]
+
+
+def gathered_config(context: typer.Context, config_file: str | None, values: dict[str, Any]) -> RunConfig:
+    """The defaults, over them the TOML file, over it what stands on the command line. Raises ConfigError."""
+    merged = read_config_file(config_file) if config_file is not None else {}
+    for name, value in values.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":  # by name: Typer carries its own copy of Click's enum
+            merged[name] = tuple(value) if isinstance(value, list) else value
+    return RunConfig(**merged).check()

@@ -1,0 +1,53 @@
+"""SIGINT and SIGTERM: the first one lets a run finish what is in flight, the second one ends at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(BaseException):
+    """A signal arrived where nothing needs to be finished."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Signals:
+    """What arrived. ``stop`` is set by the first signal while a run is in ``deferred``; anywhere else it raises Interrupted."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.number: int | None = None
+        self._deferring = False
+
+    def install(self) -> None:
+        """Listen, in the main thread."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._arrived)
+
+    @contextmanager
+    def deferred(self) -> Iterator[threading.Event]:
+        """Inside, the first signal only sets the event."""
+        self._deferring = True
+        try:
+            yield self.stop
+        finally:
+            self._deferring = False
+
+    def _arrived(self, number: int, _frame: FrameType | None) -> None:
+        if self.number is not None:
+            os._exit(128 + number)
+        self.number = number
+        if not self._deferring:
+            raise Interrupted(number)
+        self.stop.set()
+
+
+SIGNALS = Signals()
+"""The process's own: signals belong to a process, not to a run."""

@@ -1,0 +1,318 @@
+"""RunConfig: every option of a run, once: name, default, unit, limits, help. The command line, TOML files, ``run.json``
+and the README's table all read it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import sys
+import tomllib
+from dataclasses import dataclass
+from typing import Any
+
+from camcli.errors import ConfigError, did_you_mean
+
+COLORMAPS = (
+    "turbo", "jet", "viridis", "inferno", "magma", "plasma", "cividis", "hot", "bone", "parula", "rainbow", "ocean",
+)  # fmt: skip
+"""Colour tables of OpenCV that ``--colormap`` takes."""
+
+HEADS = ("softmax", "sigmoid")
+"""What turns logits into probabilities."""
+
+FITS = ("crop", "squash", "pad")
+"""How an image becomes the network's input; see ``camcli.images.geometry``."""
+
+
+def option(
+    default: Any,
+    help: str,
+    panel: str,
+    *,
+    short: str | None = None,
+    metavar: str | None = None,
+    choices: tuple[str, ...] = (),
+    at_least: float | None = None,
+    at_most: float | None = None,
+    affects_results: bool = True,
+) -> Any:
+    """A field of RunConfig. ``affects_results``: a folder made with another value may not be continued."""
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "help": help,
+            "panel": panel,
+            "short": short,
+            "metavar": metavar or ("|".join(choices) if choices else None),
+            "choices": choices,
+            "at_least": at_least,
+            "at_most": at_most,
+            "affects_results": affects_results,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The options of one run. A field's option is its name with hyphens (``batch_size`` is ``--batch-size``).
+
+    Lists are tuples. Raises ConfigError from ``check`` for values outside their limits.
+    """
+
+    model: str = option(
+        "efficientnet_lite0",
+        "A torchvision classifier, timm/NAME, package.module:factory, or the bundled efficientnet_lite0.",
+        "Model",
+        short="-m",
+        metavar="NAME",
+    )
+    weights: str = option(
+        "DEFAULT",
+        "DEFAULT, a name such as IMAGENET1K_V1, none (random, seeded), or a .pt, .pth or .safetensors file.",
+        "Model",
+        short="-w",
+        metavar="NAME|FILE",
+    )
+    labels: str | None = option(
+        None, "File with the class names: .txt (a line each), .json, or .csv (index,name).", "Model", metavar="FILE"
+    )
+    device: str = option(
+        "auto",
+        "auto takes CUDA, then MPS, then the CPU.",
+        "Model",
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        affects_results=False,
+    )
+    batch_size: int = option(16, "Images in one forward pass.", "Model", short="-b", metavar="N", at_least=1, affects_results=False)
+    layer: tuple[str, ...] = option(
+        (),
+        "Dotted name of the layer to explain, as camcli layers lists it; repeatable; all for every usable one. "
+        "Default: the last layer with a spatial map.",
+        "Heatmap",
+        short="-l",
+        metavar="NAME",
+    )
+    method: tuple[str, ...] = option(
+        ("gradcam",), "How to compute the map, as camcli methods lists it; repeatable.", "Heatmap", metavar="NAME"
+    )
+    topk: int | None = option(
+        None,
+        "Explain the K classes with the highest logits. Default: 1, or 0 with --class or --class-from.",
+        "Heatmap",
+        short="-k",
+        metavar="K",
+        at_least=0,
+    )
+    class_: tuple[str, ...] = option(
+        (),
+        "Explain this class, by index or name (case does not matter); repeatable.",
+        "Heatmap",
+        short="-c",
+        metavar="CLASS",
+    )
+    class_from: str | None = option(
+        None,
+        "Explain the true class: folder (the name of the image's folder) or a CSV file (image,label). "
+        "Adds the columns label and correct.",
+        "Heatmap",
+        metavar="folder|FILE",
+    )
+    head: str = option(
+        "softmax",
+        "What turns logits into probabilities: softmax, or sigmoid for several labels at once or a single logit.",
+        "Heatmap",
+        choices=HEADS,
+    )
+    fuse: str | None = option(None, "One map out of those of all layers.", "Heatmap", metavar="max|mean", choices=("max", "mean"))
+    smooth: int = option(0, "Average the maps of N noisy copies of the image (SmoothGrad).", "Heatmap", metavar="N", at_least=0)
+    noise: float = option(
+        0.15, "Noise of --smooth, as a fraction of the image's range of values.", "Heatmap", metavar="S", at_least=0.0
+    )
+    augment: bool = option(False, "Average the maps of mirrored and scaled copies: six passes.", "Heatmap")
+    counterfactual: bool = option(False, "Show what speaks against the class: gradients negated.", "Heatmap")
+    fit: str = option(
+        "crop",
+        "crop: as trained, the edges are not seen; squash, pad: the network sees the whole image.",
+        "Heatmap",
+        choices=FITS,
+    )
+    output: str = option(
+        "heatmaps",
+        "Folder for overlays and tables; its parent must exist.",
+        "Output",
+        short="-o",
+        metavar="DIR",
+        affects_results=False,
+    )
+    overwrite: bool = option(False, "Start anew in a folder that holds an earlier run.", "Output", affects_results=False)
+    save_maps: bool = option(False, "Also write each painted map raw, (h, w) float32, as maps/.../NAME.npy.", "Output")
+    limit: int | None = option(None, "Stop after the first N images.", "Output", metavar="N", at_least=1, affects_results=False)
+    alpha: float = option(0.5, "Opacity of the heatmap, 0 to 1.", "Overlay", metavar="A", at_least=0.0, at_most=1.0)
+    colormap: str = option(
+        "turbo",
+        f"Colours from zero to the peak: {', '.join(COLORMAPS)}.",
+        "Overlay",
+        metavar="NAME",
+        choices=COLORMAPS,
+    )
+    threshold: float = option(
+        0.0,
+        "Paint nothing below this fraction of the map's peak, 0 to 1.",
+        "Overlay",
+        short="-t",
+        metavar="T",
+        at_least=0.0,
+        at_most=1.0,
+    )
+    outline: bool = option(True, "Draw the edge of what the network saw, where that is not the whole image.", "Overlay")
+    quality: int = option(90, "JPEG quality, 1 to 100.", "Overlay", metavar="Q", at_least=1, at_most=100)
+    workers: int | None = option(
+        None,
+        "Threads that decode, render and write. Default: the number of cores this process may use.",
+        "Speed",
+        metavar="N",
+        at_least=1,
+        affects_results=False,
+    )
+    max_pixels: int = option(178_000_000, "Refuse larger images, in pixels (width x height).", "Speed", metavar="N", at_least=1)
+    quiet: bool = option(False, "Say nothing but errors.", "Output", short="-q", affects_results=False)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):  # what is asked for twice is done once
+                object.__setattr__(self, field.name, tuple(dict.fromkeys(value)))
+
+    @property
+    def top_count(self) -> int:
+        """How many of the best classes to explain."""
+        if self.topk is not None:
+            return self.topk
+        return 0 if self.class_ or self.class_from else 1
+
+    def settings(self) -> dict[str, Any]:
+        """The options that decide what a run writes, as JSON values: equal settings, equal results."""
+        return {
+            option_name(field): _as_json(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.metadata["affects_results"]
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """All options by name, as JSON values."""
+        return {option_name(field): _as_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    def check(self) -> RunConfig:
+        """Itself, when every value is within its limits. Raises ConfigError."""
+        for field in dataclasses.fields(self):
+            check_value(field, getattr(self, field.name))
+        if not self.method:
+            raise ConfigError("--method is empty: name one, such as gradcam.")
+        if self.top_count == 0 and not self.class_ and not self.class_from:
+            raise ConfigError("--topk 0 leaves nothing to explain: name a class with --class, or ask for --topk 1.")
+        return self
+
+
+def option_name(field: dataclasses.Field[Any]) -> str:
+    """The option's long name without the dashes: ``batch-size`` for ``batch_size``, ``class`` for ``class_``."""
+    return field.name.rstrip("_").replace("_", "-")
+
+
+def check_value(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raise ConfigError when ``value`` is outside the field's choices or limits."""
+    name, meta = option_name(field), field.metadata
+    if value is None:
+        return
+    if meta["choices"] and value not in meta["choices"]:
+        raise ConfigError(
+            f"--{name} {value!r} is not one of {', '.join(meta['choices'])}.{did_you_mean(str(value), meta['choices'])}"
+        )
+    low, high = meta["at_least"], meta["at_most"]
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ConfigError(f"--{name} {value} must be {bounds}.")
+    if field.default != "" and value == "":
+        raise ConfigError(f"--{name} is empty.")
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """Field name -> value from a TOML file whose keys are the options' long names.
+
+    Raises ConfigError with the file's name for a missing file, wrong TOML, an unknown key, or a value of the wrong type.
+    """
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is not TOML: {error}.") from error
+    fields = {option_name(field): field for field in dataclasses.fields(RunConfig)}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in fields:
+            raise ConfigError(f"{path}: there is no option {key!r}.{did_you_mean(key, fields)}")
+        try:
+            values[fields[key].name] = _coerced(fields[key], value)
+            check_value(fields[key], values[fields[key].name])
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+    return values
+
+
+def _coerced(field: dataclasses.Field[Any], value: Any) -> Any:
+    """The TOML value as the field's type; a single value stands for a list of one. Raises ConfigError."""
+    kind = str(field.type)
+    if kind.startswith("tuple"):
+        items = value if isinstance(value, list) else [value]
+        if all(isinstance(item, str) or (field.name == "class_" and type(item) is int) for item in items):
+            return tuple(str(item) for item in items)
+        raise ConfigError(f"{option_name(field)} must be a list of strings, not {value!r}.")
+    wanted = {"str": str, "bool": bool, "int": int, "float": float}[kind.split(" ")[0]]
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise ConfigError(f"{option_name(field)} must be {_TYPE_WORDS[wanted]}, not {value!r}.")
+    return value
+
+
+_TYPE_WORDS = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}
+
+
+def _factory_file(model: str) -> str | None:
+    """The source file of the module in ``package.module:factory``, without importing it; None where there is none."""
+    if ":" not in model:
+        return None
+    relative = model.partition(":")[0].replace(".", os.sep)
+    places = (os.path.join(folder or ".", relative + end) for folder in ("", *sys.path) for end in (".py", f"{os.sep}__init__.py"))
+    return next((place for place in places if os.path.isfile(place)), None)
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
+    """What must be equal for two runs to share an output folder, as JSON values.
+
+    The options that decide the results, ``root`` (the folder that the images' names are relative to), and the SHA-256 of the
+    files given with ``--weights``, ``--labels`` and ``--class-from`` and of the module that holds a model factory. Raises
+    ConfigError for a file that cannot be read.
+    """
+    settings = {**config.settings(), "inputs": root}
+    files = (
+        ("weights", config.weights),
+        ("labels", config.labels),
+        ("class-from", config.class_from),
+        ("model", _factory_file(config.model)),
+    )
+    for name, path in files:
+        if path is not None and os.path.isfile(path):
+            try:
+                with open(path, "rb") as file:
+                    settings[f"{name}-sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise ConfigError(f"--{name} {path}: {error.strerror}.") from error
+    return settings

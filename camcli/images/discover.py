@@ -1,0 +1,95 @@
+"""Inputs -> sources: which files are images, in which order, under which name.
+
+Policy: folders are walked recursively and in sorted order; names that start with a dot are left out; in a folder a file
+is an image by its extension, while a file named on the command line is always tried. Links to files are followed unless
+what they point to is itself among the sources; links to folders are not followed, so a walk always ends. Of a folder that
+holds a run of camcli, its overlays and maps are left out, so that no run explains those of another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from camcli.errors import InputError
+from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, Source, shown
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"})
+"""Lower case; what counts as an image when a folder is walked."""
+
+
+def discover_sources(inputs: Sequence[str], output: str) -> list[Source]:
+    """Every image below ``inputs``, in input order, each once.
+
+    A source's name is its path below the one folder given; with several inputs, below the deepest folder common to all.
+    A folder that cannot be read is a source too, so that it ends as a failure and not in silence. ``output`` is the run's
+    own folder, whose overlays and maps are left out. Raises InputError when an input is missing or nothing is found.
+    """
+    for given in inputs:
+        if not os.path.lexists(given):
+            raise InputError(f"there is no file or folder {shown(given)!r}.")
+    by_place = {os.path.realpath(given): os.path.abspath(given) for given in reversed(inputs) if os.path.isdir(given)}
+    paths = [path for path in map(os.path.abspath, inputs) if not os.path.isdir(path) or path in by_place.values()]
+    root = os.path.commonpath([path if os.path.isdir(path) else os.path.dirname(path) for path in paths])
+    below = root.rstrip(os.sep) + os.sep
+    names: list[str] = []
+    links: set[str] = set()
+    for path in paths:
+        if not os.path.isdir(path):
+            names.append(path[len(below) :])
+            if os.path.islink(path):
+                links.add(names[-1])
+            continue
+        for found, is_link in _walk(path, os.path.abspath(output)):
+            names.append(found[len(below) :])
+            if is_link:
+                links.add(names[-1])
+    if len(paths) > 1:
+        names = list(dict.fromkeys(names))
+    if links:
+        real = {os.path.realpath(os.path.join(root, name)) for name in names if name not in links}
+        names = [name for name in names if name not in links or os.path.realpath(os.path.join(root, name)) not in real]
+    if not names:
+        given_words = ", ".join(repr(shown(given)) for given in inputs)
+        raise InputError(
+            f"nothing to do: no image in {given_words}. Looked for {' '.join(sorted(EXTENSIONS))}; hidden files are left out."
+        )
+    return [Source(root, name) for name in names]
+
+
+def _walk(top: str, output: str) -> Iterator[tuple[str, bool]]:
+    """(path, is a link) of every image file below ``top``, sorted within each folder, folders in their place."""
+    pending = [iter(_entries(top, output, is_top=True))]
+    while pending:
+        for path, is_folder, is_link in pending[-1]:
+            if is_folder:
+                try:
+                    pending.append(iter(_entries(path, output, is_top=False)))
+                except OSError:
+                    yield path, False
+                    continue
+                break
+            yield path, is_link
+        else:
+            pending.pop()
+
+
+def _entries(folder: str, output: str, *, is_top: bool) -> list[tuple[str, bool, bool]]:
+    """(path, is a folder, is a link) of what counts in ``folder``. Raises OSError for the folder, InputError for the top."""
+    holds_run = folder == output or os.path.lexists(os.path.join(folder, RUN_MARKER))
+    try:
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+        if is_top:
+            raise InputError(f"cannot read the folder {shown(folder)!r}: {error.strerror}.") from error
+        raise
+    kept: list[tuple[str, bool, bool]] = []
+    for entry in entries:
+        if entry.name.startswith(".") or (holds_run and entry.name in OUTPUT_FOLDERS):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            kept.append((entry.path, True, False))
+        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+            kept.append((entry.path, False, entry.is_symlink()))
+    return kept

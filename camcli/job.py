@@ -1,0 +1,147 @@
+"""A run before its first image: every name resolved, the settings that bind its folder, the record it leaves."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from camcli import __version__
+from camcli.cam import METHODS, Method
+from camcli.cam.explain import Options, check_options, result_layers
+from camcli.config import RunConfig
+from camcli.errors import ClassError, ConfigError, LabelsError
+from camcli.models.device import resolve_device
+from camcli.models.factory import own_model
+from camcli.models.labels import find_class, read_labels
+from camcli.models.layers import resolve_layers
+from camcli.models.request import ModelRequest
+from camcli.models.sources import load_model
+from camcli.records import Counts, Layer, LoadedModel, Preprocess, Source
+from camcli.targets import true_classes
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run with every name resolved.
+
+    ``classes``: indices of the classes asked for by name. ``labels``: the true class of each image that has one, by its name; None
+    where nobody asked. ``options``: how the maps are computed.
+    """
+
+    config: RunConfig
+    model: LoadedModel
+    device: torch.device
+    layers: tuple[Layer, ...]
+    classes: tuple[int, ...]
+    options: Options
+    labels: Mapping[str, int] | None
+
+    def asking(self, **changes: Any) -> Job:
+        """The same model with other questions: fields of RunConfig about classes and methods. Raises as ``prepare_job`` does."""
+        config = replace(self.config, **changes).check()
+        methods = [METHODS[name] for name in config.method]
+        options = _options(config, self.options.binary)
+        _check_methods(methods, self.layers, self.model, self.device, options)
+        return replace(self, config=config, classes=_found_classes(config, self.model), options=options)
+
+    def results(self) -> list[tuple[str, str]]:
+        """(layer, method) of each map of a target, in the order of the rows."""
+        names = [layer.name for layer in self.layers]
+        pairs = [(layer, method) for method in self.config.method for layer in result_layers(names, method, self.options.fuse)]
+        order = {name: position for position, name in enumerate(dict.fromkeys([*names, *(layer for layer, _ in pairs)]))}
+        return sorted(pairs, key=lambda pair: order[pair[0]])
+
+
+def prepare_job(config: RunConfig, sources: Sequence[Source] = (), *, show_progress: bool = False) -> Job:
+    """Load the model and look every name up.
+
+    Raises the UsageError of whatever does not exist (ConfigError, DeviceError, ModelError, LayerError, ClassError), before any
+    image is read.
+    """
+    methods = [METHODS[name] for name in config.method]
+    device = resolve_device(config.device)
+    model = load_model(ModelRequest(config.model, config.weights, config.labels, show_progress), device)
+    model, binary = _with_head(model, config)
+    labels = true_classes(config.class_from, sources, model.classes) if config.class_from is not None else None
+    classes = _found_classes(config, model)
+    layers = tuple(resolve_layers(model, config.layer))
+    options = _options(config, binary)
+    _check_methods(methods, layers, model, device, options)
+    warnings = tuple(dict.fromkeys(method.warning for method in methods if method.warning))
+    return Job(config, replace(model, notes=(*model.notes, *warnings)), device, layers, classes, options, labels)
+
+
+def prepare_module(module: nn.Module, config: RunConfig, preprocess: Preprocess) -> Job:
+    """A job for a classifier that is already there, which stays as it is. Raises as ``prepare_job`` does."""
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    model = replace(own_model(config.model, module, preprocess), weights="as given")
+    if config.labels is not None:
+        model = replace(model, classes=read_labels(config.labels, len(model.classes)))
+    layers = tuple(resolve_layers(model, config.layer))
+    return Job(config, model, device, layers, (), _options(config, binary=False), None)
+
+
+def _found_classes(config: RunConfig, model: LoadedModel) -> tuple[int, ...]:
+    if config.top_count > len(model.classes):
+        raise ClassError(f"--topk {config.top_count}: {model.name} has {len(model.classes)} classes.")
+    return tuple(dict.fromkeys(find_class(wanted, model.classes) for wanted in config.class_))
+
+
+def _options(config: RunConfig, binary: bool) -> Options:
+    return Options(config.smooth, config.noise, config.augment, config.counterfactual, config.fuse, config.batch_size, binary)
+
+
+def _with_head(model: LoadedModel, config: RunConfig) -> tuple[LoadedModel, bool]:
+    """The model with as many class names as it has classes, and whether one logit stands for two of them."""
+    if len(model.classes) != 1:
+        return model, False
+    if config.head != "sigmoid":
+        raise ConfigError(f"{model.name} has a single logit, of which softmax makes 1: use --head sigmoid.")
+    if config.labels is None:
+        return model, False
+    names = read_labels(config.labels, None)
+    if len(names) > 2:
+        raise LabelsError(f"--labels {config.labels} names {len(names)} classes; {model.name} has one logit, for one or two.")
+    return replace(model, classes=names), len(names) == 2
+
+
+def _check_methods(
+    methods: Sequence[Method], layers: Sequence[Layer], model: LoadedModel, device: torch.device, options: Options
+) -> None:
+    """Raise LayerError for a method that the model, a layer or an option does not allow."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn((1, 3, *model.preprocess.crop), generator=generator).to(device)
+    check_options(methods, options)
+    for method in methods:
+        for layer in layers[: 1 if method.anywhere else None]:
+            if method.check is not None:
+                method.check(model.module, layer, image)
+
+
+def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float, state: str) -> dict[str, Any]:
+    """The contents of ``run.json``. ``totals``: images of the folder explained and failed, by this run and earlier ones."""
+    packages = ("torch", "torchvision", "timm", "opencv-python", "numpy", "pillow")
+    return {
+        "camcli": __version__,
+        "state": state,
+        "settings": job.config.as_dict(),
+        "model": {"name": job.model.name, "weights": job.model.weights, "classes": len(job.model.classes)},
+        "layers": [layer.name for layer in job.layers],
+        "device": str(job.device),
+        "images": {"explained": totals[0], "failed": totals[1]},
+        "this_run": {**counts.as_dict(), "seconds": round(seconds, 3)},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

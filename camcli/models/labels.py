@@ -1,0 +1,112 @@
+"""Class names: ImageNet's, a user's file, and finding a class by index or name."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from camcli.errors import ClassError, LabelsError, did_you_mean
+
+IMAGENET_SIZE = 1000
+
+
+def imagenet_labels() -> tuple[str, ...]:
+    """The 1000 names of ImageNet-1k, in the order of its classes, as torchvision publishes them."""
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
+
+
+def default_labels(count: int, *, imagenet: bool = True) -> tuple[str, ...]:
+    """Names for ``count`` classes of which nothing is known: ImageNet's for a thousand, ``class N`` otherwise."""
+    if imagenet and count == IMAGENET_SIZE:
+        return imagenet_labels()
+    return tuple(f"class {index}" for index in range(count))
+
+
+def read_labels(path: str, count: int | None) -> tuple[str, ...]:
+    """The class names in a file: ``.json`` (a list, or index -> name), ``.csv`` (index,name), else a line each.
+
+    ``count``: how many there must be, None for any number. Raises LabelsError when the file cannot be read, is not what its
+    extension says, or names another number of classes.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            text = file.read()
+    except OSError as error:
+        raise LabelsError(f"--labels {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise LabelsError(f"--labels {path} is not UTF-8 text.") from error
+    try:
+        if path.lower().endswith(".json"):
+            names = _from_json(json.loads(text))
+        elif path.lower().endswith(".csv"):
+            names = _from_csv(text)
+        else:
+            names = [line.strip() for line in text.splitlines() if line.strip()]
+    except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
+        raise LabelsError(
+            f"--labels {path}: {error}. Expected a line per class (.txt), a list or an object index -> name (.json), "
+            "or index,name (.csv)."
+        ) from error
+    if count is not None and len(names) != count:
+        raise LabelsError(f"--labels {path} names {len(names)} classes, the model has {count}.")
+    return tuple(names)
+
+
+def find_class(wanted: str, classes: Sequence[str]) -> int:
+    """The index of the class ``wanted``: an index, or a name (case, and ``_`` or ``-`` for a space, do not matter).
+
+    Raises ClassError, with the nearest names, for none, and with the indices for a name that several classes bear.
+    """
+    if wanted.strip().isdecimal():
+        index = int(wanted)
+        if index < len(classes):
+            return index
+        raise ClassError(f"there is no class {index}: the model has {len(classes)}, 0 to {len(classes) - 1}.")
+    matches = [index for index, name in enumerate(classes) if _folded(name) == _folded(wanted)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ClassError(f"{wanted!r} is the name of {len(matches)} classes, {' and '.join(map(str, matches))}: give the index.")
+    raise ClassError(f"there is no class {wanted!r}.{did_you_mean(wanted, classes)} See them all: camcli classes MODEL")
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
+
+
+def _from_json(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [str(name) for name in value]
+    if not isinstance(value, dict):
+        raise ValueError("neither a list nor an object")
+    if value and all(isinstance(index, int) for index in value.values()):  # name -> index, ImageFolder's class_to_idx
+        value = {index: name for name, index in value.items()}
+    by_index = {_index(key): name for key, name in value.items()}
+    # torchvision's and Keras's imagenet_class_index.json hold [wordnet id, name]
+    return [str(name[-1] if isinstance(name, list) else name) for name in _in_order(by_index)]
+
+
+def _from_csv(text: str) -> list[str]:
+    rows = [row for row in csv.reader(text.splitlines()) if row]
+    if all(len(row) == 1 for row in rows):
+        return [row[0].strip() for row in rows]
+    if not rows[0][0].strip().isdecimal():
+        rows = rows[1:]  # a header
+    return [str(name) for name in _in_order({_index(row[0]): row[1].strip() for row in rows})]
+
+
+def _index(text: Any) -> int:
+    if not str(text).strip().isdecimal():
+        raise ValueError(f"{text!r} is not a class index")
+    return int(text)
+
+
+def _in_order(by_index: dict[int, Any]) -> list[Any]:
+    gaps = [index for index in range(len(by_index)) if index not in by_index]
+    if gaps:
+        raise ValueError(f"class {gaps[0]} has no name")
+    return [by_index[index] for index in range(len(by_index))]

@@ -1,0 +1,211 @@
+"""Which layers a model has, which of them show a map, which one to take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from camcli.errors import LayerError, ModelError, did_you_mean
+from camcli.records import Grid, Layer, LayerInfo, LoadedModel
+from camcli.tap import frozen, gradients_of, logits_of, tap
+
+_MOVERS = (
+    nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
+)  # fmt: skip
+"""Modules that only pool, pass on or move values: never the default, what feeds them says as much."""
+
+ALL = "all"
+"""Stands for every usable layer."""
+
+_MAX_PREFIX = 5
+"""Class and register tokens that are looked for before the patches."""
+
+
+def list_layers(model: LoadedModel) -> list[LayerInfo]:
+    """Every module that runs, in order of its last execution, with the shape of its output for one image.
+
+    Found by one forward and one backward pass over one noise image at the model's own size. A layer is usable when its output
+    is a map of more than one cell on which the logits depend cell by cell: the last block of a Vision Transformer is not,
+    because only its class token reaches the head. Raises ModelError when the model does not run.
+    """
+    names = [name for name, _ in model.module.named_modules() if name]
+    return _probe(model, names)
+
+
+def resolve_layers(model: LoadedModel, wanted: Sequence[str]) -> list[Layer]:
+    """The layers of ``wanted``, every usable one for ``all``, or the default one where it is empty.
+
+    Raises LayerError, with what to try instead.
+    """
+    if not wanted:
+        return [_as_layer(default_layer(model, list_layers(model)))]
+    if ALL in wanted:
+        return [_as_layer(info) for info in list_layers(model) if not info.why_not]
+    names = list(dict.fromkeys(_full_name(model, name) for name in wanted))
+    by_name = {info.name: info for info in _probe(model, names)}
+    layers: list[Layer] = []
+    for name in names:
+        info = by_name.get(name)
+        if info is None:
+            raise LayerError(f"layer {name!r} of {model.name} does not run in the forward pass. {_see(model)}")
+        if info.grid is None or info.why_not:
+            everything = list_layers(model)
+            usable = [other.name for other in everything if not other.why_not]
+            place = [other.name for other in everything].index(name)
+            before = [other.name for other in everything[:place] if not other.why_not]
+            near = before[-1] if before else usable[0] if usable else None
+            advice = f" The nearest usable layer is {near!r}." if near else ""
+            raise LayerError(f"layer {name!r} of {model.name} has no map to show: {info.why_not}.{advice} {_see(model)}")
+        layers.append(_as_layer(info))
+    return layers
+
+
+def default_layer(model: LoadedModel, layers: Sequence[LayerInfo]) -> LayerInfo:
+    """The last layer with a usable map; of modules that return the same output the outermost. Raises LayerError for none.
+
+    Layers that only pool or move values are passed over, and so are the parts of an attention block: queries, keys and values
+    are not the features that a map should show.
+    """
+    modules = dict(model.module.named_modules())
+    inside = tuple(f"{name}." for name, module in modules.items() if name and _is_attention(module))
+    usable = [
+        info for info in layers if not info.why_not and not _only_moves(modules[info.name]) and not info.name.startswith(inside)
+    ]
+    if not usable:
+        raise LayerError(f"no layer of {model.name} has a spatial map that the logits depend on. {_see(model)}")
+    return usable[-1]
+
+
+def _only_moves(module: nn.Module) -> bool:
+    return isinstance(module, _MOVERS) or type(module).__name__ in ("Permute", "LayerDropout", "DropPath", "StochasticDepth")
+
+
+def _is_attention(module: nn.Module) -> bool:
+    name = type(module).__name__.lower()
+    return "attention" in name or "attn" in name
+
+
+def _as_layer(info: LayerInfo) -> Layer:
+    assert info.grid is not None  # callers pass usable layers only
+    return Layer(info.name, info.grid)
+
+
+def _see(model: LoadedModel) -> str:
+    return f"See them all: camcli layers {model.name}"
+
+
+def _full_name(model: LoadedModel, name: str) -> str:
+    """``name`` with negative indices resolved (``features.-1``). Raises LayerError for a name the model does not have."""
+    module: nn.Module = model.module
+    parts: list[str] = []
+    for part in name.split("."):
+        children = dict(module.named_children())
+        if part.startswith("-") and part[1:].isdigit() and 0 < int(part[1:]) <= len(children):
+            part = list(children)[-int(part[1:])]
+        if part not in children:
+            names = [known for known, _ in model.module.named_modules() if known]
+            raise LayerError(f"{model.name} has no layer {name!r}.{did_you_mean(name, names)} {_see(model)}")
+        module = children[part]
+        parts.append(part)
+    return ".".join(parts)
+
+
+def _probe(model: LoadedModel, names: Sequence[str]) -> list[LayerInfo]:
+    """What one noise image shows of the modules ``names``, in order of their last execution."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = model.preprocess.crop
+    parameter = next(model.module.parameters(), None)
+    image = torch.randn((1, 3, height, width), generator=generator)
+    if parameter is not None:
+        image = image.to(parameter.device, parameter.dtype)
+    prefix = getattr(model.module, "num_prefix_tokens", None)
+    with frozen(model.module), tap(model.module, names) as outputs, torch.enable_grad():
+        try:
+            logits = logits_of(model.module(image))
+        except ModelError:
+            raise
+        except Exception as error:  # the user's own forward may raise anything
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ModelError(f"{model.name} does not run on one image of 3 x {height} x {width}: {reason}") from error
+        # one fixed direction of the logits that no symmetry cancels
+        direction = torch.randn(logits.shape, generator=generator).to(logits)
+        ran = list(outputs.items())
+        floating = [(name, output) for name, output in ran if output.requires_grad]
+        gradients: dict[str, Tensor] = {}
+        if floating and logits.requires_grad:
+            found = gradients_of((logits * direction).sum(), [output for _, output in floating], keep_graph=False)
+            gradients = {name: gradient for (name, _), gradient in zip(floating, found, strict=True)}
+    return [_described(name, output, gradients.get(name), (height, width), prefix, model.module) for name, output in ran]
+
+
+def _described(
+    name: str,
+    output: Tensor,
+    gradient: Tensor | None,
+    size: tuple[int, int],
+    prefix: int | None,
+    root: nn.Module,
+) -> LayerInfo:
+    shape, type_name = tuple(output.shape), type(root.get_submodule(name)).__name__
+    grid = find_grid(shape, size, prefix, channels_last=_normalises_last(root.get_submodule(name), shape))
+    if grid is None:
+        return LayerInfo(name, type_name, shape, None, f"its output {_sizes(shape)} is not a spatial map")
+    if grid.height * grid.width == 1:
+        return LayerInfo(name, type_name, shape, grid, f"its output {_sizes(shape)} has a single cell")
+    if gradient is None or not _reaches_cells(gradient, grid):
+        return LayerInfo(name, type_name, shape, grid, "the logits do not depend on its cells, so every map would be zero")
+    return LayerInfo(name, type_name, shape, grid)
+
+
+def _reaches_cells(gradient: Tensor, grid: Grid) -> bool:
+    cells = gradient[:, grid.prefix :] if grid.kind == "tokens" else gradient
+    return bool(torch.count_nonzero(cells) > 0)
+
+
+def _normalises_last(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    normalized = getattr(module, "normalized_shape", None)
+    return normalized is not None and len(normalized) == 1 and normalized[0] == shape[-1]
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape[1:]))
+
+
+def find_grid(
+    shape: Sequence[int], size: tuple[int, int], prefix: int | None = None, *, channels_last: bool = False
+) -> Grid | None:
+    """How an output of ``shape`` (with batch) is a map of an input of ``size`` (height, width) pixels; None where it is not.
+
+    ``shape`` is that of one image. Four dimensions: the two neighbours whose ratio is the input's are the grid, (C, h, w)
+    where both readings fit and ``channels_last`` is not known. Three: tokens, ``prefix`` of them before the patches, found by
+    trying where it is None.
+    """
+    if shape[0] != 1:  # windows of an attention block, folded into the batch
+        return None
+    if len(shape) == 4:
+        first, second, third = shape[1:]
+        nchw, nhwc = _fits(second, third, size), _fits(first, second, size)
+        if nhwc and (channels_last or not nchw):
+            return Grid("nhwc", first, second)
+        return Grid("nchw", second, third) if nchw else None
+    if len(shape) == 3:
+        for extra in range(_MAX_PREFIX + 1) if prefix is None else (prefix, 0):
+            cells = shape[1] - extra
+            height = round(math.sqrt(cells * size[0] / size[1])) if cells > 0 else 0
+            width = cells // height if height > 1 else 0
+            # a guess must have exactly the input's shape: other sizes, of transposed tokens say, fit some grid by chance
+            if height * width == cells > 1 and _fits(height, width, size, exactly=prefix is None):
+                return Grid("tokens", height, width, extra)
+    return None
+
+
+def _fits(height: int, width: int, size: tuple[int, int], *, exactly: bool = False) -> bool:
+    """Whether a grid can come from an input of ``size`` by equal strides: the ratios agree to one cell, or ``exactly``."""
+    if not (1 <= height <= size[0] and 1 <= width <= size[1]):
+        return False
+    if exactly:
+        return height * size[1] == width * size[0] and size[0] % height == 0
+    return abs(height * size[1] - width * size[0]) <= max(size)

@@ -1,0 +1,142 @@
+"""timm's models."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from camcli.errors import ModelError, WeightsError, did_you_mean
+from camcli.models.build import as_module, class_count, with_weights
+from camcli.models.checkpoints import build_meta, is_checkpoint
+from camcli.models.download import explain_download_failure, is_cached
+from camcli.models.labels import IMAGENET_SIZE, default_labels, imagenet_labels
+from camcli.models.request import ModelInfo, ModelRequest
+from camcli.records import LoadedModel, Preprocess
+
+
+class TimmSource:
+    """timm's models, as ``timm/NAME``."""
+
+    def owns(self, name: str) -> bool:
+        """Whether it begins with ``timm/``."""
+        return name.startswith("timm/")
+
+    def load(self, request: ModelRequest) -> LoadedModel:
+        """The architecture with timm's pretrained weights, a checkpoint's, or random ones. Raises ModelError, WeightsError."""
+        import timm
+
+        name = self._checked(request)
+        if request.random or is_checkpoint(request.weights):
+
+            def build(**options: Any) -> nn.Module:
+                return as_module(timm.create_model(name, pretrained=False, **options))
+
+            preprocess = preprocess_of_timm(build_meta(build))
+            model = with_weights(request, build, preprocess, ("DEFAULT",))
+            return replace(model, preprocess=preprocess_of_timm(model.module))
+        if request.weights != "DEFAULT":
+            raise WeightsError(
+                f"--weights {request.weights!r}: timm's weights are chosen by the tag in the name, as in "
+                f"timm/{name}.TAG; see camcli models '{request.name.split('.')[0]}*'."
+            )
+        config = timm.get_pretrained_cfg(name)
+        if config is None or not config.has_weights:
+            raise WeightsError(
+                f"timm publishes no weights for {name!r}. Give a checkpoint with --weights FILE, or take random weights with "
+                f"--weights none.{did_you_mean(name, timm.list_models(pretrained=True))}"
+            )
+        try:
+            with _quiet_hub(not request.show_progress):
+                module = timm.create_model(name, pretrained=True)
+        except Exception as error:
+            where = config.hf_hub_id or config.url
+            raise explain_download_failure(request.name, str(where), error, hub=bool(config.hf_hub_id)) from error
+        return LoadedModel(
+            request.name,
+            module,
+            preprocess_of_timm(module),
+            _timm_labels(module),
+            f"timm {config.architecture}.{config.tag}" if config.tag else f"timm {name}",
+        )
+
+    def _checked(self, request: ModelRequest) -> str:
+        import timm
+
+        name = request.name.removeprefix("timm/")
+        try:
+            known = timm.is_model(name)
+        except Exception:  # a malformed name
+            known = False
+        if not known:
+            names = [f"timm/{known}" for known in timm.list_models()]
+            raise ModelError(f"timm has no model {name!r}.{did_you_mean(request.name, names)} See them all: camcli models 'timm/*'")
+        return name
+
+    def list(self) -> Iterator[ModelInfo]:
+        """Every architecture; what only an instance could tell is left open."""
+        import timm
+
+        for name in timm.list_models():
+            config = timm.get_pretrained_cfg(name)
+            size = (config.input_size[1], config.input_size[2]) if config is not None else None
+            cached = config is not None and config.hf_hub_id is not None and is_cached(config.hf_hub_id, hub=True)
+            yield ModelInfo(f"timm/{name}", "timm", None, size, None, cached)
+
+    def labels(self, request: ModelRequest) -> tuple[str, ...]:
+        """ImageNet's or those of the data set timm names; of a checkpoint, by the size of its head."""
+        import timm
+
+        name = self._checked(request)
+        if is_checkpoint(request.weights):
+            return self.load(request).classes
+        return _timm_labels(build_meta(lambda **options: as_module(timm.create_model(name, pretrained=False, **options))))
+
+
+def preprocess_of_timm(module: nn.Module) -> Preprocess:
+    """The same steps as timm's evaluation transform for the module's data configuration."""
+    import timm
+
+    config = timm.data.resolve_model_data_config(module)
+    height, width = config["input_size"][1:]
+    pct = config["crop_pct"] or 0.875
+    # timm floors each side of the input divided by the crop fraction (timm.data.transforms_factory)
+    resize_to = (int(height / pct), int(width / pct))
+    resize = {"squash": "squash", "border": "contain"}.get(config["crop_mode"], "cover")
+    if resize == "cover" and resize_to[0] == resize_to[1]:
+        resize = "short"
+    interpolation = {"random": "bicubic"}.get(config["interpolation"], config["interpolation"])
+    return Preprocess(resize, resize_to, (height, width), interpolation, tuple(config["mean"]), tuple(config["std"]))
+
+
+def _timm_labels(module: nn.Module) -> tuple[str, ...]:
+    """The names of the data set the model was trained on, where timm knows it."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    count = class_count(module)
+    if count == IMAGENET_SIZE:
+        return imagenet_labels()
+    subset = infer_imagenet_subset(module)
+    if subset:
+        info = ImageNetInfo(subset)
+        if info.num_classes() == count:
+            return tuple(info.index_to_description(index).split(",")[0] for index in range(count))
+    return default_labels(count)
+
+
+@contextlib.contextmanager
+def _quiet_hub(quiet: bool) -> Iterator[None]:
+    """The hub's own progress bars off, and on again."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    before = are_progress_bars_disabled()
+    try:
+        if quiet:
+            disable_progress_bars()
+        yield
+    finally:
+        if quiet and not before:
+            enable_progress_bars()

@@ -1,0 +1,57 @@
+"""Where in the output folder the files of an image go. The input tree is mirrored and the input's extension stays."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+
+from camcli.records import Prediction
+
+MAX_NAME_BYTES = 255
+"""What file systems allow for one name."""
+
+_TEMPORARY_ROOM = 8
+_SLUG_LENGTH = 40
+_NOT_WORD = re.compile(r"[^\w]+")
+_NOT_NAME = re.compile(r"[^\w.+-]+")
+_OUTPUT_NAME = re.compile(r"\.\d+-[^/]+\.(jpg|npy)$")
+
+
+def file_stem(image: str, prediction: Prediction, extra: tuple[str, ...] = ()) -> str:
+    """The path, below ``overlays`` or ``maps``, without extension: ``sub/cat.jpg.1-tabby``.
+
+    ``extra``: layer and method, where several were asked for. Unique per image, rank and extra. A name that would be too
+    long for a file system is cut and marked with a hash of the whole.
+    """
+    folder, name = os.path.split(image)
+    label = slug(prediction.class_name) or str(prediction.class_index)
+    tail = ".".join([f".{prediction.rank}-{label}", *map(distinct_slug, extra)])
+    room = MAX_NAME_BYTES - _TEMPORARY_ROOM - len(os.fsencode(tail)) - len(".jpg")
+    encoded = os.fsencode(name)
+    if len(encoded) > room:
+        digest = _digest(encoded)
+        kept = encoded[: room - len(digest) - 1].decode("utf-8", "ignore")
+        name = f"{kept}~{digest}"
+    return os.path.join(folder, name + tail)
+
+
+def slug(text: str) -> str:
+    """``text`` in letters, digits and ``_``, everything else a hyphen; a long one is cut and marked with a hash."""
+    whole = _NOT_WORD.sub("-", text).strip("-")
+    return whole if len(whole) <= _SLUG_LENGTH else f"{whole[: _SLUG_LENGTH - 13]}~{_digest(text.encode())}"
+
+
+def distinct_slug(text: str) -> str:
+    """A name of a layer or method for a file name, different for different texts: what must be changed is marked with a hash."""
+    kept = _NOT_NAME.sub("-", text)
+    return kept if kept == text and len(kept) <= _SLUG_LENGTH else f"{kept[: _SLUG_LENGTH - 13]}~{_digest(text.encode())}"
+
+
+def is_output_name(name: str) -> bool:
+    """Whether a file name is one that ``file_stem`` and an extension make."""
+    return _OUTPUT_NAME.search(name) is not None
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]

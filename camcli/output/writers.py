@@ -1,0 +1,89 @@
+"""Writing files so that they are complete or absent, and table rows that are appended whole."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import errno
+import io
+import itertools
+import json
+import os
+from typing import Any
+
+from camcli.errors import ImageError, OutputError
+from camcli.records import Failure, Row, shown
+
+LABEL_COLUMNS = ("label", "correct")
+PREDICTION_COLUMNS = tuple(field.name for field in dataclasses.fields(Row) if field.name not in LABEL_COLUMNS)
+FAILURE_COLUMNS = ("image", "stage", "error")
+
+_numbers = itertools.count()
+_NAME_PROBLEMS = frozenset(
+    {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY}
+)
+
+
+def write_whole(path: str, data: bytes, scratch: str) -> None:
+    """Put ``data`` at ``path``, creating its folder: under a temporary name in ``scratch`` first, then renamed into place.
+
+    ``scratch`` must be on the same file system. Raises OutputError that names the disk or the folder, and
+    ImageError (stage ``write``) where the file system cannot take the name.
+    """
+    temporary = os.path.join(scratch, f"{os.getpid()}-{next(_numbers)}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+        try:
+            os.replace(temporary, path)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in _NAME_PROBLEMS:
+            raise ImageError("write", f"its file cannot have the name {shown(path)!r}: {error.strerror}") from error
+        raise output_error(path, error) from error
+    finally:
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+
+
+def output_error(path: str, error: OSError) -> OutputError:
+    """What a failing write means to the person who started the run."""
+    folder = shown(os.path.dirname(path) or ".")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"the disk that holds {folder!r} is full; free some space and run the same command again.")
+    if error.errno == errno.EFBIG:
+        return OutputError(f"{shown(path)!r} would exceed the file-size limit of this process (ulimit -f).")
+    return OutputError(f"cannot write {shown(path)!r}: {error.strerror or error}.")
+
+
+def csv_line(values: tuple[Any, ...]) -> bytes:
+    """One line of a table, quoted as RFC 4180 demands, UTF-8, ended by a newline."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(values)
+    return buffer.getvalue().encode("utf-8")
+
+
+def prediction_line(row: Row) -> bytes:
+    """A row of ``predictions.csv``: names as ``records.shown`` writes them, numbers with six significant digits."""
+    columns = PREDICTION_COLUMNS if row.label is None else (*PREDICTION_COLUMNS, *LABEL_COLUMNS)
+    return csv_line(tuple(_cell(getattr(row, column)) for column in columns))
+
+
+def failure_line(failure: Failure) -> bytes:
+    """A row of ``failures.csv``."""
+    return csv_line((shown(failure.image), shown(failure.stage), shown(failure.reason)))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Indented JSON, for people; names with bytes that are not UTF-8 keep their surrogates escaped."""
+    return (json.dumps(value, indent=2) + "\n").encode("utf-8")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return format(value, ".6g")
+    return shown(value) if isinstance(value, str) else str(value)

@@ -1,0 +1,275 @@
+"""What crosses from room to room: frozen dataclasses, no behaviour beyond what follows from their fields."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+
+RUN_MARKER = ".camcli"
+"""The folder that marks an output folder: a run writes it first, and no walk takes the overlays beside it for photos."""
+
+OUTPUT_FOLDERS = ("overlays", "maps")
+"""What an output folder holds besides its tables."""
+
+_JOINER = "\u200d"
+"""Holds the parts of one emoji together."""
+
+
+def shown(name: str) -> str:
+    r"""A file's name as text that fits on one line of any terminal or table, from which the name can be recovered.
+
+    Control and format characters and bytes that are not UTF-8 become ``\xNN`` (one per byte), a backslash becomes two.
+    Everything else, emoji and accents included, stays. ``recovered`` is the way back.
+    """
+    if name.isprintable() and "\\" not in name:
+        return name
+    out: list[str] = []
+    for char in name:
+        if char == "\\":
+            out.append("\\\\")
+        elif char.isprintable() or char == _JOINER or unicodedata.category(char) == "Zs":
+            out.append(char)
+        else:
+            out.extend(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+    return "".join(out)
+
+
+def recovered(text: str) -> str:
+    """The name that ``shown`` wrote as ``text``, as ``os.fsdecode`` gives it."""
+    parts = re.split(rb"(\\\\|\\x[0-9a-f]{2})", text.encode("utf-8"))
+    raw = b"".join(
+        part if not part.startswith(b"\\") else b"\\" if part == b"\\\\" else bytes.fromhex(part[2:].decode()) for part in parts
+    )
+    return raw.decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file to explain. ``image`` is its name in every table: its path below ``root``, with ``/``.
+
+    Bytes of a name that are not UTF-8 stand in both as surrogates (``os.fsdecode``).
+    """
+
+    root: str
+    image: str
+
+    @property
+    def path(self) -> str:
+        """Where to open the file."""
+        return os.path.join(self.root, self.image)
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Which bytes were read: size in bytes and modification time in nanoseconds."""
+
+    size: int
+    mtime_ns: int
+
+
+def stamp_of(path: str) -> Stamp | None:
+    """The stamp of the file at ``path`` as it is now; None where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return Stamp(status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A decoded image. ``pixels``: (H, W, 3) uint8 RGB, EXIF orientation applied."""
+
+    pixels: np.ndarray
+    stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one image was not explained. ``stage``: read, label, decode, render or write."""
+
+    image: str
+    stage: str
+    reason: str
+    stamp: Stamp | None = None
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a model wants its images: resize, centre crop, scale to [0, 1], normalise.
+
+    ``resize``: ``short`` resizes the shorter side to ``resize_to[0]`` and keeps the aspect; ``cover`` and ``contain`` keep it
+    too and make the image just cover, or just fit into, ``resize_to`` (height, width); ``squash`` resizes to it exactly.
+    ``crop``: (height, width) of the network's input, in pixels. ``interpolation``: ``nearest``, ``bilinear``, ``bicubic`` or
+    ``lanczos``, always antialiased. ``mean`` and ``std``: per channel, RGB, on the [0, 1] scale.
+    """
+
+    resize: str = "short"
+    resize_to: tuple[int, int] = (256, 256)
+    crop: tuple[int, int] = (224, 224)
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A classifier ready to run: evaluation mode, parameters without gradient.
+
+    ``classes``: the name of each class index. ``weights``: what was loaded, in words. ``notes``: what the user should know.
+    """
+
+    name: str
+    module: nn.Module
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    weights: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How a layer's output becomes a spatial map of (C, height, width).
+
+    ``kind``: ``nchw``, ``nhwc``, or ``tokens`` (B, prefix + height * width, C), of which the first ``prefix`` are dropped.
+    """
+
+    kind: str
+    height: int
+    width: int
+    prefix: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A place to look: a module's dotted name and the grid of its output."""
+
+    name: str
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """A row of ``camcli layers``. ``shape``: of the output for one image; ``why_not`` is empty for a usable layer."""
+
+    name: str
+    type_name: str
+    shape: tuple[int, ...]
+    grid: Grid | None
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle of whole pixels: left, top, width, height."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class of one image. ``rank``: 1 is the class with the highest logit. ``probability``: softmax, in [0, 1]."""
+
+    rank: int
+    class_index: int
+    class_name: str
+    logit: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heatmap:
+    """One map. ``values``: (h, w) float32, raw. ``status``: ``ok``, ``empty`` or ``nonfinite``. ``peak``: the raw maximum."""
+
+    prediction: Prediction
+    layer: str
+    method: str
+    values: np.ndarray
+    status: str
+    peak: float
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the network says of one image: its best class and the heatmaps asked for."""
+
+    best: Prediction
+    heatmaps: tuple[Heatmap, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of ``predictions.csv``, in the order of its columns; ``label`` and ``correct`` only where the true class is known."""
+
+    image: str
+    rank: int
+    class_index: int
+    class_name: str
+    logit: float
+    probability: float
+    predicted_class: str
+    predicted_probability: float
+    layer: str
+    method: str
+    status: str
+    peak: float
+    box_x: int
+    box_y: int
+    box_w: int
+    box_h: int
+    overlay: str
+    label: str | None = None
+    correct: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One image explained, written and recorded. ``rows``: one per target x layer x method."""
+
+    image: str
+    stamp: Stamp
+    rows: tuple[Row, ...]
+
+
+Outcome = Explained | Failure
+
+
+@dataclass
+class Counts:
+    """What a run has done so far: the only record that changes, owned by the pipeline's caller."""
+
+    explained: int = 0
+    failed: int = 0
+    empty_maps: int = 0
+    labelled: int = 0
+    correct: int = 0
+    top_classes: dict[str, int] = field(default_factory=dict)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one outcome."""
+        if isinstance(outcome, Failure):
+            self.failed += 1
+            return
+        self.explained += 1
+        self.empty_maps += sum(row.status != "ok" for row in outcome.rows)
+        if outcome.rows:
+            name = outcome.rows[0].predicted_class
+            self.top_classes[name] = self.top_classes.get(name, 0) + 1
+            self.labelled += outcome.rows[0].label is not None
+            self.correct += bool(outcome.rows[0].correct)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``run.json``."""
+        counts = {"explained": self.explained, "failed": self.failed, "empty_or_nonfinite_maps": self.empty_maps}
+        return {**counts, "labelled": self.labelled, "correct": self.correct} if self.labelled else counts

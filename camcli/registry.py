@@ -1,0 +1,51 @@
+"""A table of named things: read like a dict, filled by a decorator, helpful about names it does not know."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+from camcli.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """What is registered under ``noun``; ``homes`` are the modules that fill it, imported at the first look."""
+
+    def __init__(self, noun: str, *homes: str) -> None:
+        self.noun = noun
+        self._homes = homes
+        self._items: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """A decorator that enters a function under ``name``. Raises ValueError when the name is taken."""
+
+        def enter(item: T) -> T:
+            if name in self._items:
+                raise ValueError(f"{self.noun} {name!r} is registered twice")
+            self._items[name] = item
+            return item
+
+        return enter
+
+    def _filled(self) -> dict[str, T]:
+        for home in self._homes:
+            importlib.import_module(home)
+        return self._items
+
+    def __getitem__(self, name: str) -> T:
+        items = self._filled()
+        if name not in items:
+            raise ConfigError(f"there is no {self.noun} {name!r}.{did_you_mean(name, items)} Known: {', '.join(sorted(items))}.")
+        return items[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._filled()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._filled())
+
+    def __len__(self) -> int:
+        return len(self._filled())

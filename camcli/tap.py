@@ -1,0 +1,129 @@
+"""Reading a module's output while the network runs, with a gradient, and leaving no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camcli.errors import LayerError, ModelError
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """``module`` in evaluation mode, its parameters without gradient; both are as they were afterwards."""
+    training = [child for child in module.modules() if child.training]
+    recording = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for child in training:
+            child.training = False
+        for parameter in recording:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for child in training:
+            child.training = True
+        for parameter in recording:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def tap(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """A dictionary that each forward pass fills: module name -> its output, a tensor of which gradients can be had.
+
+    What is kept is a clone, and the network goes on with another: the next layer may work in place (DenseNet's
+    ``features``, a residual ``+=``) and would rewrite what was kept. The first tapped layer's clone is detached: nothing is
+    recorded before it. A layer that runs after another tapped one stays connected, so that one backward pass serves all. A
+    module that runs several times gives its last output; of a tuple or list the first tensor counts. The order is that of
+    their last execution, an outer module after its parts. The hooks are removed on leaving, also after an error.
+    """
+    outputs: dict[str, Tensor] = {}
+    handles = []
+    try:
+        for name in names:
+            handles.append(module.get_submodule(name).register_forward_hook(_keeper(outputs, name)))
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def replaced_output(module: nn.Module, name: str, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, what the submodule ``name`` returns, any shape, goes through ``replace``; of a tuple or list its first tensor."""
+
+    def exchange(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        return replace(output) if isinstance(output, Tensor) else _with_first(output, replace(output[0]))
+
+    handle = module.get_submodule(name).register_forward_hook(exchange)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _keeper(outputs: dict[str, Tensor], name: str) -> Any:
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        if isinstance(output, Tensor):
+            kept = _own_copy(output)
+            replaced: Any = kept.clone()
+        elif isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+            kept = _own_copy(output[0])
+            replaced = _with_first(output, kept.clone())
+        else:
+            return None
+        outputs.pop(name, None)
+        outputs[name] = kept
+        return replaced
+
+    return keep
+
+
+def _own_copy(tensor: Tensor) -> Tensor:
+    if tensor.requires_grad or not tensor.is_floating_point():
+        return tensor.clone()
+    return tensor.detach().clone().requires_grad_()
+
+
+def _with_first(output: Any, first: Tensor) -> Any:
+    rest = [first, *output[1:]]
+    if hasattr(output, "_make"):  # a named tuple
+        return output._make(rest)
+    return type(output)(rest)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The (B, K) logits in whatever a classifier returns: a tensor, a tuple that begins with it, or a ``logits`` field.
+
+    Raises ModelError for anything else.
+    """
+    if hasattr(output, "logits"):
+        output = output.logits
+    elif isinstance(output, dict) and "logits" in output:
+        output = output["logits"]
+    elif isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        raise ModelError(f"the model returns a {type(output).__name__}, not the logits of a classifier.")
+    if output.ndim != 2:
+        raise ModelError(f"the model returns {tuple(output.shape)} for a batch; a classifier returns (batch, classes).")
+    return output
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """``tensor``, any shape, in float32 where it is of a shorter type: maps are computed in no less."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def gradients_of(score: Tensor, outputs: list[Tensor], *, keep_graph: bool) -> list[Tensor]:
+    """The gradient of the scalar ``score`` for each tapped output (B, ...), zeros where it does not depend on it.
+
+    Raises LayerError where it depends on none of them.
+    """
+    if not score.requires_grad:
+        raise LayerError("the logits do not depend on the chosen layer.")
+    found = torch.autograd.grad(score, outputs, retain_graph=keep_graph, allow_unused=True)
+    return [torch.zeros_like(o) if g is None else g for o, g in zip(outputs, found, strict=True)]

@@ -1,0 +1,91 @@
+"""Shared pieces: small seeded networks, real photographs, and the command line run inside the test process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+from torch import nn
+
+# no test may reach a model hub, nor take the weights that a developer has cached
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TORCH_HOME"] = "/nonexistent/torch-home"
+
+ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "sample_images"
+
+# the same commit gives the same verdict everywhere: no test draws what another run of it would not
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test begins at the same random numbers, alone or among others."""
+    torch.manual_seed(0)
+
+
+@dataclass
+class Result:
+    """What a command left: exit code and the two streams."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def camcli(capsys, monkeypatch):
+    """Call the command line as ``camcli("run", "imgs")``."""
+    from camcli.cli import app, signals
+
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(app.SIGNALS, "install", lambda: None)
+        monkeypatch.setattr(signals.SIGNALS, "number", None)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            app.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    yield call
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Cam(nn.Module):
+    """Convolution, global average pooling, one linear layer: the network of Zhou et al. 2016."""
+
+    def __init__(self, channels: int = 8, classes: int = 5) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(6, channels, 3, stride=2, padding=1)
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.pool(self.features(x)).flatten(1))
+
+
+@pytest.fixture
+def cam_network() -> Cam:
+    torch.manual_seed(0)
+    return Cam().eval()
+
+
+@pytest.fixture
+def on_path(tmp_path, monkeypatch):
+    """A folder from which modules can be imported, for ``package.module:factory``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if not name.startswith(("torch", "timm", "camcli", "captum", "pytorch_grad_cam", "torchcam", "numpy", "cv2", "PIL")):
+            sys.modules.pop(name, None)

@@ -1,0 +1,59 @@
+"""Networks of which the right heatmap is known, as factories for ``--model tests.networks:NAME``."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from camcli.records import Preprocess
+
+
+class Brightness(nn.Module):
+    """Class ``bright`` is the mean brightness, ``dark`` its negative; Grad-CAM at ``cells`` is the picture itself, coarse."""
+
+    categories = ("bright", "dark")
+
+    def __init__(self, preprocess: Preprocess, cell: int = 8) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.cells = nn.Conv2d(3, 1, cell, stride=cell, bias=False)
+        self.cells.weight.data.fill_(1 / (3 * cell * cell))
+        self.head = nn.Linear(1, 2, bias=False)
+        self.head.weight.data[:] = torch.tensor([[1.0], [-1.0]])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cells(x).mean((2, 3)))
+
+
+def brightness() -> nn.Module:
+    """As most networks are trained: shorter side to 256, centre crop of 224; black is 0."""
+    return Brightness(Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
+
+
+def wide_brightness() -> nn.Module:
+    """An input that is not square."""
+    return Brightness(Preprocess("cover", (200, 300), (192, 256), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
+
+
+def red() -> nn.Module:
+    """Class ``bright`` sees red only: exchanged channels give another picture."""
+    module = Brightness(Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
+    module.cells.weight.data[:, 1:] = 0
+    return module
+
+
+def breaks() -> nn.Module:
+    """NaN for images with a pixel of full red: a network that overflows on some inputs."""
+
+    class Overflows(Brightness):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            factor = torch.where(x.amax((1, 2, 3)) > 0.99, float("nan"), 1.0)
+            return super().forward(x) * factor[:, None]
+
+    return Overflows(Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
+
+
+def with_classes(num_classes: int = 4) -> nn.Module:
+    """A network whose head can have any size."""
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Conv2d(3, 6, 9, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes))
