@@ -20,7 +20,7 @@ from camcli.errors import ImageError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import prepare_input, view_of
 from camcli.job import Job, prepare_job, prepare_module
-from camcli.pipeline import explain_inputs, normalised
+from camcli.pipeline.engine import explain_inputs, normalised
 from camcli.records import Box, Failure, Findings, Heatmap, Prediction, Preprocess, Source
 from camcli.render import Style, paint_overlay
 
@@ -134,7 +134,7 @@ def _explain_files(paths: Sequence[str], job: Job) -> list[Explained]:
         pictures.append(image.pixels)
         views.append(view)
         inputs.append(prepare_input(image.pixels, view, job.model.preprocess))
-    found: list[Findings] = explain_inputs(normalised(np.stack(inputs), job), job)
+    found: list[Findings] = explain_inputs(normalised(inputs, job), job)
     return [
         Explained(one.best, one.heatmaps, picture, view.box, view.pixels)
         for one, picture, view in zip(found, pictures, views, strict=True)

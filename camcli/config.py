@@ -22,6 +22,12 @@ COLORMAPS = (
 HEADS = ("softmax", "sigmoid")
 """What turns logits into probabilities."""
 
+PRECISIONS = ("fp32", "bf16", "fp16", "tf32", "auto")
+"""Floating-point types that the network may compute in; see ``camcli.network.precision``."""
+
+COMPILE = ("off", "on", "auto")
+"""When to compile the network; see ``camcli.network.prepare``."""
+
 FITS = ("crop", "squash", "pad")
 """How an image becomes the network's input; see ``camcli.images.geometry``."""
 
@@ -36,9 +42,12 @@ def option(
     choices: tuple[str, ...] = (),
     at_least: float | None = None,
     at_most: float | None = None,
+    none_word: str | None = None,
     affects_results: bool = True,
 ) -> Any:
-    """A field of RunConfig. ``affects_results``: a folder made with another value may not be continued."""
+    """A field of RunConfig. ``none_word``: how a user says None. ``affects_results``: a folder made with another value may not be
+    continued.
+    """
     return dataclasses.field(
         default=default,
         metadata={
@@ -49,6 +58,7 @@ def option(
             "choices": choices,
             "at_least": at_least,
             "at_most": at_most,
+            "none_word": none_word,
             "affects_results": affects_results,
         },
     )
@@ -85,7 +95,6 @@ class RunConfig:
         metavar="auto|cpu|cuda|cuda:N|mps",
         affects_results=False,
     )
-    batch_size: int = option(16, "Images in one forward pass.", "Model", short="-b", metavar="N", at_least=1, affects_results=False)
     layer: tuple[str, ...] = option(
         (),
         "Dotted name of the layer to explain, as camcli layers lists it; repeatable; all for every usable one. "
@@ -168,15 +177,49 @@ class RunConfig:
     )
     outline: bool = option(True, "Draw the edge of what the network saw, where that is not the whole image.", "Overlay")
     quality: int = option(90, "JPEG quality, 1 to 100.", "Overlay", metavar="Q", at_least=1, at_most=100)
+    batch_size: int | None = option(
+        16,
+        "Images in one forward pass; auto: what fits into memory, up to 16 on a CPU, 128 on a GPU. Halved where memory runs out.",
+        "Speed",
+        short="-b",
+        metavar="N|auto",
+        at_least=1,
+        none_word="auto",
+        affects_results=False,
+    )
+    precision: str = option(
+        "fp32",
+        "Type the network computes in; maps are always made in fp32. auto: what the device is good at.",
+        "Speed",
+        choices=PRECISIONS,
+    )
+    compile: str = option(
+        "off",
+        "Compile the network first: 10 to 40 seconds once, then faster. auto: from 4,000 images on.",
+        "Speed",
+        choices=COMPILE,
+        affects_results=False,
+    )
+    threads: int | None = option(
+        None,
+        "Threads that compute the network on the CPU. Default: the number of cores this process may use.",
+        "Speed",
+        metavar="N",
+        at_least=1,
+        affects_results=False,
+    )
     workers: int | None = option(
         None,
-        "Threads that decode, render and write. Default: the number of cores this process may use.",
+        "Threads that decode, and threads that render and write. Default: the number of cores this process may use.",
         "Speed",
         metavar="N",
         at_least=1,
         affects_results=False,
     )
     max_pixels: int = option(178_000_000, "Refuse larger images, in pixels (width x height).", "Speed", metavar="N", at_least=1)
+    verbose: bool = option(
+        False, "Say at the end where the time went, stage by stage.", "Output", short="-v", affects_results=False
+    )
     quiet: bool = option(False, "Say nothing but errors.", "Output", short="-q", affects_results=False)
 
     def __post_init__(self) -> None:
@@ -195,14 +238,14 @@ class RunConfig:
     def settings(self) -> dict[str, Any]:
         """The options that decide what a run writes, as JSON values: equal settings, equal results."""
         return {
-            option_name(field): _as_json(getattr(self, field.name))
+            option_name(field): _as_json(field, getattr(self, field.name))
             for field in dataclasses.fields(self)
             if field.metadata["affects_results"]
         }
 
     def as_dict(self) -> dict[str, Any]:
         """All options by name, as JSON values."""
-        return {option_name(field): _as_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {option_name(field): _as_json(field, getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def check(self) -> RunConfig:
         """Itself, when every value is within its limits. Raises ConfigError."""
@@ -270,6 +313,8 @@ def _coerced(field: dataclasses.Field[Any], value: Any) -> Any:
         if all(isinstance(item, str) or (field.name == "class_" and type(item) is int) for item in items):
             return tuple(str(item) for item in items)
         raise ConfigError(f"{option_name(field)} must be a list of strings, not {value!r}.")
+    if value == field.metadata["none_word"] is not None:
+        return None
     wanted = {"str": str, "bool": bool, "int": int, "float": float}[kind.split(" ")[0]]
     if wanted is float and type(value) is int:
         return float(value)
@@ -290,7 +335,9 @@ def _factory_file(model: str) -> str | None:
     return next((place for place in places if os.path.isfile(place)), None)
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(field: dataclasses.Field[Any], value: Any) -> Any:
+    if value is None:
+        return field.metadata["none_word"]
     return list(value) if isinstance(value, tuple) else value
 
 

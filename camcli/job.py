@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,11 @@ from camcli.models.labels import find_class, read_labels
 from camcli.models.layers import resolve_layers
 from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
+from camcli.network import Network, eager
+from camcli.network.memory import fitting_batch_size
+from camcli.network.prepare import Preparation, prepare_network, worth_compiling
 from camcli.records import Counts, Layer, LoadedModel, Preprocess, Source
+from camcli.stages import Stages
 from camcli.targets import true_classes
 
 
@@ -31,7 +35,8 @@ class Job:
     """A run with every name resolved.
 
     ``classes``: indices of the classes asked for by name. ``labels``: the true class of each image that has one, by its name; None
-    where nobody asked. ``options``: how the maps are computed.
+    where nobody asked. ``options``: how the maps are computed. ``network``: the model's module made ready. ``batch_size``: of the
+    config, or what fits.
     """
 
     config: RunConfig
@@ -41,6 +46,8 @@ class Job:
     classes: tuple[int, ...]
     options: Options
     labels: Mapping[str, int] | None
+    network: Network
+    batch_size: int
 
     def asking(self, **changes: Any) -> Job:
         """The same model with other questions: fields of RunConfig about classes and methods. Raises as ``prepare_job`` does."""
@@ -48,7 +55,8 @@ class Job:
         methods = [METHODS[name] for name in config.method]
         options = _options(config, self.options.binary)
         _check_methods(methods, self.layers, self.model, self.device, options)
-        return replace(self, config=config, classes=_found_classes(config, self.model), options=options)
+        size = config.batch_size or self.batch_size
+        return replace(self, config=config, classes=_found_classes(config, self.model), options=options, batch_size=size)
 
     def results(self) -> list[tuple[str, str]]:
         """(layer, method) of each map of a target, in the order of the rows."""
@@ -58,11 +66,18 @@ class Job:
         return sorted(pairs, key=lambda pair: order[pair[0]])
 
 
-def prepare_job(config: RunConfig, sources: Sequence[Source] = (), *, show_progress: bool = False) -> Job:
-    """Load the model and look every name up.
+def prepare_job(
+    config: RunConfig,
+    sources: Sequence[Source] = (),
+    *,
+    left: int | None = None,
+    show_progress: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Job:
+    """Load the model, look every name up, and make the network ready. ``left``: how many of ``sources`` are still to do.
 
-    Raises the UsageError of whatever does not exist (ConfigError, DeviceError, ModelError, LayerError, ClassError), before any
-    image is read.
+    ``say`` is told what takes long. Raises the UsageError of whatever does not exist (ConfigError, DeviceError, ModelError,
+    LayerError, ClassError), before any image is read.
     """
     methods = [METHODS[name] for name in config.method]
     device = resolve_device(config.device)
@@ -73,8 +88,15 @@ def prepare_job(config: RunConfig, sources: Sequence[Source] = (), *, show_progr
     layers = tuple(resolve_layers(model, config.layer))
     options = _options(config, binary)
     _check_methods(methods, layers, model, device, options)
-    warnings = tuple(dict.fromkeys(method.warning for method in methods if method.warning))
-    return Job(config, replace(model, notes=(*model.notes, *warnings)), device, layers, classes, options, labels)
+    notes = [method.warning for method in methods if method.warning]
+    batch_size = config.batch_size or fitting_batch_size(model, [layer.name for layer in layers], device)
+    compiled = worth_compiling(config.compile, len(sources) if left is None else left)
+    if compiled:
+        say(f"Compiling {model.name}; this takes up to a minute the first time.")
+    wanted = Preparation(config.precision, compiled, batch_size)
+    network = prepare_network(model, [layer.name for layer in layers], device, wanted, notes.append)
+    model = replace(model, notes=(*model.notes, *dict.fromkeys(notes)))
+    return Job(config, model, device, layers, classes, options, labels, network, batch_size)
 
 
 def prepare_module(module: nn.Module, config: RunConfig, preprocess: Preprocess) -> Job:
@@ -84,7 +106,7 @@ def prepare_module(module: nn.Module, config: RunConfig, preprocess: Preprocess)
     if config.labels is not None:
         model = replace(model, classes=read_labels(config.labels, len(model.classes)))
     layers = tuple(resolve_layers(model, config.layer))
-    return Job(config, model, device, layers, (), _options(config, binary=False), None)
+    return Job(config, model, device, layers, (), _options(config, binary=False), None, eager(module), config.batch_size or 16)
 
 
 def _found_classes(config: RunConfig, model: LoadedModel) -> tuple[int, ...]:
@@ -94,7 +116,7 @@ def _found_classes(config: RunConfig, model: LoadedModel) -> tuple[int, ...]:
 
 
 def _options(config: RunConfig, binary: bool) -> Options:
-    return Options(config.smooth, config.noise, config.augment, config.counterfactual, config.fuse, config.batch_size, binary)
+    return Options(config.smooth, config.noise, config.augment, config.counterfactual, config.fuse, config.batch_size or 16, binary)
 
 
 def _with_head(model: LoadedModel, config: RunConfig) -> tuple[LoadedModel, bool]:
@@ -124,7 +146,7 @@ def _check_methods(
                 method.check(model.module, layer, image)
 
 
-def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float, state: str) -> dict[str, Any]:
+def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float, state: str, stages: Stages) -> dict[str, Any]:
     """The contents of ``run.json``. ``totals``: images of the folder explained and failed, by this run and earlier ones."""
     packages = ("torch", "torchvision", "timm", "opencv-python", "numpy", "pillow")
     return {
@@ -134,8 +156,9 @@ def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float
         "model": {"name": job.model.name, "weights": job.model.weights, "classes": len(job.model.classes)},
         "layers": [layer.name for layer in job.layers],
         "device": str(job.device),
+        "network": {"batch_size": job.batch_size, "runs": job.network.words or "fp32, not compiled"},
         "images": {"explained": totals[0], "failed": totals[1]},
-        "this_run": {**counts.as_dict(), "seconds": round(seconds, 3)},
+        "this_run": {**counts.as_dict(), "seconds": round(seconds, 3), "stages": stages.seconds()},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
     }
 

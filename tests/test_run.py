@@ -453,10 +453,10 @@ def test_quiet_says_nothing_but_errors(camcli, imgs, tmp_path):
 def test_out_of_memory_halves_the_batch_down_to_one(camcli, imgs, tmp_path, monkeypatch):
     import torch
 
-    from camcli import pipeline
+    from camcli.pipeline import engine
 
     sizes = []
-    real = pipeline.explain_batch
+    real = engine.explain_batch
     limit = [2]
 
     def scarce(module, inputs, *rest):
@@ -465,7 +465,7 @@ def test_out_of_memory_halves_the_batch_down_to_one(camcli, imgs, tmp_path, monk
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(module, inputs, *rest)
 
-    monkeypatch.setattr(pipeline, "explain_batch", scarce)
+    monkeypatch.setattr(engine, "explain_batch", scarce)
     assert camcli("run", imgs, "-o", tmp_path / "out", *TINY).code == 0
     assert max(sizes) == 6
     assert len(rows_of(tmp_path / "out")) == 6
@@ -808,7 +808,7 @@ def test_a_flood_of_broken_files_is_recorded_as_it_comes(imgs, tmp_path):
 
 
 def test_a_defect_of_ours_is_not_taken_for_failed_images(camcli, imgs, tmp_path, monkeypatch):
-    monkeypatch.setattr("camcli.pipeline.view_of", lambda *_: 1 / 0)
+    monkeypatch.setattr("camcli.pipeline.reading.view_of", lambda *_: 1 / 0)
     ended = camcli("run", imgs, "-o", tmp_path / "out", *TINY)
     assert ended.code == 3
     assert "ZeroDivisionError" in ended.err

@@ -13,8 +13,9 @@ from camcli.cam import METHODS, Method, Scene
 from camcli.cam.grid import to_spatial
 from camcli.cam.variations import fuse_maps, variations
 from camcli.errors import LayerError
+from camcli.network import Network, Tapped, eager
 from camcli.records import Layer
-from camcli.tap import frozen, full_precision, gradients_of, logits_of, tap
+from camcli.tap import frozen, full_precision, gradients_of, logits_of
 
 ChooseTargets = Callable[[Tensor], Tensor]
 """logits (B, K) -> class indices (B, T), int64: which classes of each image to explain."""
@@ -55,7 +56,7 @@ class Explanation:
 
 
 def explain_batch(
-    module: nn.Module,
+    network: Network | nn.Module,
     inputs: Tensor,
     layers: Sequence[Layer],
     methods: Sequence[str],
@@ -64,9 +65,11 @@ def explain_batch(
 ) -> Explanation:
     """Heatmaps of ``inputs`` (B, 3, H, W), normalised, for the classes that ``choose`` picks from the logits.
 
+    ``network``: prepared, or a module, which is run as it is.
+
     The score explained is the logit (Selvaraju et al. 2017, section 3), not the probability, whose gradient vanishes where
     the softmax saturates. One forward pass serves every gradient method, one backward pass through what follows the first layer
-    serves every layer and method of a target. Images do not influence each other. ``module`` is as it was afterwards: mode,
+    serves every layer and method of a target. Images do not influence each other. The module is as it was afterwards: mode,
     ``requires_grad`` flags, hooks; no ``.grad`` is written.
 
     Raises LayerError when a layer does not run, the logits do not depend on it, or a method cannot be negated; ConfigError for an
@@ -75,24 +78,32 @@ def explain_batch(
     options = options or Options()
     chosen = [METHODS[name] for name in dict.fromkeys(methods)]
     check_options(chosen, options)
-    with frozen(module), _two_classes(module, options.binary):
+    if isinstance(network, nn.Module):
+        network = eager(network)
+    with frozen(network.module):
         if options.smooth or options.augment:
-            # the classes are those of the image itself, not of a noisy copy
-            with torch.no_grad():
-                logits = full_precision(logits_of(module(inputs)))
-            targets = choose(logits)
-            found: dict[tuple[str, str], Tensor] = {}
-            count = 0
-            for variation in variations(inputs, options.smooth, options.noise, options.augment):
-                part = _explain(module, variation.inputs, layers, chosen, lambda _: targets, options)
-                for key, values in part.maps.items():
-                    undone = variation.undo(values.flatten(0, 1)).view_as(values)
-                    found[key] = found[key] + undone if key in found else undone
-                count += 1
-            explanation = Explanation(logits, targets, {key: values / count for key, values in found.items()})
+            explanation = _averaged(network, inputs, layers, chosen, choose, options)
         else:
-            explanation = _explain(module, inputs, layers, chosen, choose, options)
+            explanation = _explain(network, inputs, layers, chosen, choose, options)
     return _fused(explanation, layers, chosen, options.fuse)
+
+
+def _averaged(
+    network: Network, inputs: Tensor, layers: Sequence[Layer], methods: Sequence[Method], choose: ChooseTargets, options: Options
+) -> Explanation:
+    """The mean over varied copies of the images; the classes are those of the images themselves."""
+    with torch.no_grad():
+        logits = _logits(network.run(inputs, ()), options)
+    targets = choose(logits)
+    found: dict[tuple[str, str], Tensor] = {}
+    count = 0
+    for variation in variations(inputs, options.smooth, options.noise, options.augment):
+        part = _explain(network, variation.inputs, layers, methods, lambda _: targets, options)
+        for key, values in part.maps.items():
+            undone = variation.undo(values.flatten(0, 1)).view_as(values)
+            found[key] = found[key] + undone if key in found else undone
+        count += 1
+    return Explanation(logits, targets, {key: values / count for key, values in found.items()})
 
 
 def check_options(methods: Sequence[Method], options: Options) -> None:
@@ -110,29 +121,28 @@ def result_layers(layers: Sequence[str], method: str, fuse: str | None) -> list[
 
 
 def _explain(
-    module: nn.Module,
-    inputs: Tensor,
-    layers: Sequence[Layer],
-    methods: Sequence[Method],
-    choose: ChooseTargets,
-    options: Options,
+    network: Network, inputs: Tensor, layers: Sequence[Layer], methods: Sequence[Method], choose: ChooseTargets, options: Options
 ) -> Explanation:
-    names = [layer.name for layer in layers]
-    with tap(module, names) as outputs, torch.enable_grad():
-        logits = full_precision(logits_of(module(inputs)))
-        silent = [name for name in names if name not in outputs]
-        if silent:
-            raise LayerError(f"layer {silent[0]!r} did not run in the forward pass.")
+    with torch.enable_grad():
+        tapped = network.run(inputs, [layer.name for layer in layers])
+        logits = _logits(tapped, options)
         targets = choose(logits.detach())
-        tapped = [outputs[name] for name in names]
-        spatial = [to_spatial(full_precision(tensor.detach()), layer.grid) for tensor, layer in zip(tapped, layers, strict=True)]
-        maps = _gradient_maps(logits, targets, tapped, spatial, layers, methods, options)
+        spatial = [
+            to_spatial(full_precision(tensor.detach()), layer.grid) for tensor, layer in zip(tapped.outputs, layers, strict=True)
+        ]
+        maps = _gradient_maps(logits, targets, tapped.outputs, spatial, layers, methods, options)
     for method in methods:
         for layer, activations in list(zip(layers, spatial, strict=True))[: 1 if method.anywhere else None]:
             if method.scene is not None:
-                scene = Scene(module, inputs, layer, activations, logits.detach(), targets, options.chunk)
-                maps[ANYWHERE if method.anywhere else layer.name, method.name] = full_precision(method.scene(scene)).detach()
+                scene = Scene(network.module, inputs, layer, activations, logits.detach(), targets, options.chunk)
+                with _two_classes(network.module, options.binary):
+                    found = full_precision(method.scene(scene)).detach()
+                maps[ANYWHERE if method.anywhere else layer.name, method.name] = found
     return Explanation(logits.detach(), targets, maps)
+
+
+def _logits(tapped: Tapped, options: Options) -> Tensor:
+    return torch.cat([-tapped.logits, tapped.logits], dim=1) if options.binary else tapped.logits
 
 
 def _gradient_maps(

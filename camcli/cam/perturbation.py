@@ -82,4 +82,4 @@ def _in_layout(spatial: Tensor, output: Tensor, grid: Grid) -> Tensor:
 
 def _logits(scene: Scene, inputs: Tensor) -> Tensor:
     with torch.no_grad():
-        return full_precision(logits_of(scene.module(inputs)))
+        return full_precision(logits_of(scene.module(inputs.to(scene.inputs.dtype))))

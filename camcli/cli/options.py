@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -40,10 +41,23 @@ def _annotation(field: dataclasses.Field[Any]) -> Any:
         metavar=meta["metavar"] if kind != "bool" else None,
         rich_help_panel=meta["panel"],
         show_default=field.default not in (None, ()) and kind != "bool",
+        parser=_number_or(meta["none_word"]) if meta["none_word"] else None,
     )
     if many:
         return Annotated[list[str], option]
     return Annotated[python_type | None if "None" in kind else python_type, option]
+
+
+def _number_or(word: str) -> Callable[[str], int | None]:
+    def parse(value: str | int) -> int | None:  # Typer parses the default too
+        if str(value).lower() == word:
+            return None
+        try:
+            return int(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is neither a whole number nor {word}") from None
+
+    return parse
 
 
 def gathered_config(context: typer.Context, config_file: str | None, values: dict[str, Any]) -> RunConfig:

@@ -23,6 +23,7 @@ from camcli.records import Counts, Failure, Outcome, Source, shown
 if TYPE_CHECKING:
     from camcli.job import Job
     from camcli.output.folder import OutputFolder
+    from camcli.stages import Stages
 
 _SHOWN_FAILURES = 5
 
@@ -104,21 +105,25 @@ def _explain(todo: Sequence[Source], sources: Sequence[Source], config: RunConfi
     with _silent_c_libraries(), stdout_for_data(quiet=config.quiet):
         from camcli.job import prepare_job, run_record
         from camcli.pipeline import explain_images
+        from camcli.stages import Stages
 
-        job = prepare_job(config, sources, show_progress=talk.on_terminal and not talk.quiet)
+        show = talk.on_terminal and not talk.quiet
+        job = prepare_job(config, sources, left=len(todo), show_progress=show, say=talk.say)
         _announce(job, talk)
-        counts = Counts()
+        counts, stages = Counts(), Stages()
         with SIGNALS.deferred() as stop:
             folder.begin(todo)
-            for outcome in _with_progress(explain_images(todo, job, folder, stop), len(todo), counts, talk):
+            for outcome in _with_progress(explain_images(todo, job, folder, stop, stages), len(todo), counts, talk):
                 counts.add(outcome)
                 if isinstance(outcome, Failure) and not talk.quiet:
                     _tell_failure(outcome, counts, talk)
             totals = folder.totals(sources)
             state = "interrupted" if stop.is_set() else "finished"
             seconds = time.monotonic() - started
-            folder.finish(sources, run_record(job, counts, totals, seconds, state))
+            folder.finish(sources, run_record(job, counts, totals, seconds, state, stages))
     _summarize(counts, totals, seconds, config, talk)
+    if config.verbose:
+        _tell_stages(stages, seconds, talk)
     if SIGNALS.number is not None:
         talk.complain("interrupted; the same command goes on from here.")
         return 128 + SIGNALS.number
@@ -134,7 +139,8 @@ def _refuse_output_among_inputs(sources: Sequence[Source], output: str) -> None:
 
 def _announce(job: Job, talk: Talk) -> None:
     layers = ", ".join(layer.name for layer in job.layers)
-    talk.say(f"{job.model.name} ({job.model.weights}), layer {layers}, on {job.device}")
+    how = f", {job.network.words}" if job.network.words else ""
+    talk.say(f"{job.model.name} ({job.model.weights}), layer {layers}, on {job.device}{how}")
     for note in job.model.notes:
         talk.warn(note)
 
@@ -185,6 +191,15 @@ def _summarize(counts: Counts, totals: tuple[int, int], seconds: float, config: 
         talk.complain(_failed_words(totals[1], config.output))
     overlays, table = (os.path.join(config.output, name) for name in ("overlays", "predictions.csv"))
     talk.say(f"Overlays in {shown(overlays)}, table in {shown(table)}.")
+
+
+def _tell_stages(stages: Stages, seconds: float, talk: Talk) -> None:
+    talk.say(f"Seconds, summed over the threads of each stage ({seconds:.1f} in all):")
+    for stage, taken in stages.seconds().items():
+        talk.say(f"  {stage:18}{taken:9.1f}")
+    hint = stages.hint(seconds)
+    if hint:
+        talk.say(hint)
 
 
 def _failed_words(failed: int, output: str) -> str:

@@ -19,6 +19,7 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from camcli.errors import ImageError
 from camcli.records import Failure, Image, Source, Stamp, stamp_of
+from camcli.stages import Stages
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF")
 """Pillow's names of the formats that are decoded; whatever else a file holds is refused."""
@@ -36,16 +37,20 @@ PillowImage.init()
 _AVAILABLE = tuple(name for name in FORMATS if name in PillowImage.OPEN)  # AVIF is an optional part of Pillow
 
 
-def decode_image(source: Source, max_pixels: int) -> Image | Failure:
+def decode_image(source: Source, max_pixels: int, stages: Stages | None = None) -> Image | Failure:
     """The image in ``source``, (H, W, 3) uint8 RGB, upright; a Failure with stage ``read`` or ``decode`` otherwise.
 
     16-bit samples keep their upper 8 bits, transparency is laid over white, of an animation the first frame counts.
-    ``max_pixels`` bounds width x height and is checked before decoding. Raises nothing for any file.
+    ``max_pixels`` bounds width x height and is checked before decoding. ``stages`` is told of the time. Raises nothing for any
+    file.
     """
     stamp: Stamp | None = None
+    stages = stages or Stages()
     try:
-        data, stamp = read_file(source.path)
-        return Image(decode_bytes(data, max_pixels), stamp)
+        with stages.work("read"):
+            data, stamp = read_file(source.path)
+        with stages.work("decode"):
+            return Image(decode_bytes(data, max_pixels), stamp)
     except ImageError as error:
         return Failure(source.image, error.stage, str(error), stamp or stamp_of(source.path))
     except MemoryError:  # no stamp: the next run tries again

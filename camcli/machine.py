@@ -1,0 +1,74 @@
+"""What this process may use of the machine: cores and memory, by its affinity and its control group."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def available_cores() -> int:
+    """How many cores this process may keep busy: its affinity mask, and the quota of its control groups, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [_quota(folder) for folder in _control_groups()]
+    return max(1, min([cores, *(math.ceil(quota) for quota in quotas if quota is not None)]))
+
+
+def available_memory() -> int:
+    """Bytes of memory that this process may still take: what the machine and each of its control groups have left."""
+    left = [_machine_memory()]
+    for folder in _control_groups():
+        limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
+        used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
+        if limit is not None and used is not None:
+            left.append(max(0, limit - used))
+    return min(left)
+
+
+def _machine_memory() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return 4 << 30
+
+
+def _control_groups() -> Iterator[Path]:
+    """The folders of this process's control groups and all above them, of version 2 and of 1's cpu and memory."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        kinds = [name for name in controllers.split(",") if name in ("cpu", "memory")] if controllers else [""]
+        for kind in kinds:
+            root = _CGROUPS / kind
+            inside = (root / place.lstrip("/")).resolve()
+            yield from (folder for folder in (inside, *inside.parents) if folder == root or root in folder.parents)
+
+
+def _quota(folder: Path) -> float | None:
+    """Cores' worth of time that a control group has; None where it is not limited."""
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    quota_us, period_us = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+    return quota_us / period_us if quota_us and period_us and quota_us > 0 else None
+
+
+def _number(path: Path) -> int | None:
+    """The whole number in a file; None where there is none, or the word ``max``."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,161 @@
+"""BatchNorm folded into the convolution before it: one multiplication less a value, for the same result."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+
+from camcli.network import Tapped, run_hooked
+from camcli.tap import frozen
+
+_TOLERANCE = 1e-4
+"""Largest difference, as a fraction of the largest value, that folding may make to logits or a chosen layer."""
+
+
+class _DropAct(nn.Module):
+    """What timm's BatchNormAct2d does after normalising; its parts keep their names."""
+
+    def __init__(self, drop: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.drop, self.act = drop, act
+        self.training = False
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        result: Tensor = self.act(self.drop(tensor))
+        return result
+
+
+class _Trace(TorchFunctionMode):
+    """What one forward pass shows: how often each module ran, what each convolution returned, and who took that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: dict[str, int] = {}
+        self.made: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that its id is not given to another
+        self.takers: dict[str, int] = {}
+        self.pairs: dict[str, str] = {}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, (Tensor, tuple, list)):  # the rest asks for shapes and the like
+            for value in (*args, *(kwargs or {}).values()):
+                for tensor in value if isinstance(value, (tuple, list)) else (value,):
+                    if id(tensor) in self.made:
+                        name = self.made[id(tensor)][0]
+                        self.takers[name] = self.takers.get(name, 0) + 1
+        return result
+
+    def conv_hook(self, name: str) -> Any:
+        def remember(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            self.runs[name] = self.runs.get(name, 0) + 1
+            self.made[id(output)] = (name, output)
+
+        return remember
+
+    def norm_hook(self, name: str) -> Any:
+        def match(_module: nn.Module, inputs: Any) -> None:
+            self.runs[name] = self.runs.get(name, 0) + 1
+            if id(inputs[0]) in self.made:
+                self.pairs[self.made[id(inputs[0])][0]] = name
+
+        return match
+
+    def foldable(self) -> dict[str, str]:
+        """Convolution -> BatchNorm, where both ran once and nobody else took the convolution's output."""
+        return {
+            conv: norm
+            for conv, norm in self.pairs.items()
+            if self.runs[conv] == self.runs[norm] == 1 and self.takers.get(conv) == 1
+        }
+
+
+def fold_batch_norms(module: nn.Module, inputs: Tensor, names: Sequence[str]) -> tuple[nn.Module, int]:
+    """A copy of ``module`` without the BatchNorms that a convolution can take in, and how many those were.
+
+    Found by one pass over ``inputs`` (B, 3, H, W), proved by another: logits and the outputs of the layers ``names`` must agree to
+    1e-4 of their largest value. ``module`` itself, and 0, where nothing can be folded; the count is -1 where the proof failed. The
+    copy shares every tensor but the folded weights. W' = W g / s and b' = (b - m) g / s + B, with the BatchNorm's mean m, weight
+    g, bias B and s = sqrt(variance + eps), computed in float64 (Ioffe and Szegedy 2015, eq. for inference).
+    """
+    with _hooked(module, names) as trace:
+        expected = run_hooked(module, inputs, names)
+    pairs = trace.foldable()
+    if not pairs:
+        return module, 0
+    tensors = [*module.parameters(), *module.buffers()]
+    folded = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+    for conv, norm in pairs.items():
+        _fold(folded, conv, norm)
+    if not _agree(expected, run_hooked(folded, inputs, names)):
+        return module, -1
+    return folded, len(pairs)
+
+
+@contextmanager
+def _hooked(module: nn.Module, names: Sequence[str]) -> Iterator[_Trace]:
+    """A trace of what ``module`` does meanwhile, of convolutions other than those in ``names``."""
+    handles = []
+    try:
+        with _Trace() as trace, frozen(module):
+            for name, child in module.named_modules():
+                if name not in names and _is_plain(child, nn.Conv2d):
+                    handles.append(child.register_forward_hook(trace.conv_hook(name)))
+                elif _is_plain(child, nn.BatchNorm2d) and _remainder(child) is not None:
+                    handles.append(child.register_forward_pre_hook(trace.norm_hook(name)))
+            yield trace
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    hooked = module._forward_hooks or module._forward_pre_hooks or parametrize.is_parametrized(module)
+    return isinstance(module, kind) and not hooked
+
+
+def _remainder(norm: nn.Module) -> nn.Module | None:
+    """What is left of a BatchNorm without its normalisation; None where that is not known."""
+    if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
+        return None
+    if type(norm) is nn.BatchNorm2d:
+        return nn.Identity()
+    if type(norm).__name__ == "BatchNormAct2d" and isinstance(norm.drop, nn.Module) and isinstance(norm.act, nn.Module):
+        return _DropAct(norm.drop, norm.act)  # timm's, which goes on with its activation function
+    return None
+
+
+def _fold(root: nn.Module, conv_name: str, norm_name: str) -> None:
+    conv, norm = root.get_submodule(conv_name), root.get_submodule(norm_name)
+    remainder = _remainder(norm)
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and remainder is not None  # noqa: PT018
+    assert norm.running_mean is not None and norm.running_var is not None  # noqa: PT018
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    bias = conv.bias.detach().double() if conv.bias is not None else torch.zeros_like(scale)
+    bias = (bias - norm.running_mean.double()) * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias.detach().double()
+    weight = conv.weight.detach().double() * scale[:, None, None, None]
+    conv.weight = nn.Parameter(weight.to(conv.weight), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)
+    parent, _, last = norm_name.rpartition(".")
+    setattr(root.get_submodule(parent), last, remainder)
+
+
+def _agree(expected: Tapped, found: Tapped) -> bool:
+    pairs = zip([expected.logits, *expected.outputs], [found.logits, *found.outputs], strict=True)
+    return all(_close(first.detach(), second.detach()) for first, second in pairs)
+
+
+def _close(expected: Tensor, found: Tensor) -> bool:
+    if expected.shape != found.shape or not expected.isfinite().all():
+        return False
+    return bool((expected - found).abs().max() <= _TOLERANCE * expected.abs().max())

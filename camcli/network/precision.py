@@ -1,0 +1,78 @@
+"""The floating-point type that a network computes in; maps are made in float32 whatever it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camcli.errors import ConfigError
+
+_TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """``name``, and for ``auto`` what ``device`` is good at: bf16 where it has instructions for that, fp16 on older GPUs, fp32.
+
+    Raises ConfigError for tf32 on anything but CUDA.
+    """
+    if name == "tf32" and device.type != "cuda":
+        raise ConfigError("--precision tf32 is a mode of NVIDIA GPUs; on this device try fp32 or bf16.")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        return "bf16" if major >= 8 else "fp16" if major >= 7 else "fp32"
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "bf16"
+    return "fp32"
+
+
+def set_precision(modules: list[nn.Module], precision: str, inputs: Tensor) -> torch.dtype:
+    """Bring ``modules``, forms of one classifier, into the type of ``precision``; the type of their inputs.
+
+    The linear layer that gives the logits, where one does, stays in float32: eight bits are too few to tell the best classes
+    apart. ``inputs`` (B, 3, H, W) are for a trial. Raises ConfigError where the network does not run in that type.
+    """
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    dtype = _TYPES[precision]
+    if dtype == torch.float32:
+        return dtype
+    last = _last_linear(modules[0], inputs)
+    kept = {} if last is None else {key: value.clone() for key, value in modules[0].get_submodule(last).state_dict().items()}
+    for module in modules:
+        module.to(dtype)
+        if last is not None:
+            linear = module.get_submodule(last).float()
+            linear.load_state_dict(kept)
+            linear.register_forward_pre_hook(_in_float32)
+    try:
+        with torch.no_grad():
+            modules[-1](inputs.to(dtype))
+    except Exception as error:  # a network's own forward may raise anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"--precision {precision}: this network does not run in it ({reason}). Try --precision fp32.") from error
+    return dtype
+
+
+def _in_float32(_module: nn.Module, inputs: Any) -> Any:
+    return tuple(tensor.float() for tensor in inputs)
+
+
+def _last_linear(module: nn.Module, inputs: Tensor) -> str | None:
+    """The name of the linear layer whose output the network returns."""
+    returned: dict[str, Tensor] = {}
+    handles = [
+        child.register_forward_hook(lambda _m, _i, output, name=name: returned.update({name: output}))
+        for name, child in module.named_modules()
+        if type(child) is nn.Linear and name
+    ]
+    try:
+        with torch.no_grad():
+            output = module(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return next((name for name, tensor in returned.items() if tensor is output), None)

@@ -1,0 +1,194 @@
+"""Batches of network inputs in, findings out: on any device, several batches in flight on a GPU, halved where memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from camcli.cam.explain import Explanation, explain_batch, top_classes
+from camcli.errors import CamcliError, OutOfMemoryError, RunError
+from camcli.job import Job
+from camcli.records import Findings, Heatmap, Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """What the network found, on its way to the host: ``order`` are the classes from the best to the worst."""
+
+    explanation: Explanation
+    order: torch.Tensor
+    landed: torch.cuda.Event | None
+
+
+Part = tuple[int, _Finding]
+"""How many images, and what the network is finding in them."""
+
+
+class Engine:
+    """The network of a job, asked for one batch after another.
+
+    ``explain`` begins a batch, ``collect`` gives its findings. On a GPU the host goes on in between. A batch that does not fit into
+    memory is cut into halves, down to single images, and the size that fits is remembered.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._room = job.batch_size
+
+    def explain(self, inputs: Sequence[np.ndarray], labels: Sequence[int] | None = None) -> list[Part]:
+        """Begin to explain ``inputs``, each (h, w, 3) uint8, no more than the job's batch size. ``labels``: true classes.
+
+        Gives parts for ``collect``: how many images, and what was found. Raises OutOfMemoryError at one image, RunError where the
+        model fails otherwise.
+        """
+        parts: list[Part] = []
+        begun = 0
+        while begun < len(inputs):
+            part = slice(begun, begun + self._room)
+            count = len(inputs[part])
+            try:
+                parts.append((count, self._begin(inputs[part], None if labels is None else labels[part])))
+                begun += count
+            except CamcliError:
+                raise
+            except Exception as error:  # the user's own forward may raise anything
+                self._shrink(count, error)
+        return parts
+
+    def _begin(self, inputs: Sequence[np.ndarray], labels: Sequence[int] | None) -> _Finding:
+        wanted = self._job.network.batch
+        missing = wanted - len(inputs) if wanted is not None and wanted // 2 < len(inputs) < wanted else 0
+        filled = [*inputs, *[inputs[-1]] * missing]  # a network compiled for one size takes a short batch filled up
+        known = None if labels is None else [*labels, *[labels[-1]] * missing]
+        return _landing(explain_tensor(normalised(filled, self._job), self._job, known))
+
+    def _shrink(self, count: int, error: Exception) -> None:
+        job = self._job
+        if not _out_of_memory(error):
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise RunError(f"{job.model.name} fails on a batch of {count}: {reason}. Try --batch-size 1.") from error
+        if count == 1:
+            raise OutOfMemoryError(f"{job.device} has not enough memory for one image with {job.model.name}.") from error
+        self._room = count // 2
+        if job.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def collect(self, parts: Sequence[Part]) -> list[Findings]:
+        """The findings of every image of ``parts``, in order; waits for them where they are not there yet."""
+        findings: list[Findings] = []
+        for count, finding in parts:
+            if finding.landed is not None:
+                finding.landed.synchronize()
+            findings += _findings(finding.explanation, finding.order, self._job)[:count]
+        return findings
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "allocate memory" in text
+
+
+def explain_inputs(inputs: torch.Tensor, job: Job) -> list[Findings]:
+    """What is found in each of ``inputs`` (B, 3, H, W), normalised, on the job's device."""
+    found = explain_tensor(inputs, job, None)
+    return _findings(found, top_classes(found.logits, found.logits.shape[1]), job)
+
+
+def explain_tensor(inputs: torch.Tensor, job: Job, labels: Sequence[int] | None) -> Explanation:
+    """Logits, targets and maps of ``inputs`` (B, 3, H, W), for the classes that the job asks for. ``labels``: true classes."""
+
+    def choose(logits: torch.Tensor) -> torch.Tensor:
+        parts = [top_classes(logits, job.config.top_count), torch.tensor(job.classes).expand(len(logits), -1)]
+        if labels is not None:
+            parts.append(torch.tensor(labels)[:, None])
+        return torch.cat([part.to(logits.device, torch.int64) for part in parts], dim=1)
+
+    network = job.network
+    inputs = inputs.to(network.dtype).contiguous(memory_format=network.memory_format)
+    return explain_batch(network, inputs, job.layers, job.config.method, choose, job.options)
+
+
+def _landing(found: Explanation) -> _Finding:
+    """``found`` with copies to the host begun: on a GPU into pinned memory, behind the work that makes them."""
+    order = top_classes(found.logits, found.logits.shape[1])
+    if found.logits.device.type != "cuda":
+        return _Finding(found, order, None)
+
+    def to_host(tensor: torch.Tensor) -> torch.Tensor:
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return host.copy_(tensor, non_blocking=True)
+
+    maps = {key: to_host(values) for key, values in found.maps.items()}
+    copied = _Finding(Explanation(to_host(found.logits), to_host(found.targets), maps), to_host(order), torch.cuda.Event())  # type: ignore[no-untyped-call]
+    assert copied.landed is not None
+    copied.landed.record(torch.cuda.current_stream(found.logits.device))
+    return copied
+
+
+def _findings(found: Explanation, order: torch.Tensor, job: Job) -> list[Findings]:
+    """The predictions and heatmaps of each image. ``order`` (B, K): its classes from the best to the worst."""
+    maps = {key: values.cpu().numpy() for key, values in found.maps.items()}
+    logits, targets, best_first = found.logits.cpu(), found.targets.tolist(), order.cpu().numpy()
+    softmax = job.config.head == "softmax"
+    probabilities = (logits.double().softmax(dim=1) if softmax else logits.double().sigmoid()).numpy()
+    scores = logits.numpy()
+
+    def predicted(i: int, index: int) -> Prediction:
+        return Prediction(
+            rank=int(np.flatnonzero(best_first[i] == index)[0]) + 1,
+            class_index=index,
+            class_name=job.model.classes[index],
+            logit=float(scores[i, index]),
+            probability=float(probabilities[i, index]),
+        )
+
+    findings: list[Findings] = []
+    results = job.results()
+    for i in range(len(targets)):
+        explained = [(position, predicted(i, index)) for position, index in _first_occurrences(targets[i])]
+        heatmaps = [
+            judged(prediction, layer, method, maps[layer, method][i, position])
+            for position, prediction in explained
+            for layer, method in results
+        ]
+        findings.append(Findings(predicted(i, int(best_first[i, 0])), tuple(heatmaps)))
+    return findings
+
+
+def _first_occurrences(targets: list[int]) -> list[tuple[int, int]]:
+    """(position, class) of each class once: a class asked for by name may be among the best as well."""
+    seen: dict[int, int] = {}
+    for position, index in enumerate(targets):
+        seen.setdefault(index, position)
+    return [(position, index) for index, position in seen.items()]
+
+
+def judged(prediction: Prediction, layer: str, method: str, values: np.ndarray) -> Heatmap:
+    """The heatmap of ``values`` (h, w) with its status: ``nonfinite`` for NaN or infinity, ``empty``, else ``ok``.
+
+    Empty is a map that points nowhere: it has no positive value, or the same in every cell to one part in ten thousand.
+    """
+    peak = float(values.max())
+    if not np.isfinite(values).all() or not np.isfinite(prediction.logit):
+        status = "nonfinite"
+    elif peak <= 0 or peak - float(values.min()) <= 1e-4 * peak:
+        status = "empty"
+    else:
+        status = "ok"
+    return Heatmap(prediction, layer, method, values, status, peak)
+
+
+def normalised(inputs: Sequence[np.ndarray], job: Job) -> torch.Tensor:
+    """(h, w, 3) uint8 each -> (B, 3, h, w) float32 on the job's device, scaled to [0, 1], then (x - mean) / std.
+
+    What travels to the device are bytes. The memory format is channels-last, in which the images come.
+    """
+    batch = torch.empty((len(inputs), *inputs[0].shape), dtype=torch.uint8, pin_memory=job.device.type == "cuda")
+    np.stack(inputs, out=batch.numpy())
+    pixels = batch.to(job.device, non_blocking=True).permute(0, 3, 1, 2)
+    mean = torch.tensor(job.model.preprocess.mean, device=job.device).view(1, 3, 1, 1)
+    std = torch.tensor(job.model.preprocess.std, device=job.device).view(1, 3, 1, 1)
+    return pixels.float().div_(255).sub_(mean).div_(std)

@@ -1,0 +1,69 @@
+"""The stages of a run, and the seconds that each worked and waited."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+STAGES = ("read", "decode", "prepare", "network", "render", "write")
+"""In the order in which an image passes them."""
+
+_STARVING = 0.25
+"""The part of a run's time that the network may wait before a hint is given."""
+
+
+class Stages:
+    """A clock for each stage, safe to use from many threads. All but ``network`` run in several threads at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._worked: dict[str, float] = defaultdict(float)
+        self._waited: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def work(self, stage: str) -> Iterator[None]:
+        """Time during which ``stage`` works."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._add(self._worked, stage, started)
+
+    @contextmanager
+    def wait(self, what: str) -> Iterator[None]:
+        """Time during which the network waits: for ``images`` that are not read yet, or ``overlays`` that are not written."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._add(self._waited, what, started)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds that each stage worked, summed over its threads, and that the network waited for images and for overlays."""
+        with self._lock:
+            worked = {stage: round(self._worked[stage], 3) for stage in STAGES}
+            return worked | {f"wait for {what}": round(self._waited[what], 3) for what in ("images", "overlays")}
+
+    def hint(self, seconds: float) -> str:
+        """What would make a run of ``seconds`` faster, where a stage keeps the network waiting; else nothing."""
+        with self._lock:
+            images, overlays = self._waited["images"] / seconds, self._waited["overlays"] / seconds
+            reading = self._worked["read"] > self._worked["decode"] + self._worked["prepare"]
+            writing = self._worked["write"] > self._worked["render"]
+        if max(images, overlays) < _STARVING:
+            return ""
+        if images >= overlays:
+            what, why = "images", "reading" if reading else "decoding"
+            cure = "try more --workers, or a faster disk" if reading else "smaller image files, or more cores, would help"
+        else:
+            what, why = "overlays", "writing" if writing else "painting"
+            cure = "a faster disk would help" if writing else "a lower --topk, or fewer layers and methods, would help"
+        return f"The network waited {max(images, overlays):.0%} of the time for {what}, most of it {why}: {cure}."
+
+    def _add(self, sums: dict[str, float], key: str, started: float) -> None:
+        taken = time.perf_counter() - started
+        with self._lock:
+            sums[key] += taken

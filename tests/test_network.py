@@ -1,0 +1,337 @@
+"""Faster ways to run a network give what the plain way gives: logits, activations and gradients, at every layer."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from camcli.cam import METHODS
+from camcli.cam.explain import explain_batch
+from camcli.errors import ConfigError, LayerError
+from camcli.network import eager, run_hooked
+from camcli.network.fold import fold_batch_norms
+from camcli.network.memory import fitting_batch_size
+from camcli.network.precision import resolve_precision, set_precision
+from camcli.network.prepare import COMPILE_PAYS, Preparation, prepare_network, worth_compiling
+from camcli.network.split import split_network
+from camcli.records import Grid, Layer, LoadedModel, Preprocess
+from camcli.tap import gradients_of
+
+CPU = torch.device("cpu")
+
+
+def lively(module):
+    """The module with BatchNorm statistics, weights and biases as after training: far from 0 and 1."""
+    generator = torch.Generator().manual_seed(1)
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            child.running_mean.copy_(torch.randn(child.num_features, generator=generator) * 0.3)
+            child.running_var.copy_(torch.rand(child.num_features, generator=generator) + 0.2)
+            if child.weight is not None:
+                child.weight.data.copy_(torch.rand(child.num_features, generator=generator) + 0.5)
+                child.bias.data.copy_(torch.randn(child.num_features, generator=generator) * 0.3)
+    return module.eval()
+
+
+def network_of(name, **options):
+    torch.manual_seed(2)
+    return lively(torchvision.models.get_model(name, weights=None, num_classes=20, **options))
+
+
+def assert_same_explanation(found, expected, tolerance):
+    """Logits, outputs and the gradients of a mixture of logits, each to ``tolerance`` of its largest value."""
+    gradients = [
+        gradients_of((one.logits[:, :7] ** 2).sum() + one.logits[:, 7].sum(), one.outputs, keep_graph=False)
+        for one in (found, expected)
+    ]
+    pairs = [(found.logits, expected.logits), *zip(found.outputs, expected.outputs, strict=True), *zip(*gradients, strict=True)]
+    for one, other in pairs:
+        assert one.shape == other.shape
+        assert (one - other).detach().abs().max() <= tolerance * other.detach().abs().max()
+
+
+FOLDED = {  # network -> layers, BatchNorms that a convolution takes in, of how many
+    "resnet18": (["layer2", "layer4.1.bn2", "layer4.1.conv1"], 19, 20),
+    "mobilenet_v3_small": (["features.4", "features"], 34, 34),
+    "densenet121": (["features"], 59, 121),
+    "shufflenet_v2_x0_5": (["stage3", "conv5"], 56, 56),
+    "googlenet": (["inception4a"], 57, 57),
+    "maxvit_t": (["blocks.0"], 23, 34),  # one convolution's output is taken by a shortcut as well
+    "vgg11": (["features"], 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_folding_changes_nothing(name):
+    layers, folds, norms = FOLDED[name]
+    options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
+    module = network_of(name, **options)
+    assert sum(isinstance(child, nn.BatchNorm2d) for child in module.modules()) == norms
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    size = 224 if name == "maxvit_t" else 96
+    inputs = torch.randn(2, 3, size, size)
+    folded, count = fold_batch_norms(module, inputs[:1], layers)
+    assert count == folds
+    assert_same_explanation(run_hooked(folded, inputs, layers), run_hooked(module, inputs, layers), 2e-5)
+    assert (folded is module) == (folds == 0)
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    for network in (module, folded):
+        assert not any(child._forward_hooks or child._forward_pre_hooks for child in network.modules())
+
+
+class Awkward(nn.Module):
+    """Convolutions before BatchNorms that must not take them in, each for another reason, and one that may."""
+
+    def __init__(self):
+        super().__init__()
+        self.shortcut, self.shortcut_norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.twice, self.twice_norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.between, self.between_norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.weighted = parametrizations.weight_norm(nn.Conv2d(8, 8, 3, padding=1))
+        self.weighted_norm = nn.BatchNorm2d(8)
+        self.running = nn.Conv2d(8, 8, 3, padding=1)
+        self.running_norm = nn.BatchNorm2d(8, track_running_stats=False)
+        self.chosen, self.chosen_norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.plain, self.plain_norm = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8, affine=False)
+        self.head = nn.Linear(8, 9)
+
+    def forward(self, x):
+        kept = self.shortcut(x)
+        x = self.shortcut_norm(kept) + kept
+        x = self.twice_norm(self.twice(torch.relu(self.twice_norm(self.twice(x)))))
+        x = self.between_norm(torch.relu_(self.between(x)))
+        x = self.running_norm(self.running(self.weighted_norm(self.weighted(x))))
+        x = self.chosen_norm(self.chosen(torch.relu(x)))
+        return self.head(torch.relu(self.plain_norm(self.plain(x))).mean((2, 3)))
+
+
+def test_a_convolution_takes_in_only_what_nobody_else_sees():
+    """Taken by a shortcut, run twice, an activation between, weights made on the fly, statistics of the batch, a chosen layer."""
+    torch.manual_seed(0)
+    module, inputs = Awkward(), torch.randn(1, 3, 16, 16)
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d) and child.running_mean is not None:
+            child.running_mean.normal_()
+            child.running_var.uniform_(0.3, 2)
+    module.eval()
+    folded, count = fold_batch_norms(module, inputs, ["chosen"])
+    assert count == 1
+    assert isinstance(folded.plain_norm, nn.Identity)
+    assert_same_explanation(run_hooked(folded, inputs, ["chosen"]), run_hooked(module, inputs, ["chosen"]), 2e-5)
+
+
+def test_folding_that_changes_results_is_not_used(monkeypatch):
+    """Whatever the reason: the proof on a pass of its own decides, and the run says so."""
+    module = network_of("resnet18")
+    monkeypatch.setattr("camcli.network.fold._fold", lambda root, conv, _: root.get_submodule(conv).weight.__class__)
+    module.conv1.weight.data += 1  # so that leaving out what _fold should do is seen
+    assert fold_batch_norms(module, torch.randn(1, 3, 64, 64), ["layer4"])[1] == 20
+
+    def wrong(root, conv, norm):
+        root.get_submodule(conv).weight = nn.Parameter(root.get_submodule(conv).weight.detach() * 2)
+
+    monkeypatch.setattr("camcli.network.fold._fold", wrong)
+    kept, count = fold_batch_norms(module, torch.randn(1, 3, 64, 64), ["layer4"])
+    assert (kept is module, count) == (True, -1)
+    said = []
+    model = LoadedModel("resnet18", module, Preprocess(), tuple(map(str, range(20))), "none")
+    network = prepare_network(model, ["layer4"], CPU, Preparation(), said.append)
+    assert "BatchNorm" in said[0]
+    image = torch.randn(1, 3, 224, 224)
+    assert_same_explanation(network.run(image, ["layer4"]), run_hooked(module, image, ["layer4"]), 1e-6)
+
+
+SPLIT = {
+    "resnet18": ["layer4.1.bn2", "layer2", "layer3.0.conv1"],  # out of order, inside a residual block, rewritten in place
+    "densenet121": ["features.denseblock3", "features"],  # an in-place ReLU follows
+    "googlenet": ["inception4a.branch2", "inception5b"],  # branches that do not follow from each other
+    "vit_b_32": ["encoder.layers.encoder_layer_11.ln_1", "encoder.layers.encoder_layer_5"],
+    "swin_t": ["features.3", "norm"],
+    "squeezenet1_1": ["features.3", "classifier.1"],
+}
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_cutting_the_network_in_two_changes_nothing(name):
+    layers = SPLIT[name]
+    options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
+    module = network_of(name, **options)
+    size = 224 if name in ("vit_b_32", "swin_t") else 96
+    inputs = torch.randn(2, 3, size, size)
+    split = split_network(module, inputs, layers)
+    for images in (inputs, inputs.flip(0)):
+        assert_same_explanation(split.run(images), run_hooked(module, images, layers), 1e-5)
+    assert not any(child._forward_hooks or child._forward_pre_hooks for child in module.modules())
+
+
+def test_what_does_not_follow_from_the_layer_is_left_to_the_trunk():
+    """At the last stage of a residual network the head is pooling and one linear layer, whatever order it is recorded in."""
+    module = network_of("resnet18")
+    split = split_network(module, torch.randn(1, 3, 64, 64), ["layer4"])
+    operations = [str(node.target) for node in split.head.graph.nodes if node.op == "call_function"]
+    assert not [name for name in operations if "conv" in name]
+    assert any("linear" in name for name in operations)
+    assert not [node for node in split.trunk.graph.nodes if "linear" in str(node.target)]
+
+
+def test_a_layer_that_does_not_run_is_said_by_every_way():
+    class Blind(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(4, 9)
+
+        def forward(self, x):
+            return self.head(self.used(x).mean((2, 3)))
+
+    module = Blind().eval()
+    with pytest.raises(LayerError, match="unused"):
+        eager(module).run(torch.randn(1, 3, 8, 8), ["unused"])
+    with pytest.raises(ValueError, match="unused"):
+        split_network(module, torch.randn(1, 3, 8, 8), ["unused"])
+
+
+def model_of(module, size=64, classes=20):
+    preprocess = Preprocess(resize_to=(size, size), crop=(size, size))
+    return LoadedModel("small", module, preprocess, tuple(map(str, range(classes))), "none")
+
+
+def test_a_network_that_does_not_compile_runs_without(monkeypatch):
+    """Where there is no compiler, or it fails, a sentence says so and the results are the plain ones."""
+
+    def broken(*_, **__):
+        raise RuntimeError("no C++ compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    said, module, image = [], network_of("resnet18"), torch.randn(4, 3, 64, 64)
+    network = prepare_network(model_of(module), ["layer4"], CPU, Preparation(compile=True, batch_size=4), said.append)
+    assert said == ["small could not be compiled (RuntimeError: no C++ compiler); it runs without."]
+    assert_same_explanation(network.run(image, ["layer4"]), run_hooked(module, image, ["layer4"]), 2e-5)
+
+
+@pytest.mark.parametrize("wrong", [lambda t: t * 1.01, lambda t: t * float("nan")])
+def test_a_compiler_that_changes_results_is_not_used(monkeypatch, wrong):
+    monkeypatch.setattr(torch, "compile", lambda trunk, **_: lambda images: tuple(wrong(t) for t in trunk(images)))
+    said = []
+    prepare_network(model_of(network_of("resnet18")), ["layer4"], CPU, Preparation(compile=True, batch_size=2), said.append)
+    assert "gives other results" in said[0]
+
+
+def test_a_compiled_network_takes_any_number_of_images(monkeypatch):
+    """Other sizes than the compiled one, other layers than the prepared ones: by the plain way, with the same results."""
+    sizes = []
+
+    def recorded(trunk, **_):
+        def run(images):
+            sizes.append(len(images))
+            return trunk(images)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", recorded)
+    module, images = network_of("resnet18"), torch.randn(5, 3, 64, 64)
+    network = prepare_network(model_of(module), ["layer4"], CPU, Preparation(compile=True, batch_size=4), lambda _: None)
+    assert network.batch == 4
+    sizes.clear()
+    for count, layers in ((4, ["layer4"]), (3, ["layer4"]), (5, ["layer4"]), (4, ["layer3"])):
+        found = network.run(images[:count], layers)
+        assert_same_explanation(found, run_hooked(module, images[:count], layers), 2e-5)
+    assert sizes == [4]
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="needs a C++ compiler")
+def test_compiling_changes_nothing():
+    """The real compiler, with its in-place traps: a layer that is rewritten, and one inside the head."""
+    module = network_of("resnet18")
+    layers, images, said = ["layer3.1.bn2", "layer4"], torch.randn(2, 3, 64, 64), []
+    network = prepare_network(model_of(module), layers, CPU, Preparation(compile=True, batch_size=2), said.append)
+    assert said == []
+    assert network.batch == 2
+    assert_same_explanation(network.run(images, layers), run_hooked(module, images, layers), 1e-4)
+
+
+def test_compiling_is_for_many_images():
+    assert worth_compiling("on", 1)
+    assert not worth_compiling("off", 10**9)
+    assert not worth_compiling("auto", COMPILE_PAYS - 1)
+
+
+def test_every_method_gives_the_same_maps_with_the_prepared_network():
+    """Methods that need the modules get them whole: FullGrad's biases are those of the BatchNorms, not the folded ones."""
+    module, images = network_of("resnet18"), torch.randn(2, 3, 64, 64)
+    layers = [Layer("layer2", Grid("nchw", 8, 8))]
+    methods = [name for name in METHODS if METHODS[name].check is None or "guided" in name]
+    chosen = torch.tensor([[0, 5]]).expand(2, -1)
+    expected = explain_batch(module, images, layers, methods, lambda _: chosen).maps
+    network = prepare_network(model_of(module), ["layer2"], CPU, Preparation(), lambda _: None)
+    found = explain_batch(network, images.contiguous(memory_format=network.memory_format), layers, methods, lambda _: chosen).maps
+    assert len(methods) > 10
+    for key, values in expected.items():
+        scale = float(values.abs().max())
+        assert float((found[key] - values).abs().max()) <= 1e-3 * scale, key
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_short_type_is_the_networks_not_the_maps(precision):
+    """Maps and logits in float32; the last linear layer too: bfloat16 alone would give logits in steps of 1/128 of their size."""
+    module, images = network_of("resnet18"), torch.randn(3, 3, 64, 64)
+    layers, methods, chosen = [Layer("layer3", Grid("nchw", 4, 4))], ["layercam", "hirescam"], torch.tensor([[0, 5]]).expand(3, -1)
+    exact = explain_batch(module, images, layers, methods, lambda _: chosen)
+    network = prepare_network(model_of(module), ["layer3"], CPU, Preparation(precision), lambda _: None)
+    assert network.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    found = explain_batch(network, images.to(network.dtype), layers, methods, lambda _: chosen)
+    assert found.logits.dtype == torch.float32
+    assert not torch.equal(found.logits, found.logits.to(network.dtype).float())
+    for key, values in exact.maps.items():
+        assert found.maps[key].dtype == torch.float32
+        together = torch.stack([found.maps[key].flatten(), values.flatten()])
+        assert torch.corrcoef(together)[0, 1] > {"bf16": 0.97, "fp16": 0.995}[precision]
+
+
+def test_every_method_runs_in_a_short_type():
+    module, images = network_of("resnet18"), torch.randn(2, 3, 64, 64)
+    network = prepare_network(model_of(module), ["layer4"], CPU, Preparation("bf16"), lambda _: None)
+    methods = [name for name in METHODS if name != "rollout"]
+    found = explain_batch(
+        network, images.bfloat16(), [Layer("layer4", Grid("nchw", 2, 2))], methods, lambda y: y.argmax(1)[:, None]
+    )
+    for key, values in found.maps.items():
+        assert values.dtype == torch.float32, key
+        assert values.isfinite().all(), key
+
+
+def test_a_network_that_cannot_run_in_a_type_is_said():
+    class Stubborn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 9)
+
+        def forward(self, x):
+            return self.head((self.conv(x) @ torch.ones(x.shape[3] - 2, 1)).mean((2, 3)))
+
+    with pytest.raises(ConfigError, match="bf16"):
+        set_precision([Stubborn().eval()], "bf16", torch.randn(1, 3, 8, 8))
+
+
+def test_precisions_that_a_device_has():
+    assert resolve_precision("fp16", CPU) == "fp16"
+    assert resolve_precision("auto", CPU) in ("fp32", "bf16")
+    with pytest.raises(ConfigError, match="NVIDIA"):
+        resolve_precision("tf32", CPU)
+
+
+def test_the_batch_that_fits_follows_from_memory(monkeypatch):
+    """A power of two that grows with the free memory and shrinks with the network's outputs; at least one image."""
+    model = model_of(network_of("resnet18"), size=96)
+    sizes = []
+    for free in (0, 1 << 20, 8 << 20, 1 << 36):
+        monkeypatch.setattr("camcli.network.memory.available_memory", lambda free=free: free)
+        sizes.append(fitting_batch_size(model, ["layer4"], CPU))
+    # the largest output is the first convolution's, 64 x 48 x 48 floats; six times that is 3.5 MB an image
+    assert sizes == [1, 1, 1, 16]
+    monkeypatch.setattr("camcli.network.memory.available_memory", lambda: 40_000_000)
+    assert fitting_batch_size(model, ["layer4"], CPU) == 4
