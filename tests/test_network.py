@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -244,14 +245,28 @@ def test_a_compiled_network_takes_any_number_of_images(monkeypatch):
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="needs a C++ compiler")
-def test_compiling_changes_nothing():
+def test_compiling_changes_nothing(monkeypatch, tmp_path):
     """The real compiler, with its in-place traps: a layer that is rewritten, and one inside the head."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     module = network_of("resnet18")
     layers, images, said = ["layer3.1.bn2", "layer4"], torch.randn(2, 3, 64, 64), []
     network = prepare_network(model_of(module), layers, CPU, Preparation(compile=True, batch_size=2), said.append)
     assert said == []
     assert network.batch == 2
     assert_same_explanation(network.run(images, layers), run_hooked(module, images, layers), 1e-4)
+
+
+def test_compiled_code_outlives_the_process(monkeypatch, tmp_path):
+    """In the user's cache folder, and where the user says, if he does."""
+    monkeypatch.setattr(torch, "compile", lambda trunk, **_: trunk)
+    for given in (None, str(tmp_path / "given")):
+        with monkeypatch.context() as inside:
+            inside.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+            inside.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+            if given:
+                inside.setenv("TORCHINDUCTOR_CACHE_DIR", given)
+            prepare_network(model_of(network_of("resnet18")), ["layer4"], CPU, Preparation(compile=True, batch_size=2), print)
+            assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == (given or str(tmp_path / "cache" / "camcli" / "compiled"))
 
 
 def test_compiling_is_for_many_images():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -79,6 +80,7 @@ def _has_compiler() -> bool:
 def _compiled(network: Network, folded: nn.Module, example: Tensor, names: Sequence[str], batch: int) -> Network | str:
     """``network`` with its trunk compiled for batches of ``batch``, or why that does not work."""
     logging.getLogger("torch").setLevel(logging.ERROR)  # of the compiler's advice to developers
+    _keep_compiled_code()
     inputs = example.repeat(batch, 1, 1, 1).contiguous(memory_format=network.memory_format)
     try:
         split = split_network(folded, inputs, names)
@@ -97,6 +99,16 @@ def _compiled(network: Network, folded: nn.Module, example: Tensor, names: Seque
 
     words = ", ".join(part for part in (network.words, "compiled") if part)
     return Network(network.module, run, network.dtype, network.memory_format, batch, words)
+
+
+def _keep_compiled_code() -> None:
+    """Let what is compiled survive this process and the next start of the machine, unless the user has said where it belongs."""
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = os.path.join(caches, "camcli", "compiled")
+        with contextlib.suppress(OSError):  # no home, or a full one: PyTorch's own temporary folder will do
+            os.makedirs(folder, exist_ok=True)
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
 
 
 def _same(expected: Tapped, found: Tapped, tolerance: float) -> bool:
