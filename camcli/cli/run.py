@@ -18,6 +18,7 @@ from camcli.cli.signals import SIGNALS
 from camcli.cli.talk import Talk, stdout_for_data
 from camcli.config import RunConfig, run_settings
 from camcli.errors import InputError
+from camcli.machine import keep_memory
 from camcli.records import Counts, Failure, Outcome, Source, shown
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def execute(inputs: Sequence[str], config: RunConfig) -> int:
 
 def _explain(todo: Sequence[Source], sources: Sequence[Source], config: RunConfig, folder: OutputFolder, talk: Talk) -> int:
     started = time.monotonic()
+    keep_memory()
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None  # the limit is --max-pixels, and decode checks it before anything is decoded

@@ -33,7 +33,8 @@ class Network:
 
     ``module``: the network with its modules, for methods that need them. ``run``: (inputs (B, 3, H, W), names of layers) ->
     Tapped; raises LayerError for a layer that does not run. ``dtype``: of the inputs. ``memory_format``: in which they are taken
-    fastest. ``batch``: the size that a compiled network was made for, None where any will do. ``words``: how it runs, for people.
+    fastest. ``batch``: the size that a compiled network was made for, None where any will do. ``tf32``: whether products of float32
+    may be rounded. ``words``: how it runs, for people.
     """
 
     module: nn.Module
@@ -41,7 +42,8 @@ class Network:
     dtype: torch.dtype = torch.float32
     memory_format: torch.memory_format = torch.contiguous_format
     batch: int | None = None
-    words: str = "eager"
+    tf32: bool = False
+    words: str = ""
 
 
 def eager(module: nn.Module) -> Network:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,8 +37,6 @@ def set_precision(modules: list[nn.Module], precision: str, inputs: Tensor) -> t
     The linear layer that gives the logits, where one does, stays in float32: eight bits are too few to tell the best classes
     apart. ``inputs`` (B, 3, H, W) are for a trial. Raises ConfigError where the network does not run in that type.
     """
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     dtype = _TYPES[precision]
     if dtype == torch.float32:
         return dtype
@@ -55,6 +55,23 @@ def set_precision(modules: list[nn.Module], precision: str, inputs: Tensor) -> t
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(f"--precision {precision}: this network does not run in it ({reason}). Try --precision fp32.") from error
     return dtype
+
+
+@contextmanager
+def tensor_cores(allowed: bool, device: torch.device) -> Iterator[None]:
+    """Inside, an NVIDIA ``device`` rounds products of float32 to TF32 where ``allowed``, and nothing where not.
+
+    By itself PyTorch rounds in convolutions. Afterwards it is as it was.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
 
 
 def _in_float32(_module: nn.Module, inputs: Any) -> Any:

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from camcli.network import Network, Tapped, run_hooked
 from camcli.network.fold import fold_batch_norms
-from camcli.network.precision import resolve_precision, set_precision
+from camcli.network.precision import resolve_precision, set_precision, tensor_cores
 from camcli.network.split import Split, split_network
 from camcli.records import LoadedModel
 from camcli.tap import frozen
@@ -56,10 +56,11 @@ def prepare_network(
             warn(f"{model.name} changes when its BatchNorms are folded into its convolutions; it runs as it is.")
         dtype = set_precision([module] if folded is module else [module, folded], precision, example)
     words = [precision] if precision != "fp32" else []
-    network = Network(module, partial(run_hooked, folded), dtype, memory_format, None, ", ".join(words))
+    network = Network(module, partial(run_hooked, folded), dtype, memory_format, None, precision == "tf32", ", ".join(words))
     if not wanted.compile:
         return network
-    compiled = _compiled(network, folded, example.to(dtype), names, wanted.batch_size)
+    with tensor_cores(network.tf32, device):
+        compiled = _compiled(network, folded, example.to(dtype), names, wanted.batch_size)
     if isinstance(compiled, str):
         warn(f"{model.name} could not be compiled ({compiled}); it runs without.")
         return network
@@ -98,7 +99,7 @@ def _compiled(network: Network, folded: nn.Module, example: Tensor, names: Seque
         return network.run(inputs, wanted)
 
     words = ", ".join(part for part in (network.words, "compiled") if part)
-    return Network(network.module, run, network.dtype, network.memory_format, batch, words)
+    return replace(network, run=run, batch=batch, words=words)
 
 
 def _keep_compiled_code() -> None:

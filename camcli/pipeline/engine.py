@@ -11,6 +11,7 @@ import torch
 from camcli.cam.explain import Explanation, explain_batch, top_classes
 from camcli.errors import CamcliError, OutOfMemoryError, RunError
 from camcli.job import Job
+from camcli.network.precision import tensor_cores
 from camcli.records import Findings, Heatmap, Prediction
 
 
@@ -108,7 +109,8 @@ def explain_tensor(inputs: torch.Tensor, job: Job, labels: Sequence[int] | None)
 
     network = job.network
     inputs = inputs.to(network.dtype).contiguous(memory_format=network.memory_format)
-    return explain_batch(network, inputs, job.layers, job.config.method, choose, job.options)
+    with tensor_cores(network.tf32, job.device):
+        return explain_batch(network, inputs, job.layers, job.config.method, choose, job.options)
 
 
 def _landing(found: Explanation) -> _Finding:
