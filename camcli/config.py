@@ -179,7 +179,8 @@ class RunConfig:
     quality: int = option(90, "JPEG quality, 1 to 100.", "Overlay", metavar="Q", at_least=1, at_most=100)
     batch_size: int | None = option(
         16,
-        "Images in one forward pass; auto: what fits into memory, up to 16 on a CPU, 128 on a GPU. Halved where memory runs out.",
+        "Images in one forward pass; auto: what fits into memory, up to 16 on a CPU, 32 on MPS, 128 on CUDA. "
+        "Halved where memory runs out.",
         "Speed",
         short="-b",
         metavar="N|auto",

@@ -54,7 +54,7 @@ class Job:
         config = replace(self.config, **changes).check()
         methods = [METHODS[name] for name in config.method]
         options = _options(config, self.options.binary)
-        _check_methods(methods, self.layers, self.model, self.device, options)
+        _check_methods(methods, self.layers, self.model, self.device, options, self.network.dtype)
         size = config.batch_size or self.batch_size
         return replace(self, config=config, classes=_found_classes(config, self.model), options=options, batch_size=size)
 
@@ -87,14 +87,17 @@ def prepare_job(
     classes = _found_classes(config, model)
     layers = tuple(resolve_layers(model, config.layer))
     options = _options(config, binary)
-    _check_methods(methods, layers, model, device, options)
+    _check_methods(methods, layers, model, device, options, torch.float32)
     notes = [method.warning for method in methods if method.warning]
-    batch_size = config.batch_size or fitting_batch_size(model, [layer.name for layer in layers], device)
+    names = [layer.name for layer in layers]
+    through_all = any(method.scene is not None for method in methods)
+    batch_size = config.batch_size or fitting_batch_size(model, names, device, through_all=through_all)
     compiled = worth_compiling(config.compile, len(sources) if left is None else left)
     if compiled:
         say(f"Compiling {model.name}; this takes up to a minute the first time.")
-    wanted = Preparation(config.precision, compiled, batch_size)
-    network = prepare_network(model, [layer.name for layer in layers], device, wanted, notes.append)
+    wanted = Preparation(config.precision, compiled, batch_size, config.threads)
+    network = prepare_network(model, names, device, wanted, notes.append)
+    options = replace(options, chunk=batch_size)
     model = replace(model, notes=(*model.notes, *dict.fromkeys(notes)))
     return Job(config, model, device, layers, classes, options, labels, network, batch_size)
 
@@ -134,11 +137,16 @@ def _with_head(model: LoadedModel, config: RunConfig) -> tuple[LoadedModel, bool
 
 
 def _check_methods(
-    methods: Sequence[Method], layers: Sequence[Layer], model: LoadedModel, device: torch.device, options: Options
+    methods: Sequence[Method],
+    layers: Sequence[Layer],
+    model: LoadedModel,
+    device: torch.device,
+    options: Options,
+    dtype: torch.dtype,
 ) -> None:
     """Raise LayerError for a method that the model, a layer or an option does not allow."""
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn((1, 3, *model.preprocess.crop), generator=generator).to(device)
+    image = torch.randn((1, 3, *model.preprocess.crop), generator=generator).to(device, dtype)
     check_options(methods, options)
     for method in methods:
         for layer in layers[: 1 if method.anywhere else None]:

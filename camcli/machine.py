@@ -25,8 +25,17 @@ def available_memory() -> int:
         limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
         used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
         if limit is not None and used is not None:
-            left.append(max(0, limit - used))
+            left.append(max(0, limit - used + _page_cache(folder)))
     return min(left)
+
+
+def _page_cache(folder: Path) -> int:
+    """Bytes of files that the kernel keeps in memory for a control group and gives back when asked."""
+    try:
+        lines = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(lines.get("inactive_file", 0))
 
 
 def _machine_memory() -> int:

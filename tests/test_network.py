@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from camcli.cam import METHODS
-from camcli.cam.explain import explain_batch
+from camcli.cam.explain import Options, explain_batch
 from camcli.errors import ConfigError, LayerError
 from camcli.network import eager, run_hooked
 from camcli.network.fold import fold_batch_norms
@@ -129,9 +130,6 @@ def test_a_convolution_takes_in_only_what_nobody_else_sees():
 def test_folding_that_changes_results_is_not_used(monkeypatch):
     """Whatever the reason: the proof on a pass of its own decides, and the run says so."""
     module = network_of("resnet18")
-    monkeypatch.setattr("camcli.network.fold._fold", lambda root, conv, _: root.get_submodule(conv).weight.__class__)
-    module.conv1.weight.data += 1  # so that leaving out what _fold should do is seen
-    assert fold_batch_norms(module, torch.randn(1, 3, 64, 64), ["layer4"])[1] == 20
 
     def wrong(root, conv, norm):
         root.get_submodule(conv).weight = nn.Parameter(root.get_submodule(conv).weight.detach() * 2)
@@ -142,9 +140,84 @@ def test_folding_that_changes_results_is_not_used(monkeypatch):
     said = []
     model = LoadedModel("resnet18", module, Preprocess(), tuple(map(str, range(20))), "none")
     network = prepare_network(model, ["layer4"], CPU, Preparation(), said.append)
-    assert "BatchNorm" in said[0]
+    assert "runs as it is" in said[0]
     image = torch.randn(1, 3, 224, 224)
     assert_same_explanation(network.run(image, ["layer4"]), run_hooked(module, image, ["layer4"]), 1e-6)
+
+
+class Flattening(nn.Module):
+    """``view`` on a map: right in the default memory format only."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8 * 62 * 62, 20)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.conv(x)))
+        return self.head(x.view(x.size(0), -1))
+
+
+class Collecting(nn.Module):
+    """Keeps a layer's output by a hook that knows this very object: a copy of it would go on with what the first one saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 20)
+        self.kept = {}
+        self.norm.register_forward_hook(lambda _m, _i, output: self.kept.update(found=output))
+
+    def forward(self, x):
+        self.norm(self.conv(x))
+        return self.head(torch.relu(self.kept["found"]).mean((2, 3)))
+
+
+class Locked(Flattening):
+    """Cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, (self.weight - self.weight.mean()) / self.weight.std(), self.bias)
+
+
+class BatchNormAct2d(nn.BatchNorm2d):
+    """Of the name, but not of the kind."""
+
+    def forward(self, x):
+        return torch.relu(super().forward(x))
+
+
+def chain(conv, norm):
+    torch.manual_seed(5)
+    return nn.Sequential(conv, norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 20))
+
+
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [
+        (Flattening, "conv"),
+        (Flattening, "norm"),
+        (Collecting, "norm"),
+        (Locked, "norm"),
+        (lambda: chain(Standardised(3, 8, 3), nn.BatchNorm2d(8)), "1"),
+        (lambda: chain(nn.Conv2d(3, 8, 3), BatchNormAct2d(8)), "1"),
+    ],
+)
+def test_a_network_that_resists_runs_as_it_is(make, layer):
+    """Every image its own explanation, equal to the plain one, alone and in a batch."""
+    torch.manual_seed(4)
+    module, images = lively(make()), torch.randn(3, 3, 64, 64)
+    expected = [run_hooked(module, image[None], [layer]).logits.clone() for image in images]
+    network = prepare_network(model_of(module), [layer], CPU, Preparation(), lambda _: None)
+    for image, logits in zip(images, expected, strict=True):
+        found = network.run(network.taken(image[None]), [layer])
+        assert torch.allclose(found.logits, logits, rtol=1e-4, atol=1e-5)
+    together = network.run(network.taken(images), [layer]).logits
+    assert torch.allclose(together, torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 
 SPLIT = {
@@ -244,6 +317,61 @@ def test_a_compiled_network_takes_any_number_of_images(monkeypatch):
     assert sizes == [4]
 
 
+class StraightThrough(torch.autograd.Function):
+    """Rounds forward; backward, every gradient passes. A graph that is recorded without gradients knows nothing of it."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.round()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient
+
+
+@pytest.mark.parametrize("kind", ["a region without gradients", "a backward pass of its own"])
+def test_a_compiled_network_with_other_gradients_is_not_used(monkeypatch, kind):
+    class Special(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.more, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 20)
+
+        def forward(self, x):
+            x = self.conv(x)
+            if kind == "a backward pass of its own":
+                return self.head((StraightThrough.apply(8 * x)).mean((2, 3)))
+            with torch.no_grad():
+                gate = self.more(x).sigmoid().mean((2, 3), keepdim=True)
+            return self.head((gate * x * x).mean((2, 3)))
+
+    monkeypatch.setattr(torch, "compile", lambda trunk, **_: trunk)
+    torch.manual_seed(4)
+    module, said = Special().eval(), []
+    network = prepare_network(model_of(module), ["conv"], CPU, Preparation(compile=True, batch_size=2), said.append)
+    assert "other results" in said[0]
+    assert network.batch is None
+
+
+def test_code_is_compiled_once_for_the_threads_that_will_run_it(monkeypatch):
+    """Compiled code is made for a number of threads and for strides: neither may change between the proof and the run."""
+    seen = []
+    monkeypatch.setattr(
+        torch, "compile", lambda trunk, **_: lambda images: seen.append((torch.get_num_threads(), images.stride())) or trunk(images)
+    )
+    module, images = network_of("resnet18"), torch.randn(2, 3, 64, 64)
+    before = torch.get_num_threads()
+    network = prepare_network(model_of(module), ["layer4"], CPU, Preparation(compile=True, batch_size=2, threads=3), print)
+    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    try:
+        network.run(images, ["layer4"])
+        network.run(images.contiguous(memory_format=torch.channels_last), ["layer4"])
+    finally:
+        torch.set_num_threads(before)
+    assert len(seen) >= 3
+    assert len(set(seen)) == 1
+
+
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="needs a C++ compiler")
 def test_compiling_changes_nothing(monkeypatch, tmp_path):
     """The real compiler, with its in-place traps: a layer that is rewritten, and one inside the head."""
@@ -283,7 +411,7 @@ def test_every_method_gives_the_same_maps_with_the_prepared_network():
     chosen = torch.tensor([[0, 5]]).expand(2, -1)
     expected = explain_batch(module, images, layers, methods, lambda _: chosen).maps
     network = prepare_network(model_of(module), ["layer2"], CPU, Preparation(), lambda _: None)
-    found = explain_batch(network, images.contiguous(memory_format=network.memory_format), layers, methods, lambda _: chosen).maps
+    found = explain_batch(network, images, layers, methods, lambda _: chosen).maps
     assert len(methods) > 10
     for key, values in expected.items():
         scale = float(values.abs().max())
@@ -298,7 +426,7 @@ def test_a_short_type_is_the_networks_not_the_maps(precision):
     exact = explain_batch(module, images, layers, methods, lambda _: chosen)
     network = prepare_network(model_of(module), ["layer3"], CPU, Preparation(precision), lambda _: None)
     assert network.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    found = explain_batch(network, images.to(network.dtype), layers, methods, lambda _: chosen)
+    found = explain_batch(network, images, layers, methods, lambda _: chosen)
     assert found.logits.dtype == torch.float32
     assert not torch.equal(found.logits, found.logits.to(network.dtype).float())
     for key, values in exact.maps.items():
@@ -311,12 +439,23 @@ def test_every_method_runs_in_a_short_type():
     module, images = network_of("resnet18"), torch.randn(2, 3, 64, 64)
     network = prepare_network(model_of(module), ["layer4"], CPU, Preparation("bf16"), lambda _: None)
     methods = [name for name in METHODS if name != "rollout"]
-    found = explain_batch(
-        network, images.bfloat16(), [Layer("layer4", Grid("nchw", 2, 2))], methods, lambda y: y.argmax(1)[:, None]
-    )
+    found = explain_batch(network, images, [Layer("layer4", Grid("nchw", 2, 2))], methods, lambda y: y.argmax(1)[:, None])
     for key, values in found.maps.items():
         assert values.dtype == torch.float32, key
         assert values.isfinite().all(), key
+        if key[1] == "fullgrad":
+            assert not torch.equal(values, values.bfloat16().float()), "summed in the short type"
+
+
+@pytest.mark.parametrize("options", [Options(augment=True), Options(smooth=2)])
+def test_copies_of_the_image_are_made_in_float32(options):
+    """Sampling positions in bfloat16 are off by pixels: mirrored and scaled copies must not depend on the network's type."""
+    module, images = network_of("resnet18"), torch.randn(2, 3, 64, 64)
+    layers, chosen = [Layer("layer2", Grid("nchw", 8, 8))], torch.tensor([[0, 5]]).expand(2, -1)
+    exact = explain_batch(module, images, layers, ["hirescam"], lambda _: chosen, options).maps["layer2", "hirescam"]
+    network = prepare_network(model_of(module), ["layer2"], CPU, Preparation("bf16"), lambda _: None)
+    found = explain_batch(network, images, layers, ["hirescam"], lambda _: chosen, options).maps["layer2", "hirescam"]
+    assert torch.corrcoef(torch.stack([found.flatten(), exact.flatten()]))[0, 1] > 0.97
 
 
 def test_a_network_that_cannot_run_in_a_type_is_said():
@@ -346,7 +485,10 @@ def test_the_batch_that_fits_follows_from_memory(monkeypatch):
     for free in (0, 1 << 20, 8 << 20, 1 << 36):
         monkeypatch.setattr("camcli.network.memory.available_memory", lambda free=free: free)
         sizes.append(fitting_batch_size(model, ["layer4"], CPU))
-    # the largest output is the first convolution's, 64 x 48 x 48 floats; six times that is 3.5 MB an image
+    # autograd keeps layer4 and what follows, little; four times the largest output, 64 x 48 x 48 floats, is 2.4 MB an image
     assert sizes == [1, 1, 1, 16]
     monkeypatch.setattr("camcli.network.memory.available_memory", lambda: 40_000_000)
-    assert fitting_batch_size(model, ["layer4"], CPU) == 4
+    near, far = (fitting_batch_size(model, [layer], CPU) for layer in ("layer4", "conv1"))
+    assert near == 8
+    assert far < near, "what autograd keeps behind an early layer needs room"
+    assert fitting_batch_size(model, ["layer4"], CPU, through_all=True) < near

@@ -137,10 +137,12 @@ def full_grad(scene: Scene) -> Tensor:
     size, maps = scene.inputs.shape[2:], []
     for position in range(scene.targets.shape[1]):
         of_input, of_biases = full_gradients(scene.module, scene.inputs, scene.targets[:, position])
-        total = _scaled(of_input).sum(dim=1)
+        total = _scaled(full_precision(of_input)).sum(dim=1)
         for part in of_biases:
             if part.ndim == 4:
-                total = total + functional.interpolate(_scaled(part), size, mode="bilinear", align_corners=False).sum(dim=1)
+                total = total + functional.interpolate(
+                    _scaled(full_precision(part)), size, mode="bilinear", align_corners=False
+                ).sum(dim=1)
         maps.append(total)
     return torch.stack(maps, dim=1)
 

@@ -93,7 +93,7 @@ def _averaged(
 ) -> Explanation:
     """The mean over varied copies of the images; the classes are those of the images themselves."""
     with torch.no_grad():
-        logits = _logits(network.run(inputs, ()), options)
+        logits = _logits(network.run(network.taken(inputs), ()), options)
     targets = choose(logits)
     found: dict[tuple[str, str], Tensor] = {}
     count = 0
@@ -123,6 +123,7 @@ def result_layers(layers: Sequence[str], method: str, fuse: str | None) -> list[
 def _explain(
     network: Network, inputs: Tensor, layers: Sequence[Layer], methods: Sequence[Method], choose: ChooseTargets, options: Options
 ) -> Explanation:
+    inputs = network.taken(inputs)
     with torch.enable_grad():
         tapped = network.run(inputs, [layer.name for layer in layers])
         logits = _logits(tapped, options)

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -80,6 +81,11 @@ def execute(inputs: Sequence[str], config: RunConfig) -> int:
     if not sources:
         raise InputError("nothing to do: no input.")
     _refuse_output_among_inputs(sources, config.output)
+    if config.precision == "auto":  # what it becomes binds the folder
+        from camcli.models.device import resolve_device
+        from camcli.network.precision import resolve_precision
+
+        config = replace(config, precision=resolve_precision("auto", resolve_device(config.device)))
     from camcli.output.folder import OutputFolder
 
     with OutputFolder(config.output, run_settings(config, sources[0].root), overwrite=config.overwrite) as folder:

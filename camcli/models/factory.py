@@ -130,7 +130,7 @@ def _own_classes(name: str, module: nn.Module, preprocess: Preprocess) -> tuple[
     try:
         with frozen(module), torch.no_grad():
             parameter = next(module.parameters(), torch.zeros(0))
-            count = logits_of(module(torch.zeros((1, 3, height, width), device=parameter.device))).shape[1]
+            count = logits_of(module(torch.zeros((1, 3, height, width), device=parameter.device, dtype=parameter.dtype))).shape[1]
     except Exception as error:  # the user's own forward may raise anything
         raise ModelError(f"{name} does not run on one image of 3 x {height} x {width}: {type(error).__name__}: {error}") from error
     categories = getattr(module, "categories", None)

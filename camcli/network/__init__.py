@@ -45,6 +45,10 @@ class Network:
     tf32: bool = False
     words: str = ""
 
+    def taken(self, inputs: Tensor) -> Tensor:
+        """``inputs`` (B, 3, H, W) in the type and memory format of the network."""
+        return inputs.to(self.dtype).contiguous(memory_format=self.memory_format)
+
 
 def eager(module: nn.Module) -> Network:
     """``module`` as it is, with hooks for each call, all removed after it."""

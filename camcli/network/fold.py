@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from camcli.network import Tapped, run_hooked
+from camcli.network import run_hooked
+from camcli.network.proof import proving_images, same_results
 from camcli.tap import frozen
 
 _TOLERANCE = 1e-4
@@ -79,23 +81,35 @@ class _Trace(TorchFunctionMode):
 def fold_batch_norms(module: nn.Module, inputs: Tensor, names: Sequence[str]) -> tuple[nn.Module, int]:
     """A copy of ``module`` without the BatchNorms that a convolution can take in, and how many those were.
 
-    Found by one pass over ``inputs`` (B, 3, H, W), proved by another: logits and the outputs of the layers ``names`` must agree to
-    1e-4 of their largest value. ``module`` itself, and 0, where nothing can be folded; the count is -1 where the proof failed. The
-    copy shares every tensor but the folded weights. W' = W g / s and b' = (b - m) g / s + B, with the BatchNorm's mean m, weight
-    g, bias B and s = sqrt(variance + eps), computed in float64 (Ioffe and Szegedy 2015, eq. for inference).
+    Found by one pass over ``inputs`` (B, 3, H, W), proved by passes over other images: logits, outputs of the layers ``names`` and
+    gradients must agree to 1e-4 of their largest value, in float64 where float32 is too coarse to tell. ``module`` itself, and
+    0, where nothing can be folded; the count is -1 where it cannot be copied or the proof failed. The copy shares every tensor but
+    the folded weights. W' = W g / s and b' = (b - m) g / s + B, with the BatchNorm's mean m, weight g, bias B and
+    s = sqrt(variance + eps), computed in float64 (Ioffe and Szegedy 2015, algorithm 2).
     """
     with _hooked(module, names) as trace:
-        expected = run_hooked(module, inputs, names)
+        run_hooked(module, inputs, names)
     pairs = trace.foldable()
     if not pairs:
         return module, 0
-    tensors = [*module.parameters(), *module.buffers()]
-    folded = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
-    for conv, norm in pairs.items():
-        _fold(folded, conv, norm)
-    if not _agree(expected, run_hooked(folded, inputs, names)):
+    try:
+        folded = copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+        for conv, norm in pairs.items():
+            _fold(folded, conv, norm)
+        proved = _proved(module, folded, inputs, names)
+    except Exception:  # a user's module may refuse to be copied, or notice that it was
         return module, -1
-    return folded, len(pairs)
+    return (folded, len(pairs)) if proved else (module, -1)
+
+
+def _proved(module: nn.Module, folded: nn.Module, inputs: Tensor, names: Sequence[str]) -> bool:
+    images = proving_images(inputs, 2)
+    if same_results(partial(run_hooked, module), partial(run_hooked, folded), images, names, _TOLERANCE):
+        return True
+    if images.device.type == "mps":
+        return False
+    exact, found = copy.deepcopy(module).double(), copy.deepcopy(folded).double()
+    return same_results(partial(run_hooked, exact), partial(run_hooked, found), images.double(), names, _TOLERANCE)
 
 
 @contextmanager
@@ -105,9 +119,9 @@ def _hooked(module: nn.Module, names: Sequence[str]) -> Iterator[_Trace]:
     try:
         with _Trace() as trace, frozen(module):
             for name, child in module.named_modules():
-                if name not in names and _is_plain(child, nn.Conv2d):
+                if name not in names and _is_foldable(child):
                     handles.append(child.register_forward_hook(trace.conv_hook(name)))
-                elif _is_plain(child, nn.BatchNorm2d) and _remainder(child) is not None:
+                elif _is_unhooked(child) and _remainder(child) is not None:
                     handles.append(child.register_forward_pre_hook(trace.norm_hook(name)))
             yield trace
     finally:
@@ -115,9 +129,14 @@ def _hooked(module: nn.Module, names: Sequence[str]) -> Iterator[_Trace]:
             handle.remove()
 
 
-def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    hooked = module._forward_hooks or module._forward_pre_hooks or parametrize.is_parametrized(module)
-    return isinstance(module, kind) and not hooked
+def _is_foldable(module: nn.Module) -> bool:
+    """A convolution whose weight is its own: not standardised, nor made of others on the way."""
+    known = type(module) is nn.Conv2d or (isinstance(module, nn.Conv2d) and type(module).__name__ == "Conv2dSame")  # timm's
+    return known and _is_unhooked(module) and not parametrize.is_parametrized(module)
+
+
+def _is_unhooked(module: nn.Module) -> bool:
+    return not (module._forward_hooks or module._forward_pre_hooks)
 
 
 def _remainder(norm: nn.Module) -> nn.Module | None:
@@ -126,8 +145,9 @@ def _remainder(norm: nn.Module) -> nn.Module | None:
         return None
     if type(norm) is nn.BatchNorm2d:
         return nn.Identity()
-    if type(norm).__name__ == "BatchNormAct2d" and isinstance(norm.drop, nn.Module) and isinstance(norm.act, nn.Module):
-        return _DropAct(norm.drop, norm.act)  # timm's, which goes on with its activation function
+    drop, act = getattr(norm, "drop", None), getattr(norm, "act", None)
+    if type(norm).__name__ == "BatchNormAct2d" and isinstance(drop, nn.Module) and isinstance(act, nn.Module):
+        return _DropAct(drop, act)  # timm's, which goes on with its activation function
     return None
 
 
@@ -136,26 +156,21 @@ def _fold(root: nn.Module, conv_name: str, norm_name: str) -> None:
     remainder = _remainder(norm)
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and remainder is not None  # noqa: PT018
     assert norm.running_mean is not None and norm.running_var is not None  # noqa: PT018
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = (_exact(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    bias = conv.bias.detach().double() if conv.bias is not None else torch.zeros_like(scale)
-    bias = (bias - norm.running_mean.double()) * scale
+        scale = scale * _exact(norm.weight)
+    bias = _exact(conv.bias) if conv.bias is not None else torch.zeros_like(scale)
+    bias = (bias - _exact(norm.running_mean)) * scale
     if norm.bias is not None:
-        bias = bias + norm.bias.detach().double()
-    weight = conv.weight.detach().double() * scale[:, None, None, None]
-    conv.weight = nn.Parameter(weight.to(conv.weight), requires_grad=False)
+        bias = bias + _exact(norm.bias)
+    weight = _exact(conv.weight) * scale[:, None, None, None]
+    memory_format = torch.channels_last if conv.weight.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    weight = weight.to(conv.weight).contiguous(memory_format=memory_format)
     conv.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)
+    conv.weight = nn.Parameter(weight, requires_grad=False)
     parent, _, last = norm_name.rpartition(".")
     setattr(root.get_submodule(parent), last, remainder)
 
 
-def _agree(expected: Tapped, found: Tapped) -> bool:
-    pairs = zip([expected.logits, *expected.outputs], [found.logits, *found.outputs], strict=True)
-    return all(_close(first.detach(), second.detach()) for first, second in pairs)
-
-
-def _close(expected: Tensor, found: Tensor) -> bool:
-    if expected.shape != found.shape or not expected.isfinite().all():
-        return False
-    return bool((expected - found).abs().max() <= _TOLERANCE * expected.abs().max())
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().double()  # on the host: Apple's GPUs have no float64

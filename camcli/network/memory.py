@@ -19,13 +19,15 @@ _SHARE = 0.5
 """Of the free memory that a batch may take: decoded images and overlays need some too."""
 
 
-def fitting_batch_size(model: LoadedModel, names: Sequence[str], device: torch.device) -> int:
+def fitting_batch_size(model: LoadedModel, names: Sequence[str], device: torch.device, *, through_all: bool = False) -> int:
     """The largest power of two of images, at least 1, that should fit into half of the free memory of ``device``.
 
-    Measured on one noise image: the peak of a forward and a backward pass on a GPU; elsewhere six times the largest output of any
-    module, which is above the peak of every network in torchvision.
+    ``names``: the layers to explain. ``through_all``: gradients go through the whole network, down to the image. Measured on one
+    noise image: the peak of a forward and a backward pass on a GPU; elsewhere what is kept for the backward pass, and four
+    times the largest output of any module.
     """
     image = torch.randn((1, 3, *model.preprocess.crop), generator=torch.Generator().manual_seed(0)).to(device)
+    image.requires_grad_(through_all)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -33,27 +35,36 @@ def fitting_batch_size(model: LoadedModel, names: Sequence[str], device: torch.d
         needed = torch.cuda.max_memory_allocated(device) - before
         free = torch.cuda.mem_get_info(device)[0]
     else:
-        needed = 6 * _largest_output(model.module, image)
-        free = available_memory()
+        needed, free = _host_bytes(model.module, image, names), available_memory()
     fitting = int(_SHARE * free) // max(1, needed)
     return max(1, min(_MOST.get(device.type, 16), 1 << max(0, fitting.bit_length() - 1)))
 
 
 def _explain_once(module: nn.Module, image: Tensor, names: Sequence[str]) -> None:
     tapped = run_hooked(module, image, names)
-    gradients_of(tapped.logits.max(), tapped.outputs, keep_graph=False)
+    gradients_of(tapped.logits.max(), [*tapped.outputs, *([image] if image.requires_grad else [])], keep_graph=False)
 
 
-def _largest_output(module: nn.Module, image: Tensor) -> int:
-    sizes = [image.nbytes]
-    handles = [
-        child.register_forward_hook(lambda _m, _i, output: sizes.append(output.nbytes if isinstance(output, Tensor) else 0))
-        for child in module.modules()
-    ]
+def _host_bytes(module: nn.Module, image: Tensor, names: Sequence[str]) -> int:
+    """Bytes for one image: what autograd keeps, and room for the outputs at hand."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept: dict[int, int] = {}
+    outputs = [image.nbytes]
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def see(_module: nn.Module, _inputs: object, output: object) -> None:
+        outputs.append(output.nbytes if isinstance(output, Tensor) else 0)
+
+    handles = [child.register_forward_hook(see) for child in module.modules()]
     try:
-        with torch.no_grad():
-            module(image)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            _explain_once(module, image, names)
     finally:
         for handle in handles:
             handle.remove()
-    return max(sizes)
+    return sum(kept.values()) + 4 * max(outputs)

@@ -26,9 +26,10 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
         return "bf16" if major >= 8 else "fp16" if major >= 7 else "fp32"
-    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        return "bf16"
-    return "fp32"
+    asked = [
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    ]  # not in all versions
+    return "bf16" if device.type == "cpu" and any(ask is not None and ask() for ask in asked) else "fp32"
 
 
 def set_precision(modules: list[nn.Module], precision: str, inputs: Tensor) -> torch.dtype:

@@ -6,17 +6,20 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from camcli.machine import available_cores
 from camcli.network import Network, Tapped, run_hooked
 from camcli.network.fold import fold_batch_norms
 from camcli.network.precision import resolve_precision, set_precision, tensor_cores
-from camcli.network.split import Split, split_network
+from camcli.network.proof import proving_images, same_results
+from camcli.network.split import split_network
 from camcli.records import LoadedModel
 from camcli.tap import frozen
 
@@ -24,16 +27,17 @@ COMPILE_PAYS = 4_000
 """Images from which compiling, 10 to 40 seconds, is paid back: it saves 4 to 10 milliseconds an image on two cores."""
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
-"""How far compiling may move logits or a chosen layer, as a fraction of the largest value: proof that it is the same network."""
+"""How far compiling may move logits, a chosen layer or a gradient, as a fraction of the largest value: the same network."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What is wanted: ``--precision``, ``--compile``, and the batch size for which to compile."""
+    """What is wanted: ``--precision``, ``--compile``, and the batch size and the ``--threads`` for which to compile."""
 
     precision: str = "fp32"
     compile: bool = False
     batch_size: int = 16
+    threads: int | None = None
 
 
 def prepare_network(
@@ -44,27 +48,39 @@ def prepare_network(
     The model's module changes its memory layout and type, nothing else. ``warn`` is told in one sentence what could not be
     done. Raises ConfigError for a precision that the network does not run in.
     """
-    module, size = model.module, model.preprocess.crop
-    memory_format = torch.contiguous_format if device.type == "mps" else torch.channels_last
+    module = model.module
     generator = torch.Generator().manual_seed(0)
-    example = torch.randn((1, 3, *size), generator=generator).to(device).contiguous(memory_format=memory_format)
+    example = torch.randn((1, 3, *model.preprocess.crop), generator=generator).to(device)
     precision = resolve_precision(wanted.precision, device)
-    with frozen(module):
-        module.to(memory_format=memory_format)
+    with frozen(module), tensor_cores(precision == "tf32", device):
+        memory_format = _fastest_format(module, example, names)
+        example = example.contiguous(memory_format=memory_format)
         folded, count = fold_batch_norms(module, example, names)
         if count < 0:
-            warn(f"{model.name} changes when its BatchNorms are folded into its convolutions; it runs as it is.")
+            warn(f"BatchNorms of {model.name} could not be folded into its convolutions without a change; it runs as it is.")
         dtype = set_precision([module] if folded is module else [module, folded], precision, example)
-    words = [precision] if precision != "fp32" else []
-    network = Network(module, partial(run_hooked, folded), dtype, memory_format, None, precision == "tf32", ", ".join(words))
-    if not wanted.compile:
-        return network
-    with tensor_cores(network.tf32, device):
-        compiled = _compiled(network, folded, example.to(dtype), names, wanted.batch_size)
+        words = precision if precision != "fp32" else ""
+        network = Network(module, partial(run_hooked, folded), dtype, memory_format, None, precision == "tf32", words)
+        if not wanted.compile:
+            return network
+        compiled = _compiled(network, folded, example.to(dtype), names, wanted)
     if isinstance(compiled, str):
         warn(f"{model.name} could not be compiled ({compiled}); it runs without.")
         return network
     return compiled
+
+
+def _fastest_format(module: nn.Module, example: Tensor, names: Sequence[str]) -> torch.memory_format:
+    """The memory format into which ``module`` is brought: channels-last, unless it has a ``view`` that only fits the other."""
+    if example.device.type == "mps":
+        return torch.contiguous_format
+    module.to(memory_format=torch.channels_last)
+    try:
+        run_hooked(module, example.contiguous(memory_format=torch.channels_last), names)
+    except RuntimeError:
+        module.to(memory_format=torch.contiguous_format)
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def worth_compiling(wanted: str, images: int) -> bool:
@@ -78,28 +94,44 @@ def _has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if name)
 
 
-def _compiled(network: Network, folded: nn.Module, example: Tensor, names: Sequence[str], batch: int) -> Network | str:
-    """``network`` with its trunk compiled for batches of ``batch``, or why that does not work."""
-    logging.getLogger("torch").setLevel(logging.ERROR)  # of the compiler's advice to developers
-    _keep_compiled_code()
-    inputs = example.repeat(batch, 1, 1, 1).contiguous(memory_format=network.memory_format)
+def _compiled(network: Network, folded: nn.Module, example: Tensor, names: Sequence[str], wanted: Preparation) -> Network | str:
+    """``network`` with its trunk compiled for batches of the size wanted, or why that does not work."""
+    inputs = proving_images(example, wanted.batch_size)
     try:
-        split = split_network(folded, inputs, names)
-        trunk = torch.compile(split.trunk, fullgraph=True, dynamic=False, options={"freezing": True})
-        faster = Split(split.shape, trunk, split.head, split.leaves, split.inner)
-        found, expected = faster.run(inputs), network.run(example, names)
+        with _compiling(wanted.threads):
+            split = split_network(folded, torch.zeros_like(inputs), names)
+            trunk = torch.compile(split.trunk, fullgraph=True, dynamic=False, options={"freezing": True})
+            faster = replace(split, trunk=trunk)
+            same = same_results(network.run, lambda images, _: faster.run(images), inputs, names, _TOLERANCE[network.dtype])
     except Exception as error:  # the exporter and the compiler raise whatever a network meets there
         return f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    if not _same(expected, found, _TOLERANCE[network.dtype]):
+    if not same:
         return "the compiled network gives other results"
 
-    def run(inputs: Tensor, wanted: Sequence[str]) -> Tapped:
-        if inputs.shape == faster.shape and list(wanted) == list(names):
-            return faster.run(inputs)
-        return network.run(inputs, wanted)
+    def run(inputs: Tensor, names_wanted: Sequence[str]) -> Tapped:
+        if inputs.shape == faster.shape and list(names_wanted) == list(names):
+            return faster.run(inputs.contiguous(memory_format=network.memory_format))  # other strides would be compiled anew
+        return network.run(inputs, names_wanted)
 
     words = ", ".join(part for part in (network.words, "compiled") if part)
-    return replace(network, run=run, batch=batch, words=words)
+    return replace(network, run=run, batch=wanted.batch_size, words=words)
+
+
+@contextmanager
+def _compiling(threads: int | None) -> Iterator[None]:
+    """Inside, PyTorch computes with ``threads``, as it will later: compiled code is made for a number of them. It gives no advice
+    to developers, and keeps what it compiles.
+    """
+    log, kept = logging.getLogger("torch"), torch.get_num_threads()
+    level = log.level
+    _keep_compiled_code()
+    try:
+        log.setLevel(logging.ERROR)
+        torch.set_num_threads(threads or available_cores())
+        yield
+    finally:
+        log.setLevel(level)
+        torch.set_num_threads(kept)
 
 
 def _keep_compiled_code() -> None:
@@ -110,12 +142,3 @@ def _keep_compiled_code() -> None:
         with contextlib.suppress(OSError):  # no home, or a full one: PyTorch's own temporary folder will do
             os.makedirs(folder, exist_ok=True)
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-
-
-def _same(expected: Tapped, found: Tapped, tolerance: float) -> bool:
-    """Whether the first image of ``found`` is that of ``expected``."""
-    for first, second in zip([expected.logits, *expected.outputs], [found.logits, *found.outputs], strict=True):
-        one, other = first.detach().float(), second[:1].detach().float()
-        if one.shape != other.shape or not bool((one - other).abs().max() <= tolerance * one.abs().max()):
-            return False
-    return True

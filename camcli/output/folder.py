@@ -87,8 +87,6 @@ class OutputFolder:
     def _journal_path(self) -> str:
         return self._at(RUN_MARKER, "journal.jsonl")
 
-    # ---- claiming
-
     def _claim(self) -> None:
         """Create the folder where it is missing and take its lock."""
         check_place(self.path)
@@ -122,8 +120,6 @@ class OutputFolder:
         for folder in reversed(self._created):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
-
-    # ---- resuming
 
     def _load(self) -> None:
         self._finish_exchange()
@@ -250,8 +246,6 @@ class OutputFolder:
         order = {source.image: position for position, source in enumerate(sources)}
         return sorted(self._entries.values(), key=lambda entry: order.get(entry.image, len(order)))
 
-    # ---- writing
-
     def write(self, relative: str, data: bytes) -> None:
         """Put a file of the run in its place, complete or not at all. Raises OutputError."""
         write_whole(self._at(relative), data, self._at(RUN_MARKER, "scratch"))
@@ -307,8 +301,6 @@ class OutputFolder:
         entries = [self._entries[source.image] for source in sources if source.image in self._entries]
         explained = sum(not entry.stage for entry in entries)
         return explained, len(entries) - explained
-
-    # ---- rewriting tables
 
     def _rewrite(self, entries: Sequence[Entry]) -> None:
         """Reduce the tables and the journal to ``entries``, in that order, in one exchange that a crash cannot split."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
 
-from camcli.cam.explain import Explanation, explain_batch, top_classes
+from camcli.cam.explain import Explanation, Options, explain_batch, top_classes
 from camcli.errors import CamcliError, OutOfMemoryError, RunError
 from camcli.job import Job
 from camcli.network.precision import tensor_cores
@@ -64,25 +65,32 @@ class Engine:
         missing = wanted - len(inputs) if wanted is not None and wanted // 2 < len(inputs) < wanted else 0
         filled = [*inputs, *[inputs[-1]] * missing]  # a network compiled for one size takes a short batch filled up
         known = None if labels is None else [*labels, *[labels[-1]] * missing]
-        return _landing(explain_tensor(normalised(filled, self._job), self._job, known))
+        options = replace(self._job.options, chunk=min(self._job.options.chunk, self._room))
+        return _landing(explain_tensor(normalised(filled, self._job), self._job, known, options))
 
     def _shrink(self, count: int, error: Exception) -> None:
         job = self._job
         if not _out_of_memory(error):
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise RunError(f"{job.model.name} fails on a batch of {count}: {reason}. Try --batch-size 1.") from error
+            raise self._failed(count, error) from error
         if count == 1:
             raise OutOfMemoryError(f"{job.device} has not enough memory for one image with {job.model.name}.") from error
         self._room = count // 2
         if job.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _failed(self, count: int, error: Exception) -> RunError:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return RunError(f"{self._job.model.name} fails on a batch of {count}: {reason}. Try --batch-size 1.")
+
     def collect(self, parts: Sequence[Part]) -> list[Findings]:
         """The findings of every image of ``parts``, in order; waits for them where they are not there yet."""
         findings: list[Findings] = []
         for count, finding in parts:
             if finding.landed is not None:
-                finding.landed.synchronize()
+                try:
+                    finding.landed.synchronize()
+                except Exception as error:  # what failed on the device while the host went on
+                    raise self._failed(count, error) from error
             findings += _findings(finding.explanation, finding.order, self._job)[:count]
         return findings
 
@@ -94,23 +102,40 @@ def _out_of_memory(error: BaseException) -> bool:
 
 def explain_inputs(inputs: torch.Tensor, job: Job) -> list[Findings]:
     """What is found in each of ``inputs`` (B, 3, H, W), normalised, on the job's device."""
-    found = explain_tensor(inputs, job, None)
+    found = explain_tensor(inputs, job)
     return _findings(found, top_classes(found.logits, found.logits.shape[1]), job)
 
 
-def explain_tensor(inputs: torch.Tensor, job: Job, labels: Sequence[int] | None) -> Explanation:
-    """Logits, targets and maps of ``inputs`` (B, 3, H, W), for the classes that the job asks for. ``labels``: true classes."""
+def explain_tensor(
+    inputs: torch.Tensor, job: Job, labels: Sequence[int] | None = None, options: Options | None = None
+) -> Explanation:
+    """Logits, targets and maps of ``inputs`` (B, 3, H, W), for the classes that the job asks for.
+
+    ``labels``: true classes. ``options``: instead of the job's. Nothing here waits for a GPU.
+    """
+    true = None if labels is None else _to_device(torch.tensor(labels, dtype=torch.int64), inputs.device)[:, None]
 
     def choose(logits: torch.Tensor) -> torch.Tensor:
-        parts = [top_classes(logits, job.config.top_count), torch.tensor(job.classes).expand(len(logits), -1)]
-        if labels is not None:
-            parts.append(torch.tensor(labels)[:, None])
-        return torch.cat([part.to(logits.device, torch.int64) for part in parts], dim=1)
+        asked = _indices(job.classes, logits.device).expand(len(logits), -1)
+        parts = [top_classes(logits, job.config.top_count), asked, *([] if true is None else [true])]
+        return torch.cat(parts, dim=1)
 
-    network = job.network
-    inputs = inputs.to(network.dtype).contiguous(memory_format=network.memory_format)
-    with tensor_cores(network.tf32, job.device):
-        return explain_batch(network, inputs, job.layers, job.config.method, choose, job.options)
+    with tensor_cores(job.network.tf32, job.device):
+        return explain_batch(job.network, inputs, job.layers, job.config.method, choose, options or job.options)
+
+
+@lru_cache
+def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
+
+
+@lru_cache
+def _indices(classes: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return torch.tensor(classes, dtype=torch.int64, device=device)
+
+
+def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _landing(found: Explanation) -> _Finding:
@@ -191,6 +216,5 @@ def normalised(inputs: Sequence[np.ndarray], job: Job) -> torch.Tensor:
     batch = torch.empty((len(inputs), *inputs[0].shape), dtype=torch.uint8, pin_memory=job.device.type == "cuda")
     np.stack(inputs, out=batch.numpy())
     pixels = batch.to(job.device, non_blocking=True).permute(0, 3, 1, 2)
-    mean = torch.tensor(job.model.preprocess.mean, device=job.device).view(1, 3, 1, 1)
-    std = torch.tensor(job.model.preprocess.std, device=job.device).view(1, 3, 1, 1)
+    mean, std = (_channels(values, job.device) for values in (job.model.preprocess.mean, job.model.preprocess.std))
     return pixels.float().div_(255).sub_(mean).div_(std)

@@ -38,13 +38,13 @@ def read_ahead(
 ) -> Iterator[Prepared | Failure]:
     """Each source decoded and prepared, in order; at most ``ahead`` of them, or MOST_BYTES, before they are asked for."""
     flying: deque[Future[Prepared | Failure]] = deque()
-    remaining, largest = iter(sources), 0
+    remaining, largest, allowed = iter(sources), 0, 1
 
     def held() -> int:
         return sum(held_bytes(future.result()) if future.done() else largest for future in flying)
 
     while True:
-        while len(flying) < ahead and (not flying or held() < MOST_BYTES):
+        while len(flying) < allowed and (not flying or held() < MOST_BYTES):
             source = next(remaining, None)
             if source is None:
                 break
@@ -54,6 +54,7 @@ def read_ahead(
         with stages.wait("images"):
             item = flying.popleft().result()
         largest = max(largest, held_bytes(item))
+        allowed = min(ahead, 2 * allowed)  # few at first, until their size is known
         yield item
 
 

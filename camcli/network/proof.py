@@ -1,0 +1,45 @@
+"""Whether two ways to run a network are the same network: logits, activations, and the gradients between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from camcli.network import Tapped
+from camcli.tap import gradients_of
+
+Run = Callable[[Tensor, Sequence[str]], Tapped]
+
+
+def same_results(expected: Run, found: Run, inputs: Tensor, names: Sequence[str], tolerance: float) -> bool:
+    """Whether both runs give the same for ``inputs`` (B, 3, H, W): each result to ``tolerance`` of its largest value.
+
+    The images must differ from each other and from those that either way was made with: what does not depend on them proves
+    nothing. The gradients are those of one random mixture of the logits, for the layers ``names``.
+    """
+    return all(
+        _close(one, other, tolerance)
+        for one, other in zip(_results(expected, inputs, names), _results(found, inputs, names), strict=True)
+    )
+
+
+def proving_images(like: Tensor, count: int) -> Tensor:
+    """``count`` noise images, all different, of the size, type, device and memory format of ``like`` (B, 3, H, W)."""
+    generator = torch.Generator().manual_seed(count)
+    images = torch.randn((count, *like.shape[1:]), generator=generator) * torch.linspace(0.5, 1.5, count)[:, None, None, None]
+    return torch.empty_like(like[:1].expand(count, -1, -1, -1), memory_format=torch.preserve_format).copy_(images)
+
+
+def _results(run: Run, inputs: Tensor, names: Sequence[str]) -> list[Tensor]:
+    tapped = run(inputs, names)
+    direction = torch.randn(tapped.logits.shape[1], generator=torch.Generator().manual_seed(0)).to(tapped.logits)
+    gradients = gradients_of((tapped.logits * direction).sum(), tapped.outputs, keep_graph=False) if names else []
+    return [tensor.detach().float() for tensor in (tapped.logits, *tapped.outputs, *gradients)]
+
+
+def _close(expected: Tensor, found: Tensor, tolerance: float) -> bool:
+    if expected.shape != found.shape or not bool(expected.isfinite().all()):
+        return False
+    return bool((expected - found).abs().max() <= tolerance * expected.abs().max())
