@@ -25,8 +25,7 @@ FINER_STRENGTH = 0.6
 )
 def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Channels weighted by their mean gradient, then ReLU (Selvaraju et al. 2017, eq. 1-2). (B, C, h, w) x2 -> (B, h, w)."""
-    weights = gradients.mean(dim=(2, 3), keepdim=True)
-    return (weights * activations).sum(dim=1).relu()
+    return _weighted(gradients.mean(dim=(2, 3)), activations).relu()
 
 
 def require_linear_head(module: nn.Module, layer: Layer, image: Tensor) -> None:
@@ -60,8 +59,7 @@ def cam(activations: Tensor, gradients: Tensor) -> Tensor:
 
     Before average pooling over h x w cells a weight is h w times the gradient in any cell.
     """
-    weights = gradients.sum(dim=(2, 3), keepdim=True)
-    return (weights * activations).sum(dim=1)
+    return _weighted(gradients.sum(dim=(2, 3)), activations)
 
 
 @gradient_method(
@@ -74,8 +72,7 @@ def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
     """
     total = activations.sum(dim=(2, 3), keepdim=True)
     alpha = _ratio(gradients**2, 2 * gradients**2 + total * gradients**3)
-    weights = (alpha * gradients.relu()).sum(dim=(2, 3), keepdim=True)
-    return (weights * activations).sum(dim=1).relu()
+    return _weighted((alpha * gradients.relu()).sum(dim=(2, 3)), activations).relu()
 
 
 @gradient_method(
@@ -93,7 +90,7 @@ def x_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Channels weighted by their activation-weighted mean gradient (Fu et al. 2020), ReLU. (B, C, h, w) x2 -> (B, h, w)."""
     products = (gradients * activations).sum(dim=(2, 3), keepdim=True)
     weights = _ratio(products, activations.sum(dim=(2, 3), keepdim=True))
-    return (weights * activations).sum(dim=1).relu()
+    return _weighted(weights[:, :, 0, 0], activations).relu()
 
 
 @gradient_method("layercam", source="Jiang et al. 2021", advice="early and middle layers: fine detail")
@@ -139,6 +136,11 @@ def finer_score(logits: Tensor, targets: Tensor) -> Tensor:
 def finer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Grad-CAM of ``finer_score`` (Zhang et al. 2025). (B, C, h, w) x2 -> (B, h, w)."""
     return grad_cam(activations, gradients)
+
+
+def _weighted(weights: Tensor, activations: Tensor) -> Tensor:
+    """The channels of ``activations`` (B, C, h, w) added up with ``weights`` (B, C): maps (B, h, w), as one product of matrices."""
+    return torch.einsum("bc,bchw->bhw", weights, activations)
 
 
 def _ratio(upper: Tensor, lower: Tensor) -> Tensor:
