@@ -196,7 +196,7 @@ class RunConfig:
     )
     compile: str = option(
         "off",
-        "Compile the network first: 10 to 40 seconds once, then faster. auto: from 4,000 images on.",
+        "Compile the network first: 10 to 40 seconds once, then faster. auto: from 10,000 images on.",
         "Speed",
         choices=COMPILE,
         affects_results=False,
