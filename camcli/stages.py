@@ -6,7 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 STAGES = ("read", "decode", "prepare", "network", "render", "write")
 """In the order in which an image passes them."""
@@ -23,23 +23,13 @@ class Stages:
         self._worked: dict[str, float] = defaultdict(float)
         self._waited: dict[str, float] = defaultdict(float)
 
-    @contextmanager
-    def work(self, stage: str) -> Iterator[None]:
+    def work(self, stage: str) -> AbstractContextManager[None]:
         """Time during which ``stage`` works."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._add(self._worked, stage, started)
+        return self._timed(self._worked, stage)
 
-    @contextmanager
-    def wait(self, what: str) -> Iterator[None]:
+    def wait(self, what: str) -> AbstractContextManager[None]:
         """Time during which the network waits: for ``images`` that are not read yet, or ``overlays`` that are not written."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._add(self._waited, what, started)
+        return self._timed(self._waited, what)
 
     def seconds(self) -> dict[str, float]:
         """Seconds that each stage worked, summed over its threads, and that the network waited for images and for overlays."""
@@ -63,7 +53,12 @@ class Stages:
             cure = "a faster disk would help" if writing else "a lower --topk, or fewer layers and methods, would help"
         return f"The network waited {max(images, overlays):.0%} of the time for {what}, most of it {why}: {cure}."
 
-    def _add(self, sums: dict[str, float], key: str, started: float) -> None:
-        taken = time.perf_counter() - started
-        with self._lock:
-            sums[key] += taken
+    @contextmanager
+    def _timed(self, sums: dict[str, float], key: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            taken = time.perf_counter() - started
+            with self._lock:
+                sums[key] += taken

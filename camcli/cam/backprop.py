@@ -137,12 +137,10 @@ def full_grad(scene: Scene) -> Tensor:
     size, maps = scene.inputs.shape[2:], []
     for position in range(scene.targets.shape[1]):
         of_input, of_biases = full_gradients(scene.module, scene.inputs, scene.targets[:, position])
-        total = _scaled(full_precision(of_input)).sum(dim=1)
+        total = _scaled(of_input).sum(dim=1)
         for part in of_biases:
             if part.ndim == 4:
-                total = total + functional.interpolate(
-                    _scaled(full_precision(part)), size, mode="bilinear", align_corners=False
-                ).sum(dim=1)
+                total = total + functional.interpolate(_scaled(part), size, mode="bilinear", align_corners=False).sum(dim=1)
         maps.append(total)
     return torch.stack(maps, dim=1)
 
@@ -182,6 +180,6 @@ def _bias(module: nn.Module) -> Tensor | None:
 
 def _scaled(part: Tensor) -> Tensor:
     """Absolute values of each image scaled to [0, 1] over all channels and cells, as the authors' code does."""
-    size = part.abs()
+    size = full_precision(part).abs()
     low, high = size.amin(dim=(1, 2, 3), keepdim=True), size.amax(dim=(1, 2, 3), keepdim=True)
     return torch.where(high > low, (size - low) / torch.where(high > low, high - low, 1.0), 0.0)

@@ -81,11 +81,11 @@ class _Trace(TorchFunctionMode):
 def fold_batch_norms(module: nn.Module, inputs: Tensor, names: Sequence[str]) -> tuple[nn.Module, int]:
     """A copy of ``module`` without the BatchNorms that a convolution can take in, and how many those were.
 
-    Found by one pass over ``inputs`` (B, 3, H, W), proved by passes over other images: logits, outputs of the layers ``names`` and
-    gradients must agree to 1e-4 of their largest value, in float64 where float32 is too coarse to tell. ``module`` itself, and
-    0, where nothing can be folded; the count is -1 where it cannot be copied or the proof failed. The copy shares every tensor but
-    the folded weights. W' = W g / s and b' = (b - m) g / s + B, with the BatchNorm's mean m, weight g, bias B and
-    s = sqrt(variance + eps), computed in float64 (Ioffe and Szegedy 2015, algorithm 2).
+    Found by one pass over ``inputs`` (B, 3, H, W), proved by passes over other images: logits and outputs of the layers ``names``
+    must agree to 1e-4 of their largest value, gradients as in ``same_results``, in float64 where float32 is too coarse to tell.
+    ``module`` itself, and 0, where nothing can be folded; the count is -1 where it cannot be copied or the proof failed. The copy
+    shares every tensor but the folded weights. W' = W g / s and b' = (b - m) g / s + B, with mean m, weight g, bias B
+    and s = sqrt(variance + eps), computed in float64 (Ioffe and Szegedy 2015, algorithm 2).
     """
     with _hooked(module, names) as trace:
         run_hooked(module, inputs, names)

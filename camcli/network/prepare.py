@@ -27,7 +27,7 @@ COMPILE_PAYS = 10_000
 """Images from which compiling, 10 to 40 seconds, is paid back: it saves about 2 milliseconds an image on two cores."""
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
-"""How far compiling may move logits, a chosen layer or a gradient, as a fraction of the largest value: the same network."""
+"""How far compiling may move logits or a chosen layer, as a fraction of the largest value; gradients as in ``same_results``."""
 
 
 @dataclass(frozen=True, slots=True)
