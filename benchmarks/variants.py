@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.peers import PEERS, PeerEngine, least_agreement, taking_the_engines_place
-from camcli.config import RunConfig, run_settings
+from camcli.config import RunConfig
 from camcli.job import Job, prepare_job
 from camcli.machine import keep_memory
 from camcli.models import bundled
@@ -24,6 +24,7 @@ from camcli.output.folder import OutputFolder
 from camcli.pipeline import explain_images
 from camcli.pipeline.reading import Prepared, read_ahead
 from camcli.records import Failure, LoadedModel, Source
+from camcli.settings import run_settings
 from camcli.stages import Stages
 
 BATCH = 16

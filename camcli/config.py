@@ -5,10 +5,6 @@ and the README's table all read it.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
-import sys
-import tomllib
 from dataclasses import dataclass
 from typing import Any
 
@@ -281,86 +277,7 @@ def check_value(field: dataclasses.Field[Any], value: Any) -> None:
         raise ConfigError(f"--{name} is empty.")
 
 
-def read_config_file(path: str) -> dict[str, Any]:
-    """Field name -> value from a TOML file whose keys are the options' long names.
-
-    Raises ConfigError with the file's name for a missing file, wrong TOML, an unknown key, or a value of the wrong type.
-    """
-    try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path} is not TOML: {error}.") from error
-    fields = {option_name(field): field for field in dataclasses.fields(RunConfig)}
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in fields:
-            raise ConfigError(f"{path}: there is no option {key!r}.{did_you_mean(key, fields)}")
-        try:
-            values[fields[key].name] = _coerced(fields[key], value)
-            check_value(fields[key], values[fields[key].name])
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error
-    return values
-
-
-def _coerced(field: dataclasses.Field[Any], value: Any) -> Any:
-    """The TOML value as the field's type; a single value stands for a list of one. Raises ConfigError."""
-    kind = str(field.type)
-    if kind.startswith("tuple"):
-        items = value if isinstance(value, list) else [value]
-        if all(isinstance(item, str) or (field.name == "class_" and type(item) is int) for item in items):
-            return tuple(str(item) for item in items)
-        raise ConfigError(f"{option_name(field)} must be a list of strings, not {value!r}.")
-    if value == field.metadata["none_word"] is not None:
-        return None
-    wanted = {"str": str, "bool": bool, "int": int, "float": float}[kind.split(" ")[0]]
-    if wanted is float and type(value) is int:
-        return float(value)
-    if type(value) is not wanted:
-        raise ConfigError(f"{option_name(field)} must be {_TYPE_WORDS[wanted]}, not {value!r}.")
-    return value
-
-
-_TYPE_WORDS = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}
-
-
-def _factory_file(model: str) -> str | None:
-    """The source file of the module in ``package.module:factory``, without importing it; None where there is none."""
-    if ":" not in model:
-        return None
-    relative = model.partition(":")[0].replace(".", os.sep)
-    places = (os.path.join(folder or ".", relative + end) for folder in ("", *sys.path) for end in (".py", f"{os.sep}__init__.py"))
-    return next((place for place in places if os.path.isfile(place)), None)
-
-
 def _as_json(field: dataclasses.Field[Any], value: Any) -> Any:
     if value is None:
         return field.metadata["none_word"]
     return list(value) if isinstance(value, tuple) else value
-
-
-def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
-    """What must be equal for two runs to share an output folder, as JSON values.
-
-    The options that decide the results, ``root`` (the folder that the images' names are relative to), and the SHA-256 of the
-    files given with ``--weights``, ``--labels`` and ``--class-from`` and of the module that holds a model factory. Raises
-    ConfigError for a file that cannot be read.
-    """
-    settings = {**config.settings(), "inputs": root}
-    files = (
-        ("weights", config.weights),
-        ("labels", config.labels),
-        ("class-from", config.class_from),
-        ("model", _factory_file(config.model)),
-    )
-    for name, path in files:
-        if path is not None and os.path.isfile(path):
-            try:
-                with open(path, "rb") as file:
-                    settings[f"{name}-sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise ConfigError(f"--{name} {path}: {error.strerror}.") from error
-    return settings

@@ -12,7 +12,8 @@ from PIL import Image as PillowImage
 
 from camcli.cam import METHODS
 from camcli.cli.app import app
-from camcli.config import RunConfig, option_name, read_config_file
+from camcli.config import RunConfig, option_name
+from camcli.config_file import read_config_file
 from camcli.models.request import ModelRequest
 from camcli.output.writers import FAILURE_COLUMNS, LABEL_COLUMNS, PREDICTION_COLUMNS
 from tests.conftest import ROOT, SAMPLES

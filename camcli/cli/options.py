@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from camcli.config import RunConfig, option_name, read_config_file
+from camcli.config import RunConfig, option_name
+from camcli.config_file import read_config_file
 
 _KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": float}
 

@@ -17,10 +17,11 @@ import typer
 from camcli.cli.options import config_parameters, gathered_config
 from camcli.cli.signals import SIGNALS
 from camcli.cli.talk import Talk, stdout_for_data
-from camcli.config import RunConfig, run_settings
+from camcli.config import RunConfig
 from camcli.errors import InputError
 from camcli.machine import keep_memory
 from camcli.records import Counts, Failure, Outcome, Source, shown
+from camcli.settings import run_settings
 
 if TYPE_CHECKING:
     from camcli.job import Job
