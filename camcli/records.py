@@ -69,10 +69,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Which bytes were read: size in bytes and modification time in nanoseconds."""
+    """Which bytes were read: size in bytes, modification time in nanoseconds, and their SHA-256 where it is known."""
 
     size: int
     mtime_ns: int
+    sha256: str = ""
 
 
 def stamp_of(path: str) -> Stamp | None:
@@ -94,7 +95,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why one image was not explained. ``stage``: read, label, decode, render or write."""
+    """Why one image was not explained. ``stage``: read, label, decode, render, write, or crashed."""
 
     image: str
     stage: str

@@ -7,10 +7,13 @@ given to OpenCV. JPEG is decoded by OpenCV, everything else by Pillow.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import io
 import os
 import re
 import stat
+import time
 
 import cv2
 import numpy as np
@@ -30,6 +33,9 @@ MAX_BYTES = 1 << 30
 MAX_SCANS = 200
 """A progressive JPEG with more scans costs seconds and is made to harm: real encoders write about ten."""
 
+YOUNG_NS = 2_000_000_000
+"""A file written so shortly before it was read may change again within the same tick of its file system's clock (2 s on FAT)."""
+
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _WIDE_MODES = frozenset({"I", "F"})
 
@@ -37,18 +43,18 @@ PillowImage.init()
 _AVAILABLE = tuple(name for name in FORMATS if name in PillowImage.OPEN)  # AVIF is an optional part of Pillow
 
 
-def decode_image(source: Source, max_pixels: int, stages: Stages | None = None) -> Image | Failure:
+def decode_image(source: Source, max_pixels: int, stages: Stages | None = None, *, hashed: bool = False) -> Image | Failure:
     """The image in ``source``, (H, W, 3) uint8 RGB, upright; a Failure with stage ``read`` or ``decode`` otherwise.
 
     16-bit samples keep their upper 8 bits, transparency is laid over white, of an animation the first frame counts.
-    ``max_pixels`` bounds width x height and is checked before decoding. ``stages`` is told of the time. Raises nothing for any
-    file.
+    ``max_pixels`` bounds width x height and is checked before decoding. ``stages`` is told of the time. ``hashed`` puts the SHA-256
+    of the file into the stamp. Raises nothing for any file.
     """
     stamp: Stamp | None = None
     stages = stages or Stages()
     try:
         with stages.work("read"):
-            data, stamp = read_file(source.path)
+            data, stamp = read_file(source.path, hashed=hashed)
         with stages.work("decode"):
             return Image(decode_bytes(data, max_pixels), stamp)
     except ImageError as error:
@@ -57,9 +63,11 @@ def decode_image(source: Source, max_pixels: int, stages: Stages | None = None) 
         return Failure(source.image, "decode", "not enough memory to decode it")
 
 
-def read_file(path: str) -> tuple[bytes, Stamp]:
-    """The file's bytes and their stamp. Raises ImageError (stage ``read``) for anything but a readable regular file,
-    and (stage ``decode``) for one of more than MAX_BYTES.
+def read_file(path: str, *, hashed: bool = False) -> tuple[bytes, Stamp]:
+    """The file's bytes and their stamp, with their SHA-256 when ``hashed`` or when they are younger than YOUNG_NS.
+
+    Raises ImageError (stage ``read``) for anything but a readable regular file, and (stage ``decode``) for one of more than
+    MAX_BYTES.
     """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -81,7 +89,9 @@ def read_file(path: str) -> tuple[bytes, Stamp]:
         os.close(handle)
     if not data:
         raise ImageError("read", "the file is empty")
-    return data, Stamp(status.st_size, status.st_mtime_ns)
+    young = time.time_ns() - status.st_mtime_ns < YOUNG_NS
+    digest = hashlib.sha256(data).hexdigest() if hashed or young else ""
+    return data, Stamp(status.st_size, status.st_mtime_ns, digest)
 
 
 def decode_bytes(data: bytes, max_pixels: int) -> np.ndarray:
@@ -150,6 +160,10 @@ def check_jpeg_end(data: bytes) -> None:
                 raise ImageError("decode", f"a JPEG of more than {MAX_SCANS} scans is not decoded")
     if scans == 0:
         raise ImageError("decode", "truncated JPEG: it ends before any image data")
+    filled = len(data.rstrip(b"\0"))
+    if filled < len(data):  # as an interrupted copy leaves it, which had reserved its room
+        share = f"{filled / len(data):.0%}".replace("%", " %")
+        raise ImageError("decode", f"truncated JPEG: no end-of-image marker; after {share} of the file come only zeros")
     raise ImageError("decode", f"truncated JPEG: no end-of-image marker in its {len(data):,} bytes")
 
 
@@ -194,6 +208,8 @@ def _foreign_reason(data: bytes) -> str:
 
 
 def _os_reason(error: Exception) -> str:
+    if getattr(error, "errno", None) == errno.ENXIO:  # what open says of a socket, and of a device without a driver
+        return "not a regular file but a socket or a device"
     reason = getattr(error, "strerror", None) or str(error)
     return reason[:1].lower() + reason[1:]
 

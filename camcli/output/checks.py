@@ -1,20 +1,40 @@
-"""What an output folder and its tables must be like before they are written to, and how a table is read back."""
+"""What an output folder must be like before it is written to, and whether an image is still what it was."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
+import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from camcli.errors import OutputError, SettingsError
-from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, recovered, shown
-
-TABLES = ("predictions.csv", "failures.csv")
-"""The tables of every run."""
+from camcli.output.journal import TABLES
+from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, Stamp, shown, stamp_of
 
 OURS = (*TABLES, "run.json", *OUTPUT_FOLDERS)
+
+
+def is_unchanged(earlier: Stamp | None, path: str) -> bool:
+    """Whether the file at ``path`` holds the bytes that ``earlier`` stands for; None stands for a file that is not there.
+
+    Told by their SHA-256 where that was recorded, otherwise by size and modification time.
+    """
+    now = stamp_of(path)
+    if earlier is None or now is None:
+        return earlier is now
+    if not earlier.sha256:
+        return earlier == now
+    return earlier.size == now.size and _sha256_of(path) == earlier.sha256
+
+
+def _sha256_of(path: str) -> str | None:
+    if not is_readable(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def is_readable(path: str) -> bool:
@@ -69,11 +89,3 @@ def size_of(path: str) -> int:
         return os.stat(path).st_size
     except FileNotFoundError:
         return 0
-
-
-def table_lines(path: str) -> Iterator[tuple[bytes, str]]:
-    """(line, image) of every row of a table: each row is one line, because names are written by ``shown``."""
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-        file.readline()
-        for line in file:
-            yield line, recovered(next(csv.reader([line.decode("utf-8")]))[0])

@@ -3,17 +3,18 @@
 One JSON object a line, appended after the files and the table's rows are written. The first line holds the settings. Every
 other line is one image:
 
-    {"image": "sub/cat.jpg", "size": 240512, "mtime_ns": 1732..., "stage": "", "empty": 0,
-     "top": "tabby", "predictions": 1234, "failures": 18}
+    {"image": "sub/cat.jpg", "size": 240512, "mtime_ns": 1732..., "stage": "", "predictions": 1234, "failures": 18}
 
 ``predictions`` and ``failures`` are the sizes of the two tables after that image. So the journal is the truth and the tables
 follow it: whatever a table holds beyond the last journal line that it covers is cut off, and what it lacks is done again.
+``sha256`` of the image's bytes stands there too, where it was asked for or where size and time alone could not tell a change.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,63 +22,71 @@ from camcli.records import Stamp
 
 VERSION = 1
 
+TABLES = ("predictions.csv", "failures.csv")
+"""The tables of every run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the journal knows of one image. ``stage``: where it failed, empty for an explained one."""
+    """What the journal knows of one image. ``stage``: where it failed, or empty. ``length``: bytes of its rows in their table."""
 
     image: str
     stamp: Stamp | None
     stage: str
-    empty_maps: int
-    predicted: str
-    predictions_end: int
-    failures_end: int
+    length: int
 
-    def line(self) -> bytes:
-        """The entry as a line of the journal."""
-        size, mtime = (self.stamp.size, self.stamp.mtime_ns) if self.stamp else (None, None)
-        record = {
-            "image": self.image,
-            "size": size,
-            "mtime_ns": mtime,
-            "stage": self.stage,
-            "empty": self.empty_maps,
-            "top": self.predicted,
-            "predictions": self.predictions_end,
-            "failures": self.failures_end,
-        }
+    @property
+    def table(self) -> str:
+        """The table that its rows are in."""
+        return "failures.csv" if self.stage else "predictions.csv"
+
+    def line(self, ends: Mapping[str, int]) -> bytes:
+        """The entry as a line of the journal. ``ends``: the sizes of the tables after its rows."""
+        record: dict[str, Any] = {"image": self.image, "size": None, "mtime_ns": None}
+        if self.stamp is not None:
+            record.update(size=self.stamp.size, mtime_ns=self.stamp.mtime_ns)
+            if self.stamp.sha256:
+                record["sha256"] = self.stamp.sha256
+        record.update(stage=self.stage, predictions=ends["predictions.csv"], failures=ends["failures.csv"])
         return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-@dataclass(frozen=True)
-class Journal:
-    """A journal as read: the settings of its run and its entries in the order they were written."""
-
-    settings: dict[str, Any]
-    entries: tuple[Entry, ...]
-
-
-def header_line(settings: dict[str, Any]) -> bytes:
+def header_line(settings: Mapping[str, Any]) -> bytes:
     """The journal's first line."""
     return json.dumps({"camcli_journal": VERSION, "settings": settings}, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def read_journal(path: str) -> Journal | None:
-    """The journal at ``path``, up to its first torn line; None where there is none or not even its first line is whole."""
+def read_settings(path: str) -> dict[str, Any] | None:
+    """The settings in the journal at ``path``; None where there is no journal or not even its first line is whole."""
     if not os.path.exists(path):
         return None
     with open(path, "rb") as file:
         first = _parsed(file.readline())
-        if first is None or first.get("camcli_journal") != VERSION:
-            return None
-        entries: list[Entry] = []
+    if first is None or first.get("camcli_journal") != VERSION:
+        return None
+    settings: dict[str, Any] = first["settings"]
+    return settings
+
+
+def read_entries(path: str, starts: Mapping[str, int], sizes: Mapping[str, int]) -> tuple[list[Entry], int]:
+    """The entries of the journal at ``path`` and how many lines at its end do not count.
+
+    Those are the first torn line, or the first whose rows the tables do not hold, and all after it. ``starts``: bytes of the
+    tables' headers. ``sizes``: of the tables.
+    """
+    entries: list[Entry] = []
+    ends = [starts[name] for name in TABLES]
+    torn = 0
+    with open(path, "rb") as file:
+        file.readline()
         for line in file:
             record = _parsed(line)
-            if record is None:
-                break
-            entries.append(_entry(record))
-    return Journal(first["settings"], tuple(entries))
+            entry = None if record is None or torn else _entry(record, ends, [sizes[name] for name in TABLES])
+            if entry is None:
+                torn += 1
+            else:
+                entries.append(entry)
+    return entries, torn
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -90,14 +99,13 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _entry(record: dict[str, Any]) -> Entry:
-    stamp = None if record["size"] is None else Stamp(record["size"], record["mtime_ns"])
-    return Entry(
-        record["image"],
-        stamp,
-        record["stage"],
-        record["empty"],
-        record["top"],
-        record["predictions"],
-        record["failures"],
-    )
+def _entry(record: dict[str, Any], ends: list[int], sizes: Sequence[int]) -> Entry | None:
+    """The entry of a line; ``ends`` are moved on to where its rows end. None where a table is shorter."""
+    now = [record["predictions"], record["failures"]]
+    if any(end > size for end, size in zip(now, sizes, strict=True)):
+        return None
+    length = sum(now) - sum(ends)
+    ends[:] = now
+    size, mtime_ns = record["size"], record["mtime_ns"]
+    stamp = None if size is None else Stamp(size, mtime_ns, record.get("sha256", ""))
+    return Entry(record["image"], stamp, record["stage"], length)

@@ -15,6 +15,7 @@ _TEMPORARY_ROOM = 8
 _SLUG_LENGTH = 40
 _NOT_WORD = re.compile(r"[^\w]+")
 _NOT_NAME = re.compile(r"[^\w.+-]+")
+_SHARD_NAME = re.compile(r"shard-(\d+)-of-(\d+)")
 _OUTPUT_NAME = re.compile(r"\.\d+-[^/]+\.(jpg|npy)$")
 
 
@@ -46,6 +47,17 @@ def distinct_slug(text: str) -> str:
     """A name of a layer or method for a file name, different for different texts: what must be changed is marked with a hash."""
     kept = _NOT_NAME.sub("-", text)
     return kept if kept == text and len(kept) <= _SLUG_LENGTH else f"{kept[: _SLUG_LENGTH - 13]}~{_digest(text.encode())}"
+
+
+def shard_name(index: int, count: int) -> str:
+    """The folder, inside the output folder, of one of ``count`` runs that share it."""
+    return f"shard-{index}-of-{count}"
+
+
+def shard_of_name(name: str) -> tuple[int, int] | None:
+    """(index, count) of a folder's name that ``shard_name`` made; None for any other."""
+    found = _SHARD_NAME.fullmatch(name)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def is_output_name(name: str) -> bool:

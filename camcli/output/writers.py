@@ -19,6 +19,7 @@ PREDICTION_COLUMNS = tuple(field.name for field in dataclasses.fields(Row) if fi
 FAILURE_COLUMNS = ("image", "stage", "error")
 
 _numbers = itertools.count()
+_FORMULA_STARTS = ("=", "+", "-", "@")
 _NAME_PROBLEMS = frozenset(
     {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY}
 )
@@ -50,12 +51,21 @@ def write_whole(path: str, data: bytes, scratch: str) -> None:
 
 def output_error(path: str, error: OSError) -> OutputError:
     """What a failing write means to the person who started the run."""
-    folder = shown(os.path.dirname(path) or ".")
+    folder = os.path.dirname(os.path.abspath(path))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"the disk that holds {folder!r} is full; free some space and run the same command again.")
+        return OutputError(
+            f"the disk at {shown(_mount_point(folder))!r}, which holds {shown(folder)!r}, is full; "
+            "free some space and run the same command again."
+        )
     if error.errno == errno.EFBIG:
         return OutputError(f"{shown(path)!r} would exceed the file-size limit of this process (ulimit -f).")
     return OutputError(f"cannot write {shown(path)!r}: {error.strerror or error}.")
+
+
+def _mount_point(folder: str) -> str:
+    while not os.path.ismount(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def csv_line(values: tuple[Any, ...]) -> bytes:
@@ -73,7 +83,7 @@ def prediction_line(row: Row) -> bytes:
 
 def failure_line(failure: Failure) -> bytes:
     """A row of ``failures.csv``."""
-    return csv_line((shown(failure.image), shown(failure.stage), shown(failure.reason)))
+    return csv_line((_cell(failure.image), _cell(failure.stage), _cell(failure.reason)))
 
 
 def json_bytes(value: Any) -> bytes:
@@ -86,4 +96,10 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return format(value, ".6g")
-    return shown(value) if isinstance(value, str) else str(value)
+    return _text(value) if isinstance(value, str) else str(value)
+
+
+def _text(value: str) -> str:
+    """``value`` as ``records.shown`` writes it; what a spreadsheet would take for a formula begins with an escape too."""
+    text = shown(value)
+    return f"\\x{ord(text[0]):02x}{text[1:]}" if text.startswith(_FORMULA_STARTS) else text

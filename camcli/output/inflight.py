@@ -1,0 +1,70 @@
+"""Which images are in the hands of C code right now, in a file that outlives the process.
+
+A decoder that crashes takes the process down without a word. So each thread writes the name of its image into a slot of one
+small file before it hands the image over, and empties the slot afterwards: a system call of a microsecond or two. What the file
+holds when a run begins are the images that the last one did not come back from, because of them or because it was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+from collections.abc import Iterator
+
+_SLOT = 8192
+_LENGTH = 4
+"""Bytes of a slot, and of the length at its beginning."""
+
+
+class InFlight:
+    """The slots in the file at ``path``. ``begin`` empties the file, ``end`` removes it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._handle: int | None = None
+        self._numbers = itertools.count()
+        self._own = threading.local()
+
+    def left_over(self) -> list[str]:
+        """The images that a run which did not come to its end had in hand; none where the last run ended by itself."""
+        try:
+            with open(self._path, "rb") as file:
+                slots = iter(lambda: file.read(_SLOT), b"")
+                names = [slot[_LENGTH : _LENGTH + int.from_bytes(slot[:_LENGTH], "little")] for slot in slots]
+        except OSError:
+            return []
+        return list(dict.fromkeys(os.fsdecode(name) for name in names if name))
+
+    def begin(self) -> None:
+        """Forget what was left over. Raises OSError."""
+        self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
+
+    def end(self) -> None:
+        """Remove the file, when this process has begun it."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+
+    @contextlib.contextmanager
+    def holding(self, image: str) -> Iterator[None]:
+        """Inside, ``image`` stands in this thread's slot. Not entered before ``begin``, nothing is written down."""
+        name = os.fsencode(image)
+        if self._handle is None or len(name) > _SLOT - _LENGTH:
+            yield
+            return
+        if not hasattr(self._own, "offset"):
+            self._own.offset = next(self._numbers) * _SLOT
+        self._write(len(name).to_bytes(_LENGTH, "little") + name)
+        try:
+            yield
+        finally:
+            self._write(bytes(_LENGTH))
+
+    def _write(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # a full disk stops the run elsewhere
+            if self._handle is not None:
+                os.pwrite(self._handle, data, self._own.offset)

@@ -1,0 +1,224 @@
+"""Tables and journal of an output folder: read back and mended, appended to, exchanged as a whole.
+
+The journal says how many bytes of the tables are the rows of which image. So rows are never parsed to be kept, dropped or put
+into another order: they are copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from camcli.errors import SettingsError
+from camcli.output.checks import check_settings, size_of
+from camcli.output.journal import TABLES, Entry, header_line, read_entries, read_settings
+from camcli.output.writers import (
+    FAILURE_COLUMNS,
+    LABEL_COLUMNS,
+    PREDICTION_COLUMNS,
+    csv_line,
+    failure_line,
+    output_error,
+    prediction_line,
+    write_whole,
+)
+from camcli.records import RUN_MARKER, Explained, Outcome, shown
+
+
+def table_headers(settings: Mapping[str, Any]) -> dict[str, bytes]:
+    """The first line of each table of a run with ``settings``."""
+    labelled = settings.get("class-from") is not None
+    return {
+        "predictions.csv": csv_line((*PREDICTION_COLUMNS, *(LABEL_COLUMNS if labelled else ()))),
+        "failures.csv": csv_line(FAILURE_COLUMNS),
+    }
+
+
+def journal_path(folder: str) -> str:
+    """Where the journal of the output folder ``folder`` is."""
+    return os.path.join(folder, RUN_MARKER, "journal.jsonl")
+
+
+def read_rows(folder: str) -> Iterator[dict[str, str]]:
+    """Each row of the table of predictions in ``folder``, as it stands there; none where there is no table."""
+    path = os.path.join(folder, "predictions.csv")
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", newline="") as file:
+        yield from csv.DictReader(file)
+
+
+class Ledger:
+    """The tables and the journal of the output folder at ``path``, for a run with ``settings``.
+
+    ``entries``: what the journal knows, by image, in the order of the rows. Nothing is opened for writing before the first
+    ``append``. Its user holds the folder's lock.
+    """
+
+    def __init__(self, path: str, settings: Mapping[str, Any]) -> None:
+        self.settings = dict(settings)
+        self.entries: dict[str, Entry] = {}
+        self._path = path
+        self._headers = table_headers(settings)
+        self._handles: dict[str, int] = {}
+        self._ends: dict[str, int] = {}
+
+    def _at(self, name: str) -> str:
+        return os.path.join(self._path, name) if name in TABLES else os.path.join(self._path, RUN_MARKER, name)
+
+    def load(self) -> None:
+        """Read what earlier runs left, and cut off what they left half-done.
+
+        Raises SettingsError where they had other settings, where another program has rewritten a table, or where there are
+        tables without a journal.
+        """
+        self._finish_exchange()
+        earlier = read_settings(self._at("journal.jsonl"))
+        if earlier is None:
+            if any(os.path.exists(self._at(name)) for name in TABLES):
+                raise SettingsError(
+                    f"{shown(self._path)!r} holds tables but no journal of the run that wrote them. "
+                    "Start anew with --overwrite, or choose another folder with --output."
+                )
+            return
+        check_settings(self._path, earlier, self.settings)
+        sizes = {name: self._checked_size(name) for name in TABLES}
+        kept, torn = read_entries(self._at("journal.jsonl"), self._starts(), sizes)
+        self.entries = {entry.image: entry for entry in kept}
+        ends = self._starts()
+        for entry in kept:
+            ends[entry.table] += entry.length
+        for name in TABLES:
+            if sizes[name] > ends[name]:
+                os.truncate(self._at(name), ends[name])
+        if torn:
+            write_whole(self._at("journal.jsonl"), b"".join(self._journal_lines(kept)), self._at("scratch"))
+
+    def _starts(self) -> dict[str, int]:
+        return {name: len(header) for name, header in self._headers.items()}
+
+    def _journal_lines(self, entries: Iterable[Entry]) -> Iterator[bytes]:
+        yield header_line(self.settings)
+        ends = self._starts()
+        for entry in entries:
+            ends[entry.table] += entry.length
+            yield entry.line(ends)
+
+    def _checked_size(self, name: str) -> int:
+        """The size of a table; one that is missing or shorter than its first line gets that line again.
+
+        Raises SettingsError when another program has rewritten it.
+        """
+        header, path = self._headers[name], self._at(name)
+        if size_of(path) < len(header):
+            write_whole(path, header, self._at("scratch"))
+        with open(path, "rb") as file:
+            if file.read(len(header)) != header:
+                raise SettingsError(
+                    f"{shown(path)!r} is not as camcli wrote it; has another program saved it? "
+                    "Put the original back, start anew with --overwrite, or choose another folder with --output."
+                )
+        return size_of(path)
+
+    def clear(self) -> None:
+        """Remove tables and journal."""
+        self.close()
+        for unfinished in ("draft", "exchange"):
+            shutil.rmtree(self._at(unfinished), ignore_errors=True)
+        for name in ("journal.jsonl", *TABLES):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._at(name))
+        self.entries = {}
+
+    def append(self, outcome: Outcome) -> None:
+        """The rows of one image into its table, then its line into the journal. Raises OutputError."""
+        if isinstance(outcome, Explained):
+            rows, stage = b"".join(prediction_line(row) for row in outcome.rows), ""
+        else:
+            rows, stage = failure_line(outcome), outcome.stage
+        entry = Entry(outcome.image, outcome.stamp, stage, len(rows))
+        try:
+            self.open()
+            self._write(entry.table, rows)
+            self._write("journal.jsonl", entry.line(self._ends))
+        except OSError as error:
+            raise output_error(self._at(entry.table), error) from error
+        self.entries[entry.image] = entry
+
+    def open(self) -> None:
+        """Open tables and journal for appending; those that are missing begin with their first lines. Raises OSError."""
+        if self._handles:
+            return
+        if not os.path.exists(self._at("journal.jsonl")):
+            write_whole(self._at("journal.jsonl"), header_line(self.settings), self._at("scratch"))
+        for name in (*TABLES, "journal.jsonl"):
+            self._handles[name] = os.open(
+                self._at(name), os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666
+            )
+            self._ends[name] = size_of(self._at(name))
+            if self._ends[name] == 0:
+                self._write(name, self._headers[name])
+
+    def _write(self, name: str, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._handles[name], view) :]
+        self._ends[name] += len(data)
+
+    def close(self) -> None:
+        """Close what is open; ``append`` opens it again."""
+        while self._handles:
+            os.close(self._handles.popitem()[1])
+
+    def rows(self, images: Iterable[str] | None = None) -> Iterator[tuple[Entry, bytes]]:
+        """The entries of ``images``, by default of all, each with its rows as they stand in its table."""
+        with contextlib.ExitStack() as stack:
+            tables = {name: stack.enter_context(open(self._at(name), "rb")) for name in TABLES if self.entries}
+            offsets, ends = {}, self._starts()
+            for entry in self.entries.values():
+                offsets[entry.image] = ends[entry.table]
+                ends[entry.table] += entry.length
+            for image in offsets if images is None else images:
+                entry = self.entries[image]
+                tables[entry.table].seek(offsets[image])
+                yield entry, tables[entry.table].read(entry.length)
+
+    def keep(self, images: Iterable[str]) -> None:
+        """Reduce tables and journal to ``images``, in that order. Raises OutputError."""
+        self.exchange(self.rows(images))
+
+    def exchange(self, contents: Iterable[tuple[Entry, bytes]]) -> None:
+        """Replace tables and journal by entries and their rows, at once: a crash leaves the old or the new. Raises OutputError."""
+        self.close()
+        draft, kept = self._at("draft"), []
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            os.mkdir(draft)
+            with contextlib.ExitStack() as stack:
+                files = {name: stack.enter_context(open(os.path.join(draft, name), "wb")) for name in (*TABLES, "journal.jsonl")}
+                for name, header in self._headers.items():
+                    files[name].write(header)
+                for entry, rows in contents:
+                    files[entry.table].write(rows)
+                    kept.append(entry)
+                files["journal.jsonl"].writelines(self._journal_lines(kept))
+                for file in files.values():
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.rename(draft, self._at("exchange"))  # from here on the new tables are the truth
+            self._finish_exchange()
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise output_error(self._at("predictions.csv"), error) from error
+        self.entries = {entry.image: entry for entry in kept}
+
+    def _finish_exchange(self) -> None:
+        exchange = self._at("exchange")
+        if not os.path.isdir(exchange):
+            return
+        for name in (*TABLES, "journal.jsonl"):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(os.path.join(exchange, name), self._at(name))
+        os.rmdir(exchange)
