@@ -5,6 +5,7 @@ and the README's table all read it.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,9 @@ PRECISIONS = ("fp32", "bf16", "fp16", "tf32", "auto")
 
 COMPILE = ("off", "on", "auto")
 """When to compile the network; see ``camcli.network.prepare``."""
+
+ROW_FORMATS = ("csv", "jsonl")
+"""How rows are written to stdout."""
 
 FITS = ("crop", "squash", "pad")
 """How an image becomes the network's input; see ``camcli.images.geometry``."""
@@ -151,9 +155,40 @@ class RunConfig:
         metavar="DIR",
         affects_results=False,
     )
+    csv: str | None = option(
+        None,
+        "- writes the rows to stdout too, each as its image is finished, and nothing else goes there.",
+        "Output",
+        metavar="-",
+        choices=("-",),
+        affects_results=False,
+    )
+    format: str | None = option(
+        None,
+        "Of the rows on stdout: csv, or jsonl for a JSON object a line. Given alone it writes them there too. Default: csv.",
+        "Output",
+        choices=ROW_FORMATS,
+        affects_results=False,
+    )
     overwrite: bool = option(False, "Start anew in a folder that holds an earlier run.", "Output", affects_results=False)
     save_maps: bool = option(False, "Also write each painted map raw, (h, w) float32, as maps/.../NAME.npy.", "Output")
-    limit: int | None = option(None, "Stop after the first N images.", "Output", metavar="N", at_least=1, affects_results=False)
+    null: bool = option(
+        False, "With - as input: paths end in NUL, as find -print0 writes them.", "Input", short="-0", affects_results=False
+    )
+    limit: int | None = option(None, "Stop after the first N images.", "Input", metavar="N", at_least=1, affects_results=False)
+    shard: str | None = option(
+        None,
+        "Explain only part I of N, counted from 0, in a folder of its own inside --output; camcli merge joins the parts.",
+        "Input",
+        metavar="I/N",
+    )
+    retry_failed: bool = option(False, "Try the images again that failed before.", "Input", affects_results=False)
+    hash: bool = option(
+        False,
+        "Tell changed images by the SHA-256 of their bytes, not by size and modification time.",
+        "Input",
+        affects_results=False,
+    )
     alpha: float = option(0.5, "Opacity of the heatmap, 0 to 1.", "Overlay", metavar="A", at_least=0.0, at_most=1.0)
     colormap: str = option(
         "turbo",
@@ -218,6 +253,13 @@ class RunConfig:
         False, "Say at the end where the time went, stage by stage.", "Output", short="-v", affects_results=False
     )
     quiet: bool = option(False, "Say nothing but errors.", "Output", short="-q", affects_results=False)
+    log_file: str | None = option(
+        None,
+        "Append all that is said, and every failure, to this file, with the time.",
+        "Output",
+        metavar="FILE",
+        affects_results=False,
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -231,6 +273,25 @@ class RunConfig:
         if self.topk is not None:
             return self.topk
         return 0 if self.class_ or self.class_from else 1
+
+    @property
+    def streams_rows(self) -> bool:
+        """Whether rows go to stdout."""
+        return self.csv is not None or self.format is not None
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """``shard`` as (index, count). Raises ConfigError."""
+        if self.shard is None:
+            return None
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.shard)
+        if found is None:
+            raise ConfigError(f"--shard {self.shard!r} is not of the form I/N, such as 0/8.")
+        index, count = int(found[1]), int(found[2])
+        if index >= count:
+            last = f"the last of {count} is {count - 1}/{count}" if count else "there must be at least one"
+            raise ConfigError(f"--shard {self.shard}: parts are counted from 0, so {last}.")
+        return index, count
 
     def settings(self) -> dict[str, Any]:
         """The options that decide what a run writes, as JSON values: equal settings, equal results."""
@@ -248,6 +309,7 @@ class RunConfig:
         """Itself, when every value is within its limits. Raises ConfigError."""
         for field in dataclasses.fields(self):
             check_value(field, getattr(self, field.name))
+        _ = self.part
         if not self.method:
             raise ConfigError("--method is empty: name one, such as gradcam.")
         if self.top_count == 0 and not self.class_ and not self.class_from:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from camcli import __version__
-from camcli.cli import look, run
+from camcli.cli import folders, look, run
 from camcli.cli.signals import SIGNALS, Interrupted
 from camcli.cli.talk import Talk, abandon_stdout, hold_standard_streams
 from camcli.errors import CamcliError, RunError
@@ -49,11 +49,14 @@ app.command("models")(look.models)
 app.command("layers", no_args_is_help=True)(look.layers)
 app.command("classes", no_args_is_help=True)(look.classes)
 app.command("methods")(look.methods)
+app.command("verify")(folders.verify)
+app.command("merge", no_args_is_help=True)(folders.merge)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line, ``sys.argv`` unless ``arguments`` are given, and end the process (SystemExit)."""
     hold_standard_streams()
+    Talk.close_log()
     SIGNALS.install()
     try:
         app(arguments, prog_name="camcli")

@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import shlex
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from camcli import __version__
+from camcli.cli.inputs import gathered_sources
 from camcli.cli.options import config_parameters, gathered_config
+from camcli.cli.rows import RowStream
 from camcli.cli.signals import SIGNALS
+from camcli.cli.summary import announce, count_words, failed_words, summarize, tell_failure, tell_stages
 from camcli.cli.talk import Talk, stdout_for_data
 from camcli.config import RunConfig
-from camcli.errors import InputError
 from camcli.machine import keep_memory
 from camcli.records import Counts, Failure, Outcome, Source, shown
 from camcli.settings import run_settings
@@ -27,8 +32,6 @@ if TYPE_CHECKING:
     from camcli.job import Job
     from camcli.output.folder import OutputFolder
     from camcli.stages import Stages
-
-_SHOWN_FAILURES = 5
 
 
 def run_command() -> Callable[..., None]:
@@ -48,7 +51,9 @@ def run_command() -> Callable[..., None]:
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
             annotation=Annotated[
                 list[str],
-                typer.Argument(metavar="INPUTS", help="Folders and image files.", show_default=False),
+                typer.Argument(
+                    metavar="INPUTS", help="Folders and image files; - reads paths from stdin, one a line.", show_default=False
+                ),
             ],
         ),
     ]
@@ -73,37 +78,64 @@ def run_command() -> Callable[..., None]:
     return run
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What a run works with. ``sources``: all its images, done or not; ``rows``: where they go besides the table."""
+
+    config: RunConfig
+    sources: Sequence[Source]
+    folder: OutputFolder
+    talk: Talk
+    rows: RowStream | None
+
+
 def execute(inputs: Sequence[str], config: RunConfig) -> int:
     """One run from inputs to summary; the exit code. Raises CamcliError for what stops it."""
-    from camcli.images.discover import discover_sources
+    from camcli.output.folder import OutputFolder
 
+    if config.log_file is not None:
+        Talk.open_log(config.log_file)
     talk = Talk(quiet=config.quiet)
-    sources = discover_sources(inputs, config.output)[: config.limit]
-    if not sources:
-        raise InputError("nothing to do: no input.")
-    _refuse_output_among_inputs(sources, config.output)
+    talk.note_down(f"camcli {__version__}: {shlex.join(map(shown, sys.argv[1:]))}")
+    root, sources = gathered_sources(inputs, config, talk)
     if config.precision == "auto":  # what it becomes binds the folder
         from camcli.models.device import resolve_device
         from camcli.network.precision import resolve_precision
 
         config = replace(config, precision=resolve_precision("auto", resolve_device(config.device)))
-    from camcli.output.folder import OutputFolder
-
-    with OutputFolder(config.output, run_settings(config, sources[0].root), overwrite=config.overwrite) as folder:
-        todo = folder.pending(sources)
-        if not todo and folder.is_finished(sources):
-            explained, failed = folder.totals(sources)
-            talk.say(f"Nothing to do: {_count(explained, 'image')} already explained in {shown(config.output)}.")
-            if failed:
-                talk.complain(_failed_words(failed, config.output))
-            return 1 if failed else 0
-        if 0 < len(todo) < len(sources):
-            talk.say(f"{_count(len(sources) - len(todo), 'image')} done before, {len(todo)} to do.")
-        return _explain(todo, sources, config, folder, talk)
+    settings = run_settings(config, root)
+    with (
+        OutputFolder(config.output, settings, overwrite=config.overwrite, shard=config.part) as folder,
+        _silent_c_libraries(),
+        stdout_for_data(quiet=config.quiet) as data,
+    ):
+        rows = RowStream(data, config.format or "csv", labelled=config.class_from is not None) if config.streams_rows else None
+        return _continue(_Run(config, sources, folder, talk, rows))
 
 
-def _explain(todo: Sequence[Source], sources: Sequence[Source], config: RunConfig, folder: OutputFolder, talk: Talk) -> int:
+def _continue(run: _Run) -> int:
+    """Explain what is not done yet; the exit code."""
+    folder, talk, sources = run.folder, run.talk, run.sources
+    todo = folder.pending(sources, retry_failed=run.config.retry_failed)
+    if run.rows is not None:
+        waiting = {source.image for source in todo}
+        done = [source.image for source in sources if source.image not in waiting and folder.is_explained(source.image)]
+        for _, rows in folder.ledger.rows(done):
+            run.rows.add_table(rows)
+    if not todo and folder.is_finished(sources):
+        explained, failed = folder.totals(sources)
+        talk.say(f"Nothing to do: {count_words(explained, 'image')} already explained in {shown(folder.place)}.")
+        if failed:
+            talk.complain(failed_words(failed, folder.place))
+        return 1 if failed else 0
+    if 0 < len(todo) < len(sources):
+        talk.say(f"{count_words(len(sources) - len(todo), 'image')} done before, {len(todo)} to do.")
+    return _explain(todo, run)
+
+
+def _explain(todo: Sequence[Source], run: _Run) -> int:
     started = time.monotonic()
+    config, folder, talk = run.config, run.folder, run.talk
     keep_memory()
     from PIL import Image
 
@@ -111,47 +143,62 @@ def _explain(todo: Sequence[Source], sources: Sequence[Source], config: RunConfi
     if config.model != RunConfig.model:
         talk.say(f"Loading {config.model}, weights {config.weights}.")
     warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata: what matters becomes a failure
-    with _silent_c_libraries(), stdout_for_data(quiet=config.quiet):
-        from camcli.job import prepare_job, run_record
-        from camcli.pipeline import explain_images
-        from camcli.stages import Stages
+    from camcli.job import prepare_job, run_record
+    from camcli.stages import Stages
 
-        show = talk.on_terminal and not talk.quiet
-        job = prepare_job(config, sources, left=len(todo), show_progress=show, say=talk.say)
-        _announce(job, talk)
-        counts, stages = Counts(), Stages()
-        with SIGNALS.deferred() as stop:
-            folder.begin(todo)
-            for outcome in _with_progress(explain_images(todo, job, folder, stop, stages), len(todo), counts, talk):
-                counts.add(outcome)
-                if isinstance(outcome, Failure) and not talk.quiet:
-                    _tell_failure(outcome, counts, talk)
-            totals = folder.totals(sources)
-            state = "interrupted" if stop.is_set() else "finished"
-            seconds = time.monotonic() - started
-            folder.finish(sources, run_record(job, counts, totals, seconds, state, stages))
-    _summarize(counts, totals, seconds, config, talk)
+    show = talk.on_terminal and not talk.quiet
+    job = prepare_job(config, run.sources, left=len(todo), show_progress=show, say=talk.say)
+    announce(job, talk)
+    crashed = _crashing(todo, run)
+    counts, stages = Counts(), Stages()
+    with SIGNALS.deferred() as stop:
+        folder.begin(todo)
+        for outcome in _with_progress(_outcomes(todo, crashed, run, job, stop, stages), len(todo), counts, talk):
+            counts.add(outcome)
+            if isinstance(outcome, Failure):
+                tell_failure(outcome, counts, talk)
+            if run.rows is not None:
+                run.rows.add(outcome)
+                if run.rows.abandoned:
+                    stop.set()
+        totals = folder.totals(run.sources)
+        state = "interrupted" if stop.is_set() else "finished"
+        seconds = time.monotonic() - started
+        folder.finish(run.sources, run_record(job, counts, totals, seconds, state, stages))
+    summarize(counts, totals, seconds, folder.place, talk)
     if config.verbose:
-        _tell_stages(stages, seconds, talk)
+        tell_stages(stages, seconds, talk)
     if SIGNALS.number is not None:
         talk.complain("interrupted; the same command goes on from here.")
         return 128 + SIGNALS.number
+    if run.rows is not None and run.rows.abandoned:
+        talk.say("The reader of the rows has left; the same command goes on from here.")
+        return 0
     return 1 if totals[1] else 0
 
 
-def _refuse_output_among_inputs(sources: Sequence[Source], output: str) -> None:
-    path = os.path.abspath(output)
-    for source in sources:
-        if source.path == path:
-            raise InputError(f"--output {shown(output)!r} is one of the images.")
+def _crashing(todo: Sequence[Source], run: _Run) -> list[Failure]:
+    """Those of ``todo`` that took the last run down."""
+    suspects = run.folder.suspects(todo)
+    if not suspects:
+        return []
+    from camcli.probe import find_crashing
+
+    run.talk.say(f"An earlier run did not come back from {count_words(len(suspects), 'image')}: trying them on their own.")
+    return list(find_crashing(suspects, run.config.max_pixels))
 
 
-def _announce(job: Job, talk: Talk) -> None:
-    layers = ", ".join(layer.name for layer in job.layers)
-    how = f", {job.network.words}" if job.network.words else ""
-    talk.say(f"{job.model.name} ({job.model.weights}), layer {layers}, on {job.device}{how}")
-    for note in job.model.notes:
-        talk.warn(note)
+def _outcomes(
+    todo: Sequence[Source], crashed: Sequence[Failure], run: _Run, job: Job, stop: threading.Event, stages: Stages
+) -> Iterator[Outcome]:
+    """One outcome for each of ``todo``, recorded: what would crash is set aside, the others are explained."""
+    from camcli.pipeline import explain_images
+
+    for failure in crashed:
+        run.folder.record(failure)
+        yield failure
+    aside = {failure.image for failure in crashed}
+    yield from explain_images([source for source in todo if source.image not in aside], job, run.folder, stop, stages)
 
 
 def _with_progress(outcomes: Iterator[Outcome], total: int, counts: Counts, talk: Talk) -> Iterator[Outcome]:
@@ -167,56 +214,6 @@ def _with_progress(outcomes: Iterator[Outcome], total: int, counts: Counts, talk
             bar.update()
             if counts.failed:
                 bar.set_postfix_str(f"{counts.failed} failed", refresh=False)
-
-
-def _tell_failure(failure: Failure, counts: Counts, talk: Talk) -> None:
-    if counts.failed <= _SHOWN_FAILURES:
-        line = f"camcli: {shown(failure.image)}: {shown(failure.reason)}"
-    elif counts.failed == _SHOWN_FAILURES + 1:
-        line = "camcli: further failures go to failures.csv only."
-    else:
-        return
-    if talk.on_terminal:
-        from tqdm import tqdm
-
-        tqdm.write(line, file=sys.stderr)
-    else:
-        talk.say(line)
-
-
-def _summarize(counts: Counts, totals: tuple[int, int], seconds: float, config: RunConfig, talk: Talk) -> None:
-    done = counts.explained + counts.failed
-    rate = f", {done / seconds:.1f} a second with loading" if seconds > 0 and done else ""
-    talk.say(f"{_count(counts.explained, 'image')} explained in {seconds:.1f} s{rate}.")
-    common = sorted(counts.top_classes.items(), key=lambda item: (-item[1], item[0]))[:5]
-    if common:
-        talk.say("Most frequent: " + ", ".join(f"{shown(name)} ({number})" for name, number in common) + ".")
-    if counts.labelled:
-        share = f"{counts.correct / counts.labelled:.1%}"
-        talk.say(f"{counts.correct:,} of {counts.labelled:,} right ({share}); see the column correct.")
-    if counts.empty_maps:
-        talk.say(f"{_count(counts.empty_maps, 'map')} empty or not finite and not painted; see the column status.")
-    if totals[1]:
-        talk.complain(_failed_words(totals[1], config.output))
-    overlays, table = (os.path.join(config.output, name) for name in ("overlays", "predictions.csv"))
-    talk.say(f"Overlays in {shown(overlays)}, table in {shown(table)}.")
-
-
-def _tell_stages(stages: Stages, seconds: float, talk: Talk) -> None:
-    talk.say(f"Seconds, summed over the threads of each stage ({seconds:.1f} in all):")
-    for stage, taken in stages.seconds().items():
-        talk.say(f"  {stage:18}{taken:9.1f}")
-    hint = stages.hint(seconds)
-    if hint:
-        talk.say(hint)
-
-
-def _failed_words(failed: int, output: str) -> str:
-    return f"{_count(failed, 'image')} could not be explained; see {shown(os.path.join(output, 'failures.csv'))}."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 @contextlib.contextmanager

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO, TextIO
 
+from camcli.errors import ConfigError
 from camcli.records import shown
 
 
@@ -31,10 +35,24 @@ def hold_standard_streams() -> None:
 
 
 @contextlib.contextmanager
-def stdout_for_data(*, quiet: bool = False) -> Iterator[None]:
-    """Inside, what others print (PyTorch's downloads, a user's factory) goes to stderr, or with ``quiet`` nowhere."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere if quiet else sys.stderr):
-        yield
+def stdout_for_data(*, quiet: bool = False) -> Iterator[BinaryIO]:
+    """Inside, stdout belongs to the stream that is given; what others print (downloads, a user's factory) goes to stderr.
+
+    With ``quiet`` it goes nowhere, as everything does that C libraries print.
+    """
+    with contextlib.ExitStack() as stack:
+        data: BinaryIO = sys.stdout.buffer if hasattr(sys.stdout, "buffer") else io.BytesIO()
+        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a stdout that is no file has no number
+            number = sys.stdout.fileno()
+            sys.stdout.flush()
+            kept = os.dup(number)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, number)
+            data = stack.enter_context(os.fdopen(os.dup(kept), "wb", buffering=0))
+            os.dup2(nowhere.fileno(), number)
+        with contextlib.redirect_stdout(nowhere if quiet else sys.stderr):
+            yield data
 
 
 def abandon_stdout() -> None:
@@ -43,24 +61,70 @@ def abandon_stdout() -> None:
 
 
 class Talk:
-    """Speech on stderr. ``quiet`` leaves only errors. A stderr that cannot be written stops nothing."""
+    """Speech on stderr, and into the log where there is one. ``quiet`` leaves only errors on stderr.
+
+    A stderr or a log that cannot be written stops nothing.
+    """
+
+    _log: TextIO | None = None  # the process has one, as it has one stderr
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.on_terminal = sys.stderr.isatty()
 
+    @classmethod
+    def open_log(cls, path: str) -> None:
+        """Append what is said from now on to the file at ``path``. Raises ConfigError."""
+        try:
+            cls._log = open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+        except OSError as error:
+            raise ConfigError(f"--log-file {shown(path)}: {error.strerror}.") from error
+
+    @classmethod
+    def close_log(cls) -> None:
+        """Keep no log any more."""
+        if cls._log is not None:
+            with contextlib.suppress(OSError, ValueError):
+                cls._log.close()
+            cls._log = None
+
     def say(self, text: str) -> None:
         """A line for those who watch."""
+        self.note_down(text)
         if not self.quiet:
+            self._print(text)
+
+    def say_beside_bar(self, text: str) -> None:
+        """A line while a progress bar may be on the terminal."""
+        self.note_down(text)
+        if self.quiet:
+            return
+        if self.on_terminal:
+            from tqdm import tqdm
+
+            tqdm.write(text, file=sys.stderr)
+        else:
             self._print(text)
 
     def warn(self, text: str) -> None:
         """A line about something the user should know."""
-        self.say(self._colored("camcli: note: ", "33") + text)
+        self.note_down(f"note: {text}")
+        if not self.quiet:
+            self._print(self._colored("camcli: note: ", "33") + text)
 
     def complain(self, text: str) -> None:
         """A line about what failed; said even when quiet."""
+        self.note_down(text)
         self._print(self._colored("camcli: ", "31") + text)
+
+    def note_down(self, text: str) -> None:
+        """A line for the log alone."""
+        if self._log is not None:
+            now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+            try:
+                print(now, text, file=self._log, flush=True)
+            except (OSError, ValueError):
+                self.close_log()
 
     def _print(self, text: str) -> None:
         try:

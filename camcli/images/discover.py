@@ -8,8 +8,9 @@ holds a run of camcli, its overlays and maps are left out, so that no run explai
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from camcli.errors import InputError
 from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, Source, shown
@@ -28,9 +29,51 @@ def discover_sources(inputs: Sequence[str], output: str) -> list[Source]:
     for given in inputs:
         if not os.path.lexists(given):
             raise InputError(f"there is no file or folder {shown(given)!r}.")
-    by_place = {os.path.realpath(given): os.path.abspath(given) for given in reversed(inputs) if os.path.isdir(given)}
-    paths = [path for path in map(os.path.abspath, inputs) if not os.path.isdir(path) or path in by_place.values()]
+    paths = _each_folder_once(inputs)
     root = os.path.commonpath([path if os.path.isdir(path) else os.path.dirname(path) for path in paths])
+    sources = _sources(paths, root, output, forgiving=False)
+    if not sources:
+        given_words = ", ".join(repr(shown(given)) for given in inputs)
+        raise InputError(
+            f"nothing to do: no image in {given_words}. Looked for {' '.join(sorted(EXTENSIONS))}; hidden files are left out."
+        )
+    return sources
+
+
+def listed_sources(paths: Iterable[str], output: str) -> list[Source]:
+    """Every image of a list that another program made: as ``discover_sources``, but a path that is not there is a source too.
+
+    It ends as a failure and stops nothing. A source's name is its path below the current folder, or from the root of the file
+    system where not all lie below it: it does not depend on what else is in the list. Raises InputError when nothing is found.
+    """
+    places = _each_folder_once(list(paths))
+    here = os.getcwd()
+    inside = here.rstrip(os.sep) + os.sep
+    root = here if all(place.startswith(inside) or place == here for place in places) else os.sep
+    sources = _sources(places, root, output, forgiving=True)
+    if not sources:
+        raise InputError("nothing to do: no image among the paths on stdin.")
+    return sources
+
+
+def shard_of(image: str, count: int) -> int:
+    """Which of ``count`` parts the image of that name belongs to, from 0: by the SHA-256 of its name.
+
+    It depends on nothing else, so that what is there keeps its part when a folder grows.
+    """
+    digest = hashlib.sha256(os.fsencode(image)).digest()
+    return int.from_bytes(digest[:8], "big") % count
+
+
+def _each_folder_once(inputs: Sequence[str]) -> list[str]:
+    """Absolute paths; of a folder given in several ways (twice, by a link) only the first."""
+    by_place = {os.path.realpath(given): os.path.abspath(given) for given in reversed(inputs) if os.path.isdir(given)}
+    chosen = set(by_place.values())
+    return [path for path in map(os.path.abspath, inputs) if path in chosen or not os.path.isdir(path)]
+
+
+def _sources(paths: Sequence[str], root: str, output: str, *, forgiving: bool) -> list[Source]:
+    """The images of ``paths`` by their names below ``root``. ``forgiving``: a given folder that cannot be read is a source."""
     below = root.rstrip(os.sep) + os.sep
     names: list[str] = []
     links: set[str] = set()
@@ -40,20 +83,20 @@ def discover_sources(inputs: Sequence[str], output: str) -> list[Source]:
             if os.path.islink(path):
                 links.add(names[-1])
             continue
-        for found, is_link in _walk(path, os.path.abspath(output)):
-            names.append(found[len(below) :])
-            if is_link:
-                links.add(names[-1])
+        try:
+            for found, is_link in _walk(path, os.path.abspath(output)):
+                names.append(found[len(below) :])
+                if is_link:
+                    links.add(names[-1])
+        except InputError:
+            if not forgiving:
+                raise
+            names.append(path[len(below) :] or os.curdir)
     if len(paths) > 1:
         names = list(dict.fromkeys(names))
     if links:
         real = {os.path.realpath(os.path.join(root, name)) for name in names if name not in links}
         names = [name for name in names if name not in links or os.path.realpath(os.path.join(root, name)) not in real]
-    if not names:
-        given_words = ", ".join(repr(shown(given)) for given in inputs)
-        raise InputError(
-            f"nothing to do: no image in {given_words}. Looked for {' '.join(sorted(EXTENSIONS))}; hidden files are left out."
-        )
     return [Source(root, name) for name in names]
 
 

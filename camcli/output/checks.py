@@ -65,16 +65,21 @@ def check_place(path: str) -> None:
 
 def check_settings(path: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise SettingsError, with what differs, where the folder at ``path`` was made with other settings."""
-    differences = [
+    different = differences(earlier, now)
+    if different:
+        raise SettingsError(
+            f"{shown(path)!r} holds a run with other settings ({different}). "
+            "Choose another folder with --output, or start anew with --overwrite."
+        )
+
+
+def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In which settings two runs differ, in words; empty where in none."""
+    return "; ".join(
         f"{key}: was {_words(earlier.get(key))}, now {_words(now.get(key))}"
         for key in dict.fromkeys([*earlier, *now])
         if earlier.get(key) != now.get(key)
-    ]
-    if differences:
-        raise SettingsError(
-            f"{shown(path)!r} holds a run with other settings ({'; '.join(differences)}). "
-            "Choose another folder with --output, or start anew with --overwrite."
-        )
+    )
 
 
 def _words(value: Any) -> str:

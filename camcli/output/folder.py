@@ -39,8 +39,8 @@ class OutputFolder:
     def __init__(
         self, path: str, settings: Mapping[str, Any], *, overwrite: bool = False, shard: tuple[int, int] | None = None
     ) -> None:
-        self._shared = os.path.abspath(path)
-        self.path = self._shared if shard is None else os.path.join(self._shared, shard_name(*shard))
+        self.place = path if shard is None else os.path.join(path, shard_name(*shard))
+        self.path, self._shared = os.path.abspath(self.place), os.path.abspath(path)
         self.ledger = Ledger(self.path, settings)
         self._overwrite = overwrite
         self._created: list[str] = []
@@ -159,6 +159,11 @@ class OutputFolder:
             self._in_flight.begin()
         except OSError as error:
             raise output_error(self._at(RUN_MARKER), error) from error
+
+    def is_explained(self, image: str) -> bool:
+        """Whether there are rows of ``image`` in the table of predictions."""
+        entry = self.ledger.entries.get(image)
+        return entry is not None and not entry.stage
 
     def in_flight(self, image: str) -> AbstractContextManager[None]:
         """Inside, ``image`` is in the hands of C code: should the process die, the next run knows."""

@@ -47,7 +47,7 @@ def explain_images(
     depth = 1 if job.device.type == "cuda" else 0  # batches that the device works on while the host goes on
     with _threads(workers, job.config.threads) as (readers, writers):
         painter = Painter(writers, job, folder, stages, job.batch_size + workers)
-        prepared = read_ahead(readers, sources, job, stages, job.batch_size + workers)
+        prepared = read_ahead(readers, sources, job, stages, job.batch_size + workers, folder.in_flight)
         for batch in batches(prepared, job.batch_size, stop):
             in_flight.append((batch, _begin(batch, engine, job, stages)))
             if len(in_flight) > depth:

@@ -63,7 +63,8 @@ class Painter:
     def _paint(self, prepared: Prepared, findings: Findings) -> Outcome:
         source, stamp = prepared.source, prepared.image.stamp
         try:
-            rows = tuple(self._row(heatmap, findings.best, prepared) for heatmap in findings.heatmaps)
+            with self._folder.in_flight(source.image):
+                rows = tuple(self._row(heatmap, findings.best, prepared) for heatmap in findings.heatmaps)
         except ImageError as error:
             return Failure(source.image, error.stage, str(error), stamp)
         return Explained(source.image, stamp, rows)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +34,17 @@ class Prepared:
     input: np.ndarray
 
 
+Holding = Callable[[str], AbstractContextManager[None]]
+"""Notes, from entry to exit, that the image of that name is in the hands of C code."""
+
+
 def read_ahead(
-    pool: ThreadPoolExecutor, sources: Iterable[Source], job: Job, stages: Stages, ahead: int
+    pool: ThreadPoolExecutor,
+    sources: Iterable[Source],
+    job: Job,
+    stages: Stages,
+    ahead: int,
+    holding: Holding = lambda _: nullcontext(),
 ) -> Iterator[Prepared | Failure]:
     """Each source decoded and prepared, in order; at most ``ahead`` of them, or MOST_BYTES, before they are asked for."""
     flying: deque[Future[Prepared | Failure]] = deque()
@@ -48,7 +58,7 @@ def read_ahead(
             source = next(remaining, None)
             if source is None:
                 break
-            flying.append(pool.submit(_prepare, source, job, stages))
+            flying.append(pool.submit(_prepare, source, job, stages, holding))
         if not flying:
             return
         with stages.wait("images"):
@@ -63,12 +73,15 @@ def held_bytes(item: Prepared | Failure) -> int:
     return item.image.pixels.nbytes + item.input.nbytes if isinstance(item, Prepared) else 0
 
 
-def _prepare(source: Source, job: Job, stages: Stages) -> Prepared | Failure:
+def _prepare(source: Source, job: Job, stages: Stages, holding: Holding) -> Prepared | Failure:
     if job.labels is not None and source.image not in job.labels:
         return Failure(source.image, "label", f"no label in {job.config.class_from}", stamp_of(source.path))
-    image = decode_image(source, job.config.max_pixels, stages)
-    if isinstance(image, Failure):
-        return image
+    with holding(source.image):
+        image = decode_image(source, job.config.max_pixels, stages, hashed=job.config.hash)
+        return image if isinstance(image, Failure) else _prepared(source, image, job, stages)
+
+
+def _prepared(source: Source, image: Image, job: Job, stages: Stages) -> Prepared:
     with stages.work("prepare"):
         height, width = image.pixels.shape[:2]
         view = view_of((width, height), job.model.preprocess, job.config.fit)

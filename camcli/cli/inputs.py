@@ -1,0 +1,59 @@
+"""What ``camcli run`` is to explain: the paths on the command line, or those that another program writes to its stdin."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from camcli.cli.talk import Talk
+from camcli.config import RunConfig
+from camcli.errors import InputError
+from camcli.records import Source, shown
+
+STDIN = "-"
+"""The input that stands for paths on stdin."""
+
+
+def gathered_sources(inputs: Sequence[str], config: RunConfig, talk: Talk) -> tuple[str, list[Source]]:
+    """The folder that names are relative to, and every image of the run in order.
+
+    These are the first ``--limit`` images, and of them those that belong to ``--shard``, which may be none.
+
+    Raises InputError where there is nothing, and where the output would be one of the inputs.
+    """
+    from camcli.images.discover import discover_sources, listed_sources, shard_of
+
+    if STDIN in inputs:
+        if len(inputs) > 1:
+            raise InputError("- reads the paths from stdin and stands alone.")
+        sources = listed_sources(_read_paths(null=config.null, talk=talk), config.output)
+    elif config.null:
+        raise InputError("--null is about paths on stdin: camcli run --null -")
+    else:
+        sources = discover_sources(inputs, config.output)
+    sources = sources[: config.limit]
+    _refuse_output_among_inputs(sources, config.output)
+    root = sources[0].root
+    if config.part is not None:
+        index, count = config.part
+        sources = [source for source in sources if shard_of(source.image, count) == index]
+    return root, sources
+
+
+def _read_paths(*, null: bool, talk: Talk) -> list[str]:
+    """The paths on stdin: a line each, or with ``null`` up to a NUL each; empty ones count for nothing."""
+    if sys.stdin.isatty():
+        talk.say("Reading paths from the terminal, one a line; Ctrl-D ends the list.")
+    data = sys.stdin.buffer.read()
+    names = data.split(b"\0") if null else [line.removesuffix(b"\r") for line in data.split(b"\n")]
+    if not null and b"\0" in data:
+        raise InputError("the paths on stdin contain NUL bytes; if they come from find -print0, add --null.")
+    return [os.fsdecode(name) for name in names if name]
+
+
+def _refuse_output_among_inputs(sources: Sequence[Source], output: str) -> None:
+    path = os.path.abspath(output)
+    for source in sources:
+        if source.path == path:
+            raise InputError(f"--output {shown(output)!r} is one of the images.")

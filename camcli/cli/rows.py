@@ -1,0 +1,69 @@
+"""Rows on stdout while a run goes on: CSV as in the table, or a JSON object a line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable
+from typing import Any, BinaryIO, get_type_hints
+
+from camcli.errors import RunError
+from camcli.output.writers import LABEL_COLUMNS, PREDICTION_COLUMNS, csv_line, prediction_line
+from camcli.records import Explained, Outcome, Row, recovered
+
+
+class RowStream:
+    """The rows of a run on their way to ``stream``, in ``format`` (csv or jsonl); each image is written and flushed at once.
+
+    ``abandoned``: the reader has left; what comes afterwards is dropped. JSON has escapes of its own, so its names are exact, its
+    numbers are numbers, and what is not finite is null.
+    """
+
+    def __init__(self, stream: BinaryIO, format: str, *, labelled: bool) -> None:
+        self.abandoned = False
+        self._stream, self._format = stream, format
+        self._columns = (*PREDICTION_COLUMNS, *(LABEL_COLUMNS if labelled else ()))
+        if format == "csv":
+            self._write(csv_line(self._columns))
+
+    def add_table(self, rows: bytes) -> None:
+        """Rows of an image as they stand in the table, from an earlier run. Raises RunError."""
+        if self._format == "csv":
+            self._write(rows)
+        else:
+            texts = csv.reader(rows.decode("utf-8").splitlines())
+            self._write(b"".join(_json_line(zip(self._columns, map(recovered, cells), strict=True)) for cells in texts))
+
+    def add(self, outcome: Outcome) -> None:
+        """The rows of an image that has just been finished; of a failure there are none. Raises RunError."""
+        if isinstance(outcome, Explained):
+            self.add_table(b"".join(prediction_line(row) for row in outcome.rows))
+
+    def _write(self, data: bytes) -> None:
+        if self.abandoned:
+            return
+        try:
+            while data:
+                data = data[self._stream.write(data) :]
+            self._stream.flush()
+        except BrokenPipeError:
+            self.abandoned = True
+        except OSError as error:
+            raise RunError(f"cannot write the rows to stdout: {error.strerror or error}.") from error
+
+
+_TYPES: dict[str, Any] = get_type_hints(Row)
+
+
+def _json_line(cells: Iterable[tuple[str, str]]) -> bytes:
+    return json.dumps({column: _json_value(column, text) for column, text in cells}).encode("ascii") + b"\n"
+
+
+def _json_value(column: str, text: str) -> Any:
+    if _TYPES[column] is int:
+        return int(text)
+    if _TYPES[column] is float:
+        value = float(text)
+        return value if math.isfinite(value) else None
+    return text == "yes" if column == "correct" else text

@@ -1,0 +1,173 @@
+"""Several runs that shared an output folder -> one run in that folder, as if one machine had made it."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from camcli.errors import InputError, InUseError, OutputError, SettingsError
+from camcli.output.checks import differences
+from camcli.output.folder import OutputFolder, files_of
+from camcli.output.journal import Entry, read_settings
+from camcli.output.ledger import Ledger, journal_path, table_headers
+from camcli.output.names import shard_name, shard_of_name
+from camcli.output.writers import json_bytes, output_error
+from camcli.records import RUN_MARKER, recovered, shown
+
+_OF_A_MACHINE = ("shard", "inputs")
+"""Settings in which the parts of a run may differ: machines may have the images at different places."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What came together: parts, images explained and failed."""
+
+    parts: int
+    explained: int
+    failed: int
+
+
+def merge_shards(path: str) -> Merged:
+    """Join the parts inside ``path`` into one run: tables, journal and ``run.json``, with hard links to overlays and maps.
+
+    The parts stay, so that they can go on, and what ``path`` holds already stays unless a part has it too. Rows are sorted by
+    the paths of the images, folder by folder, as a run over one folder writes them. Raises InputError where parts are missing or
+    unfinished, SettingsError where they differ, InUseError where one is at work, OutputError where nothing can be written.
+    """
+    if not os.path.isdir(path):
+        raise InputError(f"there is no folder {shown(path)!r}.")
+    parts = _parts(path)
+    with contextlib.ExitStack() as stack:
+        for part in parts:
+            stack.enter_context(_held(part))
+        records = [_finished_record(part) for part in parts]
+        settings = _common_settings(parts)
+        ledgers = [_ledger(part) for part in parts]
+        folder = stack.enter_context(OutputFolder(path, settings))
+        contents = {entry.image: (entry, rows) for entry, rows in folder.ledger.rows()}
+        for part, ledger in zip(parts, ledgers, strict=True):
+            for entry, rows in ledger.rows():
+                _link_files(part, folder, entry, rows, settings)
+                contents[entry.image] = entry, rows
+        folder.ledger.exchange(contents[image] for image in sorted(contents, key=lambda image: image.split("/")))
+        folder.sweep()
+        failed = sum(bool(entry.stage) for entry in folder.ledger.entries.values())
+        explained = len(folder.ledger.entries) - failed
+        folder.write("run.json", json_bytes(_joined(records, settings, explained, failed)))
+    return Merged(len(parts), explained, failed)
+
+
+def _parts(path: str) -> list[str]:
+    """The folders of all parts, in order. Raises InputError where there are none, some are missing, or of several divisions."""
+    found = sorted(part for name in os.listdir(path) if (part := shard_of_name(name)) and os.path.isdir(os.path.join(path, name)))
+    counts = {count for _, count in found}
+    if not found:
+        raise InputError(f"{shown(path)!r} holds no parts; camcli run --shard 0/8 -o {shown(path)} makes the first of eight.")
+    if len(counts) > 1:
+        divisions = " and ".join(str(count) for count in sorted(counts))
+        raise InputError(f"{shown(path)!r} holds parts of different divisions, into {divisions}; remove those of one of them.")
+    count = counts.pop()
+    missing = [f"{index}/{count}" for index in range(count) if (index, count) not in found]
+    if missing:
+        raise InputError(f"{shown(path)!r} lacks {', '.join(missing)}: run camcli with --shard for each, then merge.")
+    return [os.path.join(path, shard_name(index, count)) for index in range(count)]
+
+
+@contextlib.contextmanager
+def _held(part: str) -> Iterator[None]:
+    lock = FileLock(os.path.join(part, RUN_MARKER, "lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InUseError(f"a run is still writing into {shown(part)!r}. Wait for it.") from error
+    except OSError as error:
+        raise output_error(os.path.join(part, RUN_MARKER), error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _finished_record(part: str) -> dict[str, Any]:
+    try:
+        with open(os.path.join(part, "run.json"), "rb") as file:
+            record: dict[str, Any] = json.load(file)
+    except (OSError, ValueError):
+        record = {}
+    if record.get("state") != "finished":
+        raise InputError(f"{shown(part)!r} has not come to its end: run its command again, then merge.")
+    return record
+
+
+def _common_settings(parts: list[str]) -> dict[str, Any]:
+    """The settings of the joined run: those of the first part. Raises SettingsError where another part has others."""
+    first: dict[str, Any] = {}
+    for part in parts:
+        settings = read_settings(journal_path(part))
+        if settings is None:
+            raise InputError(f"{shown(part)!r} has no journal: run its command again with --overwrite, then merge.")
+        first = first or settings
+        different = differences(
+            {key: value for key, value in first.items() if key not in _OF_A_MACHINE},
+            {key: value for key, value in settings.items() if key not in _OF_A_MACHINE},
+        )
+        if different:
+            raise SettingsError(f"{shown(part)!r} was made with other settings than {shown(parts[0])!r} ({different}).")
+    return {**first, "shard": None}
+
+
+def _ledger(part: str) -> Ledger:
+    settings = read_settings(journal_path(part))
+    assert settings is not None
+    ledger = Ledger(part, settings)
+    ledger.load()
+    return ledger
+
+
+def _link_files(part: str, folder: OutputFolder, entry: Entry, rows: bytes, settings: Mapping[str, Any]) -> None:
+    """Put the overlays and maps of an image of ``part`` into the joined folder as well. Raises OutputError."""
+    if entry.stage:
+        return
+    columns = next(csv.reader([table_headers(settings)["predictions.csv"].decode("utf-8")]))
+    for row in csv.DictReader(rows.decode("utf-8").splitlines(), columns):
+        for name in files_of(recovered(row["overlay"]), bool(settings.get("save-maps"))):
+            _link(os.path.join(part, name), os.path.join(folder.path, name), os.path.join(folder.path, RUN_MARKER, "scratch"))
+
+
+def _link(source: str, target: str, scratch: str) -> None:
+    if os.path.exists(target) and os.path.samefile(source, target):
+        return
+    temporary = os.path.join(scratch, f"{os.getpid()}-link")
+    try:
+        try:
+            os.link(source, temporary)
+        except FileNotFoundError as error:
+            raise OutputError(f"{shown(source)!r} is gone: run its part again, then merge.") from error
+        except OSError:  # no hard links on this file system
+            shutil.copyfile(source, temporary)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise output_error(target, error) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _joined(records: list[dict[str, Any]], settings: Mapping[str, Any], explained: int, failed: int) -> dict[str, Any]:
+    """``run.json`` of the joined run: the first part's, with the counts of all; seconds are the sum of theirs."""
+    seconds = sum(record.get("this_run", {}).get("seconds", 0) for record in records)
+    return {
+        **records[0],
+        "settings": {**records[0].get("settings", {}), "shard": settings["shard"]},
+        "images": {"explained": explained, "failed": failed},
+        "this_run": {"explained": explained, "failed": failed, "seconds": round(seconds, 3), "parts": len(records)},
+    }

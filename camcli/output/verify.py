@@ -1,0 +1,165 @@
+"""Whether journal, tables and files of an output folder agree, and whether the images are still those that were explained."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from camcli.errors import InputError
+from camcli.output.checks import is_unchanged, size_of
+from camcli.output.folder import files_of, stray_files
+from camcli.output.journal import TABLES, Entry, read_entries, read_settings
+from camcli.output.ledger import Ledger, journal_path, table_headers
+from camcli.output.names import shard_of_name
+from camcli.records import RUN_MARKER, recovered, shown
+
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+NPY_START = b"\x93NUMPY"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with a file of an output folder, or with an image."""
+
+    file: str
+    problem: str
+
+
+def run_folders(path: str) -> list[str]:
+    """``path`` where it holds a run, and the folders in it of runs that share it. Raises InputError when there is none."""
+    if not os.path.isdir(path):
+        raise InputError(f"there is no folder {shown(path)!r}.")
+    parts = sorted(name for name in os.listdir(path) if shard_of_name(name))
+    found = [folder for folder in (path, *(os.path.join(path, name) for name in parts)) if os.path.exists(journal_path(folder))]
+    if not found:
+        raise InputError(f"{shown(path)!r} holds no run of camcli: there is no {RUN_MARKER}/journal.jsonl in it.")
+    return found
+
+
+def verify_folder(path: str, *, with_inputs: bool = False) -> Iterator[Problem]:
+    """What does not agree in the output folder ``path``; nothing where all is well. Changes nothing.
+
+    ``with_inputs`` looks at the images too: whether they are there and unchanged.
+    """
+    settings = read_settings(journal_path(path))
+    if settings is None:
+        yield Problem(_below(RUN_MARKER, "journal.jsonl"), "its first line is damaged; nothing can be said of the rest")
+        return
+    yield from _leftovers(path)
+    headers = table_headers(settings)
+    sizes = {name: size_of(os.path.join(path, name)) for name in TABLES}
+    for name, header in headers.items():
+        if _start(os.path.join(path, name), len(header)) != header:
+            yield Problem(name, "missing, or its first line is not as camcli wrote it")
+            return
+    starts = {name: len(header) for name, header in headers.items()}
+    entries, torn = read_entries(journal_path(path), starts, sizes)
+    if torn:
+        yield Problem(_below(RUN_MARKER, "journal.jsonl"), f"{torn} lines at its end are damaged, or their rows are missing")
+    ends = {**starts}
+    for entry in entries:
+        ends[entry.table] += entry.length
+    for name in TABLES:
+        if sizes[name] > ends[name]:
+            yield Problem(name, f"{sizes[name] - ends[name]} bytes at its end that the journal does not know")
+    yield from _entries(path, settings, entries)
+    for stray in stray_files(path):
+        yield Problem(os.path.relpath(stray, path), "no row of the table names it")
+    yield from _record(path, entries)
+    if with_inputs:
+        yield from _inputs(settings, entries)
+
+
+def _below(*parts: str) -> str:
+    return os.path.join(*parts)
+
+
+def _leftovers(path: str) -> Iterator[Problem]:
+    for name in ("exchange", "draft", "in-flight"):
+        if os.path.lexists(os.path.join(path, RUN_MARKER, name)):
+            yield Problem(_below(RUN_MARKER, name), "left over: the last run did not end by itself")
+
+
+def _entries(path: str, settings: dict[str, Any], entries: list[Entry]) -> Iterator[Problem]:
+    """What is wrong with the rows of each image and the files they name."""
+    ledger = Ledger(path, settings)
+    ledger.entries = {entry.image: entry for entry in entries}
+    if len(ledger.entries) < len(entries):
+        yield Problem(_below(RUN_MARKER, "journal.jsonl"), f"{len(entries) - len(ledger.entries)} images stand in it twice")
+        return
+    columns = next(csv.reader([table_headers(settings)["predictions.csv"].decode("utf-8")]))
+    for entry, data in ledger.rows():
+        rows = list(csv.reader(data.decode("utf-8", "replace").splitlines()))
+        if not rows or any(recovered(row[0]) != entry.image for row in rows):
+            yield Problem(entry.table, f"the rows of {shown(entry.image)} are not where the journal says")
+        elif not entry.stage:
+            for row in rows:
+                yield from _files(path, dict(zip(columns, row, strict=False)), bool(settings.get("save-maps")))
+
+
+def _files(path: str, row: dict[str, str], saves_maps: bool) -> Iterator[Problem]:
+    overlay = recovered(row.get("overlay", ""))
+    if (row.get("status") == "ok") != bool(overlay):
+        yield Problem("predictions.csv", f"{row['image']}: status {row.get('status')} does not go with the overlay {overlay!r}")
+    for name in files_of(overlay, saves_maps):
+        try:
+            whole = _is_whole(os.path.join(path, name))
+        except OSError as error:
+            yield Problem(name, f"cannot be read: {error.strerror}")
+            continue
+        if not whole:
+            yield Problem(name, "not a whole file")
+
+
+def _is_whole(path: str) -> bool:
+    """Whether a JPEG has its beginning and its end, and an array its beginning and the bytes that its shape needs."""
+    with open(path, "rb") as file:
+        start = file.read(256)
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - 2))
+        end = file.read()
+    if path.endswith(".npy"):
+        cells = start.partition(b"'shape': (")[2].partition(b")")[0].split(b",")
+        count = 1
+        for cell in cells:
+            count *= int(cell) if cell.strip().isdigit() else 1
+        return start.startswith(NPY_START) and size == 10 + int.from_bytes(start[8:10], "little") + 4 * count
+    return start.startswith(JPEG_START) and end == JPEG_END
+
+
+def _record(path: str, entries: list[Entry]) -> Iterator[Problem]:
+    try:
+        with open(os.path.join(path, "run.json"), "rb") as file:
+            record = json.load(file)
+    except FileNotFoundError:
+        yield Problem("run.json", "missing: the run has not come to its end")
+        return
+    except (OSError, ValueError) as error:
+        yield Problem("run.json", f"cannot be read: {error}")
+        return
+    if record.get("state") != "finished":
+        yield Problem("run.json", f"the last run was {record.get('state')}: the same command goes on")
+    images = record.get("images", {})
+    if sum(images.get(key, 0) for key in ("explained", "failed")) > len(entries):
+        yield Problem("run.json", f"counts {images}, but the journal knows {len(entries)} images")
+
+
+def _inputs(settings: dict[str, Any], entries: list[Entry]) -> Iterator[Problem]:
+    for entry in entries:
+        place = os.path.join(settings["inputs"], entry.image)
+        if not os.path.lexists(place) and entry.stamp is not None:
+            yield Problem(shown(place), "the image is gone; its rows stay")
+        elif entry.stage != "read" and not is_unchanged(entry.stamp, place):
+            yield Problem(shown(place), "the image has changed since: the same command explains it anew")
+
+
+def _start(path: str, length: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(length)
+    except OSError:
+        return b""

@@ -1,0 +1,93 @@
+"""Which files take the process down: each suspect is decoded and painted in a process of its own.
+
+``find_crashing`` starts this module as a program, which reads paths from its input and writes a byte for each that it came back
+from. Where it dies of a signal or does not come back, the next path was the culprit, and another process goes on behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+from camcli.records import Failure, Source, stamp_of
+
+PATIENCE, PATIENCE_EACH = 120, 10
+"""Seconds for suspects to come back, in all and for each: the largest images that are decoded at all take about ten."""
+
+
+def find_crashing(sources: Sequence[Source], max_pixels: int) -> Iterator[Failure]:
+    """A Failure with stage ``crashed`` for each of ``sources`` that kills a process of its own, or that it does not return from."""
+    rest = list(sources)
+    while rest:
+        survived, death = _tried([os.path.abspath(source.path) for source in rest], max_pixels)
+        if not death or survived >= len(rest):
+            return
+        culprit = rest[survived]
+        yield Failure(culprit.image, "crashed", f"it took the process down: {death}", stamp_of(culprit.path))
+        rest = rest[survived + 1 :]
+
+
+def _tried(paths: Sequence[str], max_pixels: int) -> tuple[int, str]:
+    """How many of ``paths`` a process of its own came back from, and how it ended; empty for an end that is no file's doing."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    found = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-P", "-m", "camcli.probe", str(max_pixels)]
+    names = b"\0".join(map(os.fsencode, paths))
+    patience = PATIENCE + PATIENCE_EACH * len(paths)
+    try:
+        ended = subprocess.run(
+            command,
+            input=names,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=patience,
+            env={**os.environ, "PYTHONPATH": found},
+            check=False,
+        )
+    except subprocess.TimeoutExpired as late:
+        return len(late.stdout or b""), f"no end after {patience} seconds"
+    return len(ended.stdout), _signal_name(-ended.returncode) if ended.returncode < 0 else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{signal.Signals(number).name} (signal {number})"
+    except ValueError:
+        return f"signal {number}"
+
+
+def _without_core_dumps() -> None:
+    try:
+        import resource
+    except ImportError:  # not on every system
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> None:
+    """Decode and paint each path on standard input, as a run would, without the network."""
+    import numpy as np
+    from PIL import Image as PillowImage
+
+    from camcli.images.decode import decode_image
+    from camcli.images.geometry import prepare_input, view_of
+    from camcli.records import Image, Preprocess
+    from camcli.render import Style, encode_jpeg, paint_overlay
+
+    _without_core_dumps()
+    PillowImage.MAX_IMAGE_PIXELS = None  # as in a run: --max-pixels is the limit
+    style, heatmap = Style(), np.eye(7, dtype=np.float32)
+    for name in sys.stdin.buffer.read().split(b"\0"):
+        image = decode_image(Source("", os.fsdecode(name)), int(sys.argv[1]))
+        if isinstance(image, Image):
+            view = view_of((image.pixels.shape[1], image.pixels.shape[0]), Preprocess(), "crop")
+            prepare_input(image.pixels, view, Preprocess())
+            encode_jpeg(paint_overlay(image.pixels, heatmap, view.box, view.pixels, style), style.quality)
+        os.write(1, b".")
+
+
+if __name__ == "__main__":
+    main()
