@@ -155,7 +155,7 @@ def _check_methods(
 
 
 def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float, state: str, stages: Stages) -> dict[str, Any]:
-    """The contents of ``run.json``. ``totals``: images of the folder explained and failed, by this run and earlier ones."""
+    """The contents of ``run.json``. ``totals``: images in the tables explained and failed, by this run and earlier ones."""
     packages = ("torch", "torchvision", "timm", "opencv-python", "numpy", "pillow")
     return {
         "camcli": __version__,

@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.pictures import encoded, photo
+
 # no test may reach a model hub, nor take the weights that a developer has cached
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TORCH_HOME"] = "/nonexistent/torch-home"
@@ -56,6 +58,17 @@ def camcli(capsys, monkeypatch):
 
     yield call
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def imgs(tmp_path):
+    """Six photos in a tree, two of them with the same stem."""
+    folder = tmp_path / "imgs"
+    (folder / "sub").mkdir(parents=True)
+    for seed, name in enumerate(["a.jpg", "a.png", "A.JPG", "a.jpg.png", "sub/a.jpg", "sub/b.png"]):
+        path = folder / name
+        path.write_bytes(encoded(photo(seed), "PNG" if name.endswith("png") else "JPEG"))
+    return folder
 
 
 class Cam(nn.Module):

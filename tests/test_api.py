@@ -15,8 +15,8 @@ from camcli.errors import ClassError, ImageError, LayerError
 from camcli.images.decode import decode_bytes
 from camcli.records import Preprocess
 from tests.conftest import SAMPLES, Cam
+from tests.folders import rows_of
 from tests.networks import brightness
-from tests.test_placement import rows_of
 
 
 def test_three_lines_equal_a_run(camcli, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import socket
 import struct
@@ -15,42 +14,9 @@ from PIL import Image as PillowImage
 
 from camcli.images.decode import check_jpeg_end, decode_bytes, decode_image
 from camcli.records import Failure, Image, Source
+from tests.pictures import as_stored, encoded, scene
 
 LIMIT = 178_000_000
-
-
-def scene():
-    """(48, 64, 3): four flat quarters, distinct under every flip and rotation."""
-    pixels = np.zeros((48, 64, 3), np.uint8)
-    pixels[:24, :32], pixels[:24, 32:], pixels[24:, :32], pixels[24:, 32:] = (
-        (220, 30, 30),
-        (30, 200, 30),
-        (30, 30, 220),
-        (230, 230, 40),
-    )
-    return pixels
-
-
-def encoded(pixels, kind, **options):
-    buffer = io.BytesIO()
-    (pixels if isinstance(pixels, PillowImage.Image) else PillowImage.fromarray(pixels)).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def as_stored(pixels, orientation):
-    """How a camera stores ``pixels`` so that a viewer must apply EXIF ``orientation`` to see them: written by hand from the
-    standard's table (0th row and 0th column), not with a library."""
-    turned = {
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2),
-        6: lambda a: a.transpose(1, 0, 2)[::-1],
-        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
-        8: lambda a: a.transpose(1, 0, 2)[:, ::-1],
-    }
-    return np.ascontiguousarray(turned[orientation](pixels))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])

@@ -21,9 +21,8 @@ from camcli.pipeline.reading import Prepared, batches, held_bytes, read_ahead
 from camcli.records import Failure, Image, Source, Stamp
 from camcli.stages import STAGES, Stages
 from tests.conftest import SAMPLES
-from tests.test_decode import encoded
-from tests.test_placement import rows_of
-from tests.test_run import TINY, contents_of, photo
+from tests.folders import TINY, contents_of, rows_of
+from tests.pictures import encoded, photo
 
 
 @pytest.fixture(scope="module")

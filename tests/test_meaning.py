@@ -8,7 +8,7 @@ import pytest
 from camcli.records import Box
 from camcli.render import place_map, scale_map
 from tests.conftest import SAMPLES
-from tests.test_placement import rows_of
+from tests.folders import rows_of
 
 # chelsea fills the whole picture and can show nothing here
 # left, top, right, bottom in pixels of the object that the class names, drawn by hand

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-
 import cv2
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from tests.test_decode import as_stored
+from tests.folders import rows_of
+from tests.pictures import as_stored
 
 # long side, short side, and where the dot lies, in fractions of the upright photo: inside every centre crop
 DOTS = [(0.5, 0.5), (0.36, 0.3), (0.62, 0.7)]
@@ -37,11 +36,6 @@ def painted_centre(overlay, photo):
 
 def overlay_of(folder, row):
     return np.asarray(PillowImage.open(folder / row["overlay"]).convert("RGB"))
-
-
-def rows_of(folder):
-    with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash", "pad"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -17,43 +16,8 @@ import pytest
 from PIL import Image as PillowImage
 
 from tests.conftest import SAMPLES
-from tests.test_decode import encoded, scene
-from tests.test_placement import rows_of
-
-TINY = ("--model", "tests.networks:brightness", "--layer", "cells", "--class", "bright")
-
-
-def photo(seed=0, size=(60, 50)):
-    return PillowImage.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-
-
-@pytest.fixture
-def imgs(tmp_path):
-    """Six photos in a tree, two of them with the same stem."""
-    folder = tmp_path / "imgs"
-    (folder / "sub").mkdir(parents=True)
-    for seed, name in enumerate(["a.jpg", "a.png", "A.JPG", "a.jpg.png", "sub/a.jpg", "sub/b.png"]):
-        path = folder / name
-        path.write_bytes(encoded(photo(seed), "PNG" if name.endswith("png") else "JPEG"))
-    return folder
-
-
-def state_of(folder):
-    """Every file below ``folder`` with its bytes and modification time."""
-    return {
-        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file() and path.name != "lock"
-    }
-
-
-def contents_of(folder, without=("run.json", "journal.jsonl", "lock")):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file() and p.name not in without}
-
-
-def failures_of(folder):
-    with open(folder / "failures.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+from tests.folders import TINY, contents_of, failures_of, rows_of, start, state_of
+from tests.pictures import encoded, photo, scene
 
 
 def test_the_contract_of_a_run(camcli, imgs, tmp_path):
@@ -473,16 +437,6 @@ def test_out_of_memory_halves_the_batch_down_to_one(camcli, imgs, tmp_path, monk
     stopped = camcli("run", imgs, "-o", tmp_path / "out2", *TINY)
     assert stopped.code == 3
     assert "not enough memory for one image" in " ".join(stopped.err.split()).replace("has not", "not")
-
-
-COMMAND = [sys.executable, "-m", "camcli"]
-
-
-def start(*arguments, **options):
-    return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd=Path(__file__).parent.parent, **options,
-    )  # fmt: skip
 
 
 def test_help_is_fast_because_nothing_imports_torch():

@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from tests.test_placement import rows_of
-from tests.test_run import failures_of
+from tests.folders import failures_of, rows_of
 
 NETWORK = ("--model", "tests.networks:brightness", "--layer", "cells")
 

@@ -10,7 +10,7 @@ from torchvision import models
 
 from camcli.models.sources import load_model
 from tests.conftest import SAMPLES
-from tests.test_placement import rows_of
+from tests.folders import rows_of
 
 NAMES = models.list_models(module=models)
 

@@ -162,16 +162,16 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
                 if run.rows.abandoned:
                     stop.set()
         totals = folder.totals(run.sources)
-        state = "interrupted" if stop.is_set() else "finished"
+        state = "finished" if counts.explained + counts.failed == len(todo) else "interrupted"
         seconds = time.monotonic() - started
-        folder.finish(run.sources, run_record(job, counts, totals, seconds, state, stages))
+        folder.finish(run.sources, run_record(job, counts, folder.totals(), seconds, state, stages))
     summarize(counts, totals, seconds, folder.place, talk)
     if config.verbose:
         tell_stages(stages, seconds, talk)
     if SIGNALS.number is not None:
         talk.complain("interrupted; the same command goes on from here.")
         return 128 + SIGNALS.number
-    if run.rows is not None and run.rows.abandoned:
+    if state == "interrupted":  # the reader of the rows has what it wanted
         talk.say("The reader of the rows has left; the same command goes on from here.")
         return 0
     return 1 if totals[1] else 0

@@ -8,6 +8,7 @@ was at.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,6 @@ from filelock import FileLock, Timeout
 from camcli.errors import InUseError
 from camcli.output.checks import check_place, is_readable, is_unchanged
 from camcli.output.inflight import InFlight
-from camcli.output.journal import Entry
 from camcli.output.ledger import Ledger, read_rows
 from camcli.output.names import is_output_name, shard_name
 from camcli.output.writers import json_bytes, output_error, write_whole
@@ -179,18 +179,22 @@ class OutputFolder:
         }
 
     def is_finished(self, sources: Sequence[Source]) -> bool:
-        """Whether the last run came to its end: rows in the order of ``sources``, and ``run.json`` says the same counts."""
+        """Whether the last run came to its end: rows in the order of ``sources``, and ``run.json`` counts what the tables hold."""
         try:
             with open(self._at("run.json"), "rb") as file:
                 record = json.load(file)
         except (OSError, ValueError):
             return False
-        explained, failed = self.totals(sources)
+        explained, failed = self.totals()
         said = {"state": "finished", "images": {"explained": explained, "failed": failed}}
         return self._in_order(sources) == list(self.ledger.entries) and said.items() <= record.items()
 
     def _in_order(self, sources: Sequence[Source]) -> list[str]:
+        """The images of the tables so that those of ``sources`` come in their order; as they stand where they do so already."""
         order = {source.image: position for position, source in enumerate(sources)}
+        places = [order[image] for image in self.ledger.entries if image in order]
+        if all(earlier < later for earlier, later in itertools.pairwise(places)):
+            return list(self.ledger.entries)
         return sorted(self.ledger.entries, key=lambda image: order.get(image, len(order)))
 
     def write(self, relative: str, data: bytes) -> None:
@@ -212,11 +216,12 @@ class OutputFolder:
             self.ledger.keep(ranked)
         self.write("run.json", json_bytes(run_record))
 
-    def totals(self, sources: Iterable[Source]) -> tuple[int, int]:
-        """How many of ``sources`` are explained, and how many failed."""
-        entries: list[Entry] = [self.ledger.entries[source.image] for source in sources if source.image in self.ledger.entries]
-        explained = sum(not entry.stage for entry in entries)
-        return explained, len(entries) - explained
+    def totals(self, sources: Iterable[Source] | None = None) -> tuple[int, int]:
+        """How many of ``sources``, by default of all images in the tables, are explained, and how many failed."""
+        entries = self.ledger.entries
+        images = entries if sources is None else [source.image for source in sources if source.image in entries]
+        failed = sum(bool(entries[image].stage) for image in images)
+        return len(images) - failed, failed
 
 
 def files_of(overlay: str, saves_maps: bool) -> list[str]:

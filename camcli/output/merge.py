@@ -59,8 +59,7 @@ def merge_shards(path: str) -> Merged:
                 contents[entry.image] = entry, rows
         folder.ledger.exchange(contents[image] for image in sorted(contents, key=lambda image: image.split("/")))
         folder.sweep()
-        failed = sum(bool(entry.stage) for entry in folder.ledger.entries.values())
-        explained = len(folder.ledger.entries) - failed
+        explained, failed = folder.totals()
         folder.write("run.json", json_bytes(_joined(records, settings, explained, failed)))
     return Merged(len(parts), explained, failed)
 

@@ -144,8 +144,9 @@ def _record(path: str, entries: list[Entry]) -> Iterator[Problem]:
     if record.get("state") != "finished":
         yield Problem("run.json", f"the last run was {record.get('state')}: the same command goes on")
     images = record.get("images", {})
-    if sum(images.get(key, 0) for key in ("explained", "failed")) > len(entries):
-        yield Problem("run.json", f"counts {images}, but the journal knows {len(entries)} images")
+    failed = sum(bool(entry.stage) for entry in entries)
+    if images != {"explained": len(entries) - failed, "failed": failed}:
+        yield Problem("run.json", f"counts {images}; the tables hold {len(entries) - failed} explained and {failed} failed")
 
 
 def _inputs(settings: dict[str, Any], entries: list[Entry]) -> Iterator[Problem]:
