@@ -184,7 +184,7 @@ def _crashing(todo: Sequence[Source], run: _Run) -> list[Failure]:
         return []
     from camcli.probe import find_crashing
 
-    run.talk.say(f"An earlier run did not come back from {count_words(len(suspects), 'image')}: trying them on their own.")
+    run.talk.say(f"An earlier run died with {count_words(len(suspects), 'image')} in hand; trying each on its own.")
     return list(find_crashing(suspects, run.config.max_pixels))
 
 

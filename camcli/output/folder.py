@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from camcli.errors import InUseError
-from camcli.output.checks import check_place, is_readable, is_unchanged
+from camcli.output.checks import check_place, is_readable, is_unchanged, size_of
 from camcli.output.inflight import InFlight
 from camcli.output.ledger import Ledger, read_rows
 from camcli.output.names import is_output_name, shard_name
@@ -170,12 +170,12 @@ class OutputFolder:
         return self._in_flight.holding(image)
 
     def _images_without_files(self) -> set[str]:
-        """Images of which an overlay, or a map that should be there, is gone."""
+        """Images of which an overlay, or a map that should be there, is gone, or empty as a loss of power leaves it."""
         saves_maps = bool(self.ledger.settings.get("save-maps"))
         return {
             recovered(row["image"])
             for row in read_rows(self.path)
-            if not all(os.path.exists(self._at(name)) for name in files_of(recovered(row["overlay"]), saves_maps))
+            if not all(size_of(self._at(name)) for name in files_of(recovered(row["overlay"]), saves_maps))
         }
 
     def is_finished(self, sources: Sequence[Source]) -> bool:

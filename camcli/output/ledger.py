@@ -47,7 +47,7 @@ def read_rows(folder: str) -> Iterator[dict[str, str]]:
     """Each row of the table of predictions in ``folder``, as it stands there; none where there is no table."""
     path = os.path.join(folder, "predictions.csv")
     with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
+        yield from csv.DictReader(file, restval="")
 
 
 class Ledger:

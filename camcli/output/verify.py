@@ -112,7 +112,7 @@ def _files(path: str, row: dict[str, str], saves_maps: bool) -> Iterator[Problem
             yield Problem(name, f"cannot be read: {error.strerror}")
             continue
         if not whole:
-            yield Problem(name, "not a whole file")
+            yield Problem(name, "not a whole file; delete it, and the same command writes it anew")
 
 
 def _is_whole(path: str) -> bool:

@@ -1,0 +1,139 @@
+"""A file that takes the process down is found after the restart and set aside; one that was only there when it happened is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from camcli import probe
+from camcli.output.inflight import InFlight
+from camcli.records import Source
+from tests.conftest import ROOT
+from tests.folders import TINY, contents_of, failures_of, rows_of
+from tests.pictures import encoded, photo
+
+DEADLY = """
+import ctypes, os, signal, time
+import cv2
+real = cv2.imdecode
+
+def imdecode(data, flags):
+    if b"segfault" in bytes(data[-20:]):
+        ctypes.string_at(0)
+    if b"endless" in bytes(data[-20:]):
+        time.sleep(3600)
+    if b"unlucky" in bytes(data[-20:]) and "UNLUCKY" in os.environ:
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+    return real(data, flags)
+
+cv2.imdecode = imdecode
+"""
+
+
+@pytest.fixture
+def deadly(tmp_path, monkeypatch):
+    """Child processes meet a decoder that dies of some files."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(DEADLY)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{ROOT}")
+
+
+def run(*arguments, **environment):
+    command = [sys.executable, "-m", "camcli", "run", *map(str, arguments), *TINY, "--batch-size", "2"]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.fixture
+def many(imgs):
+    for k in range(30):
+        (imgs / f"more-{k:02d}.jpg").write_bytes(encoded(photo(k), "JPEG"))
+    return imgs
+
+
+def test_a_file_that_kills_the_process_is_set_aside(deadly, many, tmp_path):
+    """One death, one restart: the killer is named, all others are explained as if it had not been there."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert run(many, "-o", whole, "--save-maps").returncode == 0
+    killer = many / "more-07-x.jpg"
+    killer.write_bytes(encoded(photo(), "JPEG") + b"segfault")
+    assert run(many, "-o", out, "--save-maps").returncode == -signal.SIGSEGV
+    restarted = run(many, "-o", out, "--save-maps")
+    assert restarted.returncode == 1, restarted.stderr
+    assert "trying each on its own" in restarted.stderr
+    assert failures_of(out) == [
+        {"image": "more-07-x.jpg", "stage": "crashed", "error": "it took the process down: SIGSEGV (signal 11)"}
+    ]
+    without = ("run.json", "journal.jsonl", "lock", "failures.csv")
+    assert contents_of(out, without) == contents_of(whole, without)
+    assert "Nothing to do: 36 images" in run(many, "-o", out, "--save-maps").stderr
+    retried = run(many, "-o", out, "--save-maps", "--retry-failed")
+    assert retried.returncode == 1, "what had been set aside was tried inside the run"
+    assert len(failures_of(out)) == 1
+    killer.write_bytes(encoded(photo(), "JPEG"))
+    assert run(many, "-o", out, "--save-maps").returncode == 0
+    assert len(rows_of(out)) == 37
+
+
+def test_a_file_that_was_in_hand_when_the_process_was_killed_is_not_blamed(deadly, many, tmp_path):
+    (many / "more-07-x.jpg").write_bytes(encoded(photo(), "JPEG") + b"unlucky")
+    assert run(many, "-o", tmp_path / "out", UNLUCKY="1").returncode == -signal.SIGKILL
+    assert run(many, "-o", tmp_path / "out").returncode == 0
+    assert run(many, "-o", tmp_path / "whole").returncode == 0
+    assert contents_of(tmp_path / "out") == contents_of(tmp_path / "whole")
+
+
+def test_each_of_several_culprits_is_found_and_nobody_else(deadly, tmp_path, monkeypatch):
+    """Among good files, broken ones, and one that does not come back."""
+    monkeypatch.setattr(probe, "PATIENCE", 4)
+    monkeypatch.setattr(probe, "PATIENCE_EACH", 0)
+    ends = {"a": b"", "b": b"segfault", "c": b"", "d": b"endless", "e": b"segfault", "f": b""}
+    for name, end in ends.items():
+        (tmp_path / f"{name}.jpg").write_bytes(encoded(photo(), "JPEG") + end)
+    (tmp_path / "broken.jpg").write_text("text")
+    (tmp_path / "line\nbreak.jpg").write_bytes(encoded(photo(), "JPEG") + b"segfault")
+    names = [*(f"{name}.jpg" for name in ends), "gone.jpg", "broken.jpg", "line\nbreak.jpg"]
+    found = list(probe.find_crashing([Source(str(tmp_path), name) for name in names], 10**7))
+    assert [failure.image for failure in found] == ["b.jpg", "d.jpg", "e.jpg", "line\nbreak.jpg"]
+    assert {failure.stage for failure in found} == {"crashed"}
+    assert [failure.reason.split(": ")[1] for failure in found] == [
+        "SIGSEGV (signal 11)", "no end after 4 seconds", "SIGSEGV (signal 11)", "SIGSEGV (signal 11)",
+    ]  # fmt: skip
+    assert list(probe.find_crashing([], 10**7)) == []
+
+
+def test_a_probe_that_cannot_run_blames_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(probe.sys, "executable", shutil.which("false"))
+    assert list(probe.find_crashing([Source(str(tmp_path), "a.jpg")], 10**7)) == []
+
+
+def test_what_is_in_hand_outlives_the_process(tmp_path):
+    """A process that dies between entry and exit leaves the names of what its threads had in hand, and only those."""
+    names = ["plain.jpg", "line\nbreak.jpg", os.fsdecode(b"\xff.jpg"), "d/" * 2000 + "x.jpg"]
+    script = (
+        "import os, sys, threading\nfrom camcli.output.inflight import InFlight\n"
+        "flight = InFlight(sys.argv[1]); flight.begin()\n"
+        "with flight.holding('done.jpg'): pass\n"
+        "gate = threading.Barrier(5)\n"
+        "def hold(name):\n"
+        "    with flight.holding('earlier-' + name): pass\n"
+        "    with flight.holding(name): gate.wait(); threading.Event().wait()\n"
+        "for name in sys.argv[2:]: threading.Thread(target=hold, args=(name,), daemon=True).start()\n"
+        "gate.wait(); os._exit(9)"
+    )
+    path = tmp_path / "in-flight"
+    arguments = [sys.executable, "-c", script, path, *map(os.fsencode, names)]
+    assert subprocess.run(arguments, cwd=ROOT, check=False).returncode == 9
+    assert sorted(InFlight(str(path)).left_over()) == sorted(names)
+    flight = InFlight(str(path))
+    flight.begin()
+    assert flight.left_over() == []
+    flight.end()
+    assert not path.exists()

@@ -1,0 +1,178 @@
+"""Parts of a run on several machines, and what comes of joining them: the run that one machine would have made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+from camcli.images.discover import shard_of
+from tests.folders import TINY, contents_of, failures_of, rows_of, state_of
+from tests.pictures import encoded, photo
+
+PARTS = [f"{index}/3" for index in range(3)]
+
+
+@pytest.fixture
+def many(imgs):
+    """Enough images for three parts, in folders, with broken ones and names that matter to sorting."""
+    for k in range(12):
+        (imgs / f"more-{k:02d}.jpg").write_bytes(encoded(photo(k), "JPEG"))
+    for name in ("a.d/x.png", "a/x.png", "a-b/x.png", "é/x.png", os.fsdecode(b"\xff/x.png")):
+        path = os.fsencode(imgs / name)
+        os.makedirs(os.path.dirname(path))
+        with open(path, "wb") as file:
+            file.write(encoded(photo(len(name)), "PNG"))
+    for name in ("0.jpg", "sub/broken.jpg", "z.png"):
+        (imgs / name).write_text("text")
+    return imgs
+
+
+def run_parts(camcli, imgs, out, *flags):
+    return [camcli("run", imgs, "-o", out, *TINY, *flags, "--shard", part).code for part in PARTS]
+
+
+def results_in(folder):
+    """Tables, overlays and maps of the joined run, without the parts beside it."""
+    return {name: data for name, data in contents_of(folder).items() if not name.startswith("shard-")}
+
+
+def test_joined_parts_are_the_run_of_one_machine(camcli, many, tmp_path):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert camcli("run", many, "-o", whole, *TINY, "--save-maps").code == 1
+    assert set(run_parts(camcli, many, out, "--save-maps")) <= {0, 1}
+    images = [row["image"] for part in range(3) for row in rows_of(out / f"shard-{part}-of-3")]
+    assert sorted(images) == sorted(row["image"] for row in rows_of(whole)), "each image belongs to exactly one part"
+    merged = camcli("merge", out)
+    assert merged.code == 1
+    assert "3 parts joined" in merged.err
+    assert results_in(out) == contents_of(whole)
+    for row in rows_of(out)[:2]:
+        part = next(folder for folder in out.glob("shard-*") if (folder / row["overlay"]).exists())
+        assert os.path.samefile(part / row["overlay"], out / row["overlay"])
+    before = state_of(out)
+    for _ in "12":
+        assert "Nothing to do" in camcli("run", many, "-o", out, *TINY, "--save-maps").err
+    assert state_of(out) == before
+    assert camcli("verify", out).code == 0
+
+
+def test_parts_grow_and_are_joined_again(camcli, many, tmp_path):
+    """New, changed and broken images: no image moves to another part, and the second joining is again the run of one machine."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    run_parts(camcli, many, out)
+    camcli("merge", out)
+    before = {part: {row["image"] for row in rows_of(out / f"shard-{part}-of-3")} for part in range(3)}
+    for k in range(9):
+        (many / f"0-new-{k}.jpg").write_bytes(encoded(photo(50 + k), "JPEG"))
+    (many / "more-03.jpg").write_bytes(encoded(photo(77), "JPEG"))
+    (many / "more-04.jpg").write_text("no longer an image")
+    (many / "z.png").write_bytes(encoded(photo(78), "PNG"))
+    run_parts(camcli, many, out)
+    for part in range(3):
+        assert before[part] - {"more-04.jpg"} <= {row["image"] for row in rows_of(out / f"shard-{part}-of-3")}
+    camcli("merge", out)
+    camcli("run", many, "-o", whole, *TINY)
+    assert results_in(out) == contents_of(whole)
+    assert camcli("verify", out, "--inputs").code == 0
+
+
+def test_a_run_and_parts_in_one_folder(camcli, many, tmp_path):
+    """What the folder holds already stays; a part that has the same image anew wins."""
+    out = tmp_path / "out"
+    camcli("run", many, "-o", out, *TINY, "--limit", 5)
+    (many / "more-03.jpg").write_bytes(encoded(photo(77), "JPEG"))
+    run_parts(camcli, many, out)
+    camcli("merge", out)
+    camcli("run", many, "-o", tmp_path / "whole", *TINY)
+    assert results_in(out) == contents_of(tmp_path / "whole")
+
+
+def test_an_empty_part_is_a_finished_one(camcli, imgs, tmp_path):
+    """Six images in forty parts."""
+    out = tmp_path / "out"
+    count = 40
+    empty = next(part for part in range(count) if part not in {shard_of(name, count) for name in ("a.jpg", "A.JPG", "a.png")})
+    done = camcli("run", imgs, "-o", out, *TINY, "--limit", 3, "--shard", f"{empty}/{count}")
+    assert done.code == 0, done.err
+    assert rows_of(out / f"shard-{empty}-of-{count}") == []
+    assert json.loads((out / f"shard-{empty}-of-{count}" / "run.json").read_text())["state"] == "finished"
+    again = camcli("run", imgs, "-o", out, *TINY, "--limit", 3, "--shard", f"{empty}/{count}")
+    assert "Nothing to do" in again.err
+
+
+def test_parts_depend_on_nothing_but_the_name():
+    """The same on every machine and in every version: these numbers must never change."""
+    assert [shard_of(name, 8) for name in ("a.jpg", "sub/b.png", "é.jpg", os.fsdecode(b"\xff"))] == [2, 3, 4, 0]
+    sizes = [sum(shard_of(f"{k}.jpg", 8) == part for k in range(8000)) for part in range(8)]
+    assert 850 < min(sizes) <= max(sizes) < 1150
+
+
+@pytest.mark.parametrize(
+    ("shard", "said"),
+    [
+        ("8/8", "the last of 8 is 7/8"),
+        ("1", "not of the form I/N"),
+        ("-1/8", "not of the form I/N"),
+        ("0/0", "at least one"),
+        ("a/b", "not of the form"),
+    ],
+)
+def test_wrong_parts_are_refused_with_the_reason(camcli, imgs, tmp_path, shard, said):
+    refused = camcli("run", imgs, "-o", tmp_path / "out", *TINY, f"--shard={shard}")
+    assert refused.code == 2
+    assert said in refused.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_joined_is_told_why_and_left_alone(camcli, imgs, tmp_path):
+    from camcli.output.folder import OutputFolder
+
+    out = tmp_path / "out"
+    assert "no folder" in camcli("merge", out).err
+    out.mkdir()
+    assert "holds no parts" in camcli("merge", out).err
+    for part in PARTS[:2]:
+        camcli("run", imgs, "-o", out, *TINY, "--shard", part)
+    lacking = camcli("merge", out)
+    assert (lacking.code, "lacks 2/3" in lacking.err) == (2, True)
+    camcli("run", imgs, "-o", out, *TINY, "--shard", "2/3", "--alpha", 0.9)
+    different = camcli("merge", out)
+    assert (different.code, "alpha: was 0.5, now 0.9" in different.err) == (2, True)
+    camcli("run", imgs, "-o", out, *TINY, "--shard", "2/3", "--overwrite")
+    (out / "shard-1-of-3" / "run.json").rename(tmp_path / "kept")
+    assert "has not come to its end" in camcli("merge", out).err
+    (tmp_path / "kept").rename(out / "shard-1-of-3" / "run.json")
+    with OutputFolder(str(out / "shard-1-of-3"), {}, overwrite=True):
+        held = camcli("merge", out)
+    assert (held.code, "still writing" in held.err) == (3, True)
+    shutil.copytree(out / "shard-0-of-3", out / "shard-0-of-4")
+    assert "different divisions" in camcli("merge", out).err
+    shutil.rmtree(out / "shard-0-of-4")
+    assert not (out / "predictions.csv").exists()
+    assert camcli("merge", out).code == 0
+    assert len(rows_of(out)) == 6
+
+
+def test_joining_without_hard_links_copies(camcli, imgs, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    run_parts(camcli, imgs, out)
+
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    assert camcli("merge", out).code == 0
+    camcli("run", imgs, "-o", tmp_path / "whole", *TINY)
+    assert results_in(out) == contents_of(tmp_path / "whole")
+    assert failures_of(out) == []
+
+
+def test_parts_inside_the_images_are_never_their_input(camcli, imgs):
+    run_parts(camcli, imgs, imgs / "out")
+    for part in PARTS:
+        assert "Nothing to do" in camcli("run", imgs, "-o", imgs / "out", *TINY, "--shard", part).err
+    camcli("merge", imgs / "out")
+    assert len(rows_of(imgs / "out")) == 6
