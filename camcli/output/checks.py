@@ -92,5 +92,5 @@ def size_of(path: str) -> int:
     """Bytes of the file at ``path``, 0 where there is none."""
     try:
         return os.stat(path).st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0

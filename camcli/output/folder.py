@@ -150,7 +150,7 @@ class OutputFolder:
         if self._overwrite:
             self._clear()
         else:
-            stale = {source.image for source in todo} & self.ledger.entries.keys()
+            stale = ({source.image for source in todo} | _folders_of(todo)) & self.ledger.entries.keys()
             if stale:
                 self.ledger.keep([image for image in self.ledger.entries if image not in stale])
             if not self._created:
@@ -222,6 +222,17 @@ class OutputFolder:
         images = entries if sources is None else [source.image for source in sources if source.image in entries]
         failed = sum(bool(entries[image].stage) for image in images)
         return len(images) - failed, failed
+
+
+def _folders_of(sources: Iterable[Source]) -> set[str]:
+    """Every folder that an image lies in: one that could not be read before had a row of its own."""
+    folders: set[str] = set()
+    for source in sources:
+        folder = os.path.dirname(source.image)
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = os.path.dirname(folder)
+    return folders
 
 
 def files_of(overlay: str, saves_maps: bool) -> list[str]:
