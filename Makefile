@@ -1,6 +1,7 @@
 # make demo: heatmaps of the sample images.   make test: every gate.   Both set up what they need in .venv.
 # make oracle: all methods against captum, grad-cam and torchcam, and all of torchvision's classifiers (about half an hour).
 # make bench: how fast camcli is, against the bare network and against its peers (about an hour; ARGS=--quick tries it out).
+# make soak: hundreds of kills, injected faults, a hundred thousand images (about half an hour). make fuzz: 200,000 odd images.
 # make profile: where the time of a run goes, stage by stage.
 # PYTHON chooses the interpreter, VENV the environment's place.
 
@@ -8,7 +9,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test oracle bench profile format clean
+.PHONY: demo test oracle soak fuzz bench profile format clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -37,6 +38,12 @@ test: $(VENV)/.installed-dev
 oracle: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.oracles --write docs/oracle.md
 	$(BIN)/python -m pytest -m zoo
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m soak
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.bench $(ARGS)
