@@ -51,6 +51,19 @@ def test_the_readme_names_no_option_that_does_not_exist():
     assert not unknown
 
 
+def test_every_promise_has_its_tests():
+    """docs/reliability.md: all 22 laws, and each test that it names is there."""
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| (\d+) \|", text, re.MULTILINE) == [str(number) for number in range(1, 23)]
+    rows = [line for line in text.splitlines() if re.match(r"^\| \d* ?\|", line) and "whatever happens" not in line]
+    named = {row: re.findall(r"`(test_\w+\.py)::(test_\w+)`", row) for row in rows}
+    for row, tests in named.items():
+        assert tests, row
+        for file, test in tests:
+            tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+            assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{file}::{test}"
+
+
 def test_the_table_of_methods_is_the_registry():
     for method in METHODS.values():
         assert f"| `{method.name}` | {method.source} | {method.passes} | {method.advice} |" in README
