@@ -146,6 +146,18 @@ def png_claiming(width, height):
     )
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_cannot_hold_its_pixels_is_refused_and_the_flattest_is_not(progressive):
+    """No encoder packs a picture tighter than a single colour with Huffman codes made for it."""
+    flat = encoded(np.full((2048, 2048, 3), 128, np.uint8), "JPEG", quality=1, optimize=True, progressive=progressive)
+    assert decode_bytes(flat, LIMIT).shape == (2048, 2048, 3)
+    claims = bytearray(flat)
+    frame = claims.index(b"\xff\xc2" if progressive else b"\xff\xc0")
+    claims[frame + 5 : frame + 9] = struct.pack(">HH", 13_300, 13_300)
+    with pytest.raises(Exception, match="cannot hold 176,890,000 pixels"):
+        decode_bytes(bytes(claims), LIMIT)
+
+
 def test_bombs_are_refused_before_decoding():
     begun = time.monotonic()
     jpeg = bytearray(encoded(scene(), "JPEG"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import logging
 import os
 import re
 import stat
@@ -37,8 +38,17 @@ YOUNG_NS = 2_000_000_000
 """A file written so shortly before it was read may change again within the same tick of its file system's clock (2 s on FAT)."""
 
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_WIDE_MODES = frozenset({"I", "F"})
+_ARITHMETIC_FRAME = re.compile(rb"\xff[\xc9-\xcb\xcd-\xcf]")
+_MOST_PIXELS_A_BYTE = 8 * 64
+"""A Huffman code is at least one bit long, and a block of 8 x 8 pixels has at least one (ISO/IEC 10918-1, annexes C and F)."""
 
+_WIDE_MODES = frozenset({"I", "F"})
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
+"""Pillow's names of PNG greys of fewer than 8 bits, and what it multiplies their samples by."""
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # without any, its words on damaged files go to the terminal
 PillowImage.init()
 _AVAILABLE = tuple(name for name in FORMATS if name in PillowImage.OPEN)  # AVIF is an optional part of Pillow
 
@@ -95,14 +105,14 @@ def read_file(path: str, *, hashed: bool = False) -> tuple[bytes, Stamp]:
 
 
 def decode_bytes(data: bytes, max_pixels: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB from the bytes of an image file. Raises ImageError (stage ``decode``)."""
+    """(H, W, 3) uint8 RGB from the bytes of an image file. Raises ImageError (stage ``decode``), and MemoryError."""
     try:
         return _decode(data, max_pixels)
     except UnidentifiedImageError as error:
         raise ImageError("decode", _foreign_reason(data)) from error
     except PillowImage.DecompressionBombError as error:
         raise ImageError("decode", f"too many pixels: more than --max-pixels {max_pixels:,}") from error
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins raise almost anything for a damaged file; the reason goes into its row
         raise ImageError("decode", f"damaged or unsupported: {error}") from error
@@ -116,15 +126,19 @@ def _decode(data: bytes, max_pixels: int) -> np.ndarray:
         if width * height > max_pixels:
             raise ImageError("decode", f"{width} x {height} pixels: more than --max-pixels {max_pixels:,}")
         if header.format in ("JPEG", "MPO"):  # MPO: a JPEG with further pictures behind it, as phones write it
-            return _decode_jpeg(data)
+            return _decode_jpeg(data, width * height)
         return _decode_with_pillow(header)
 
 
-def _decode_jpeg(data: bytes) -> np.ndarray:
+def _decode_jpeg(data: bytes, pixels_claimed: int) -> np.ndarray:
     check_jpeg_end(data)
+    if pixels_claimed > _MOST_PIXELS_A_BYTE * len(data) and not _ARITHMETIC_FRAME.search(data):
+        raise ImageError("decode", f"damaged JPEG: {len(data):,} bytes cannot hold {pixels_claimed:,} pixels")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from error
         raise ImageError("decode", f"damaged JPEG: {error.err or error}") from error
     if pixels is None:
         raise ImageError("decode", "damaged JPEG: its image data cannot be decoded")
@@ -168,26 +182,43 @@ def check_jpeg_end(data: bytes) -> None:
 
 
 def _decode_with_pillow(image: PillowImage.Image) -> np.ndarray:
+    spread = _GREY_STEPS.get(str(tile[0][3]), 1) if (tile := getattr(image, "tile", None)) else 1
     image.load()
+    if spread > 1 and "transparency" in image.info:  # Pillow spreads the samples over 0..255, but not this one
+        image.info["transparency"] *= spread
+    tags = getattr(image, "tag_v2", {})
     try:
         upright = ImageOps.exif_transpose(image)
     except Exception:  # damaged metadata is no reason to refuse the pixels; without it the image stands as stored
         upright = image
+    if upright.mode.startswith("I;16"):
+        return _upper_bits(upright, tags.get(_BITS_PER_SAMPLE, (16,))[0], inverted=tags.get(_PHOTOMETRIC) == 0)
     return np.asarray(_to_rgb(upright), dtype=np.uint8)
 
 
+def _upper_bits(image: PillowImage.Image, bits: int, *, inverted: bool) -> np.ndarray:
+    """(H, W, 3) from 16-bit grey, shifted down: Pillow's own conversion would clip it to white.
+
+    ``bits``, ``inverted``: of a TIFF, Pillow leaves 12-bit samples in the lower bits, and white at zero where it was.
+    """
+    samples = np.asarray(image, dtype=np.uint16)
+    values = (samples >> (bits - 8)).astype(np.uint8)
+    if inverted:
+        values = 255 - values
+    values[samples == image.info.get("transparency", -1)] = 255
+    return np.repeat(values[..., None], 3, axis=2)
+
+
 def _to_rgb(image: PillowImage.Image) -> PillowImage.Image:
-    """8-bit RGB. 16-bit grey is shifted down by 8: Pillow's own conversion would clip it to white."""
-    if image.mode.startswith("I;16"):
-        samples = np.asarray(image, dtype=np.uint16)
-        image = PillowImage.fromarray((samples >> 8).astype(np.uint8))
+    """8-bit RGB, transparency over white."""
     if image.mode in _WIDE_MODES:
         raise ImageError("decode", f"samples of mode {image.mode!r} (32 bits) have no defined black and white")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        white = PillowImage.new("RGBA", layered.size, (255, 255, 255, 255))
-        image = PillowImage.alpha_composite(white, layered)
-    return image.convert("RGB")
+        layered = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = PillowImage.new("RGB", layered.size, (255, 255, 255))
+        white.paste(layered, mask=layered)  # half the memory of alpha_composite
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _foreign_reason(data: bytes) -> str:
