@@ -49,6 +49,7 @@ def camcli(capsys, monkeypatch):
 
     def call(*arguments: object) -> Result:
         monkeypatch.setattr(app.SIGNALS, "install", lambda: None)
+        monkeypatch.setattr(app.SIGNALS, "ignore", lambda: None)
         monkeypatch.setattr(signals.SIGNALS, "number", None)
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
@@ -58,6 +59,7 @@ def camcli(capsys, monkeypatch):
 
     yield call
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture

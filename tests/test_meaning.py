@@ -24,7 +24,7 @@ OBJECTS = {
 def run(tmp_path_factory):
     from camcli.cli import app
 
-    app.SIGNALS.install = lambda: None
+    app.SIGNALS.install = app.SIGNALS.ignore = lambda: None
     out = tmp_path_factory.mktemp("meaning") / "out"
     with pytest.raises(SystemExit) as ended:
         app.main(["run", str(SAMPLES), "-o", str(out), "--save-maps", "--quiet"])

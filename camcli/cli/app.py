@@ -79,6 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
             traceback.print_exc()
             known = RunError("this is a defect of camcli; please report it with the lines above.")
         _end(known)
+    finally:
+        SIGNALS.ignore()
 
 
 def explain_import_error(error: BaseException) -> CamcliError | None:

@@ -161,10 +161,11 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
                 run.rows.add(outcome)
                 if run.rows.abandoned:
                     stop.set()
+        folder.arrange(run.sources)
         totals = folder.totals(run.sources)
         state = "finished" if counts.explained + counts.failed == len(todo) else "interrupted"
         seconds = time.monotonic() - started
-        folder.finish(run.sources, run_record(job, counts, folder.totals(), seconds, state, stages))
+        folder.finish(run_record(job, counts, folder.totals(), seconds, state, stages))
     summarize(counts, totals, seconds, folder.place, talk)
     if config.verbose:
         tell_stages(stages, seconds, talk)

@@ -28,17 +28,25 @@ class Signals:
 
     def install(self) -> None:
         """Listen, in the main thread."""
+        self.number, self._deferring = None, False
+        self.stop.clear()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._arrived)
 
+    def ignore(self) -> None:
+        """Hear nothing any more: the exit code is decided, and the interpreter takes a second to be torn down."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
     @contextmanager
     def deferred(self) -> Iterator[threading.Event]:
-        """Inside, the first signal only sets the event."""
+        """Inside, and after it unless an error has ended it, the first signal only sets the event."""
         self._deferring = True
         try:
             yield self.stop
-        finally:
+        except BaseException:
             self._deferring = False
+            raise
 
     def _arrived(self, number: int, _frame: FrameType | None) -> None:
         if self.number is not None:

@@ -86,7 +86,8 @@ def read_file(path: str, *, hashed: bool = False) -> tuple[bytes, Stamp]:
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError("read", f"not a regular file but a {_kind(status.st_mode)}")
+            unlisted = ", which could not be listed" if stat.S_ISDIR(status.st_mode) else ""
+            raise ImageError("read", f"not a regular file but a {_kind(status.st_mode)}{unlisted}")
         if status.st_size == 0:
             raise ImageError("read", "the file is empty")
         if status.st_size > MAX_BYTES:

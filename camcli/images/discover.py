@@ -8,9 +8,12 @@ holds a run of camcli, its overlays and maps are left out, so that no run explai
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from camcli.errors import InputError
 from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, Source, shown
@@ -29,8 +32,8 @@ def discover_sources(inputs: Sequence[str], output: str) -> list[Source]:
     for given in inputs:
         if not os.path.lexists(given):
             raise InputError(f"there is no file or folder {shown(given)!r}.")
-    paths = _each_folder_once(inputs)
-    root = os.path.commonpath([path if os.path.isdir(path) else os.path.dirname(path) for path in paths])
+    paths = _each_folder_once(inputs, forgiving=False)
+    root = os.path.commonpath([path if is_folder else os.path.dirname(path) for path, is_folder in paths.items()])
     sources = _sources(paths, root, output, forgiving=False)
     if not sources:
         given_words = ", ".join(repr(shown(given)) for given in inputs)
@@ -46,7 +49,7 @@ def listed_sources(paths: Iterable[str], output: str) -> list[Source]:
     It ends as a failure and stops nothing. A source's name is its path below the current folder, or from the root of the file
     system where not all lie below it: it does not depend on what else is in the list. Raises InputError when nothing is found.
     """
-    places = _each_folder_once(list(paths))
+    places = _each_folder_once(list(paths), forgiving=True)
     here = os.getcwd()
     inside = here.rstrip(os.sep) + os.sep
     root = here if all(place.startswith(inside) or place == here for place in places) else os.sep
@@ -65,20 +68,37 @@ def shard_of(image: str, count: int) -> int:
     return int.from_bytes(digest[:8], "big") % count
 
 
-def _each_folder_once(inputs: Sequence[str]) -> list[str]:
-    """Absolute paths; of a folder given in several ways (twice, by a link) only the first."""
-    by_place = {os.path.realpath(given): os.path.abspath(given) for given in reversed(inputs) if os.path.isdir(given)}
-    chosen = set(by_place.values())
-    return [path for path in map(os.path.abspath, inputs) if path in chosen or not os.path.isdir(path)]
+def _each_folder_once(inputs: Sequence[str], *, forgiving: bool) -> dict[str, bool]:
+    """Absolute paths, and whether each is a folder; of a folder given in several ways (twice, by a link) only the first."""
+    paths: dict[str, bool] = {}
+    seen: set[str] = set()
+    for given in inputs:
+        path = os.path.abspath(given)
+        is_folder = _is_folder(given, forgiving=forgiving)
+        place = os.path.realpath(path) if is_folder else path
+        if path not in paths and not (is_folder and place in seen):
+            paths[path] = is_folder
+            seen.add(place)
+    return paths
 
 
-def _sources(paths: Sequence[str], root: str, output: str, *, forgiving: bool) -> list[Source]:
+def _is_folder(given: str, *, forgiving: bool) -> bool:
+    """Whether an input is a folder. Raises InputError where that cannot be told: taken for a file, it would name a run wrongly."""
+    try:
+        return stat.S_ISDIR(os.stat(given).st_mode)
+    except (OSError, ValueError) as error:
+        if forgiving or getattr(error, "errno", None) in (errno.ENOENT, errno.ELOOP):  # becomes a failure
+            return False
+        raise InputError(f"cannot look at {shown(given)!r}: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def _sources(paths: Mapping[str, bool], root: str, output: str, *, forgiving: bool) -> list[Source]:
     """The images of ``paths`` by their names below ``root``. ``forgiving``: a given folder that cannot be read is a source."""
     below = root.rstrip(os.sep) + os.sep
     names: list[str] = []
     links: set[str] = set()
-    for path in paths:
-        if not os.path.isdir(path):
+    for path, is_folder in paths.items():
+        if not is_folder:
             names.append(path[len(below) :])
             if os.path.islink(path):
                 links.add(names[-1])
@@ -102,37 +122,61 @@ def _sources(paths: Sequence[str], root: str, output: str, *, forgiving: bool) -
 
 def _walk(top: str, output: str) -> Iterator[tuple[str, bool]]:
     """(path, is a link) of every image file below ``top``, sorted within each folder, folders in their place."""
-    pending = [iter(_entries(top, output, is_top=True))]
+    pending = [_listed(top, output, is_top=True)]
     while pending:
-        for path, is_folder, is_link in pending[-1]:
-            if is_folder:
-                try:
-                    pending.append(iter(_entries(path, output, is_top=False)))
-                except OSError:
-                    yield path, False
-                    continue
-                break
-            yield path, is_link
-        else:
+        folder = pending[-1]
+        if not folder.names:
             pending.pop()
+            continue
+        name = folder.names.pop()
+        path = os.path.join(folder.path, name)
+        if name not in folder.folders:
+            yield path, name in folder.links
+            continue
+        try:
+            pending.append(_listed(path, output, is_top=False))
+        except OSError:
+            yield path, False
 
 
-def _entries(folder: str, output: str, *, is_top: bool) -> list[tuple[str, bool, bool]]:
-    """(path, is a folder, is a link) of what counts in ``folder``. Raises OSError for the folder, InputError for the top."""
-    holds_run = folder == output or os.path.lexists(os.path.join(folder, RUN_MARKER))
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """What counts in a folder: the names still to visit, the last one first, and which of them are folders or links.
+
+    Names alone, each given up when it is visited: for a million entries 180 MB less than scandir's own objects.
+    """
+
+    path: str
+    names: list[str]
+    folders: frozenset[str]
+    links: frozenset[str]
+
+
+def _listed(path: str, output: str, *, is_top: bool) -> _Folder:
+    """The folder at ``path``. Raises OSError for the folder, InputError for the top."""
+    holds_run = path == output
+    names: list[str] = []
+    folders: set[str] = set()
+    links: set[str] = set()
     try:
-        with os.scandir(folder) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
+        with os.scandir(path) as scan:
+            for entry in scan:
+                name = entry.name
+                if name.startswith("."):
+                    holds_run |= name == RUN_MARKER
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.add(name)
+                elif os.path.splitext(name)[1].lower() not in EXTENSIONS:
+                    continue
+                elif entry.is_symlink():
+                    links.add(name)
+                names.append(name)
     except OSError as error:
         if is_top:
-            raise InputError(f"cannot read the folder {shown(folder)!r}: {error.strerror}.") from error
+            raise InputError(f"cannot read the folder {shown(path)!r}: {error.strerror}.") from error
         raise
-    kept: list[tuple[str, bool, bool]] = []
-    for entry in entries:
-        if entry.name.startswith(".") or (holds_run and entry.name in OUTPUT_FOLDERS):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            kept.append((entry.path, True, False))
-        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-            kept.append((entry.path, False, entry.is_symlink()))
-    return kept
+    if holds_run:
+        names = [name for name in names if name not in OUTPUT_FOLDERS]
+    names.sort(reverse=True)
+    return _Folder(path, names, frozenset(folders), frozenset(links))

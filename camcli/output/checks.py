@@ -24,7 +24,10 @@ def is_unchanged(earlier: Stamp | None, path: str) -> bool:
         return earlier is now
     if not earlier.sha256:
         return earlier == now
-    return earlier.size == now.size and _sha256_of(path) == earlier.sha256
+    if earlier.size != now.size:
+        return False
+    digest = _sha256_of(path)
+    return earlier.mtime_ns == now.mtime_ns if digest is None else earlier.sha256 == digest  # None: it cannot be read just now
 
 
 def _sha256_of(path: str) -> str | None:
@@ -86,6 +89,15 @@ def _words(value: Any) -> str:
     if value is None or value == []:
         return "the default"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def exists(path: str) -> bool:
+    """Whether there is anything at ``path``. Raises OSError where that cannot be told, which ``os.path.exists`` calls absent."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def size_of(path: str) -> int:

@@ -19,9 +19,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from camcli.errors import InUseError
-from camcli.output.checks import check_place, is_readable, is_unchanged, size_of
+from camcli.output.checks import OURS, check_place, is_readable, is_unchanged, size_of
 from camcli.output.inflight import InFlight
-from camcli.output.ledger import Ledger, read_rows
+from camcli.output.ledger import Ledger, journal_path, read_rows
 from camcli.output.names import is_output_name, shard_name
 from camcli.output.writers import json_bytes, output_error, write_whole
 from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, Outcome, Source, recovered, shown
@@ -86,12 +86,17 @@ class OutputFolder:
         except OSError as error:
             self._forget()
             raise output_error(self._at(RUN_MARKER), error) from error
-        for leftover in os.listdir(self._at(RUN_MARKER, "scratch")):
+        try:
+            leftovers = os.listdir(self._at(RUN_MARKER, "scratch"))
+        except OSError as error:
+            self._release()
+            raise output_error(self._at(RUN_MARKER), error) from error
+        for leftover in leftovers:
             with contextlib.suppress(OSError):
                 os.unlink(self._at(RUN_MARKER, "scratch", leftover))
 
     def _release(self) -> None:
-        if not os.path.exists(self._at(RUN_MARKER, "journal.jsonl")):
+        if not any(map(os.path.lexists, (journal_path(self.path), *map(self._at, OURS)))):
             self._forget()  # while the lock is held: nobody else can be using what is removed
         self._lock.release()
 
@@ -150,7 +155,7 @@ class OutputFolder:
         if self._overwrite:
             self._clear()
         else:
-            stale = ({source.image for source in todo} | _folders_of(todo)) & self.ledger.entries.keys()
+            stale = {source.image for source in todo} & self.ledger.entries.keys()
             if stale:
                 self.ledger.keep([image for image in self.ledger.entries if image not in stale])
             if not self._created:
@@ -190,12 +195,17 @@ class OutputFolder:
         return self._in_order(sources) == list(self.ledger.entries) and said.items() <= record.items()
 
     def _in_order(self, sources: Sequence[Source]) -> list[str]:
-        """The images of the tables so that those of ``sources`` come in their order; as they stand where they do so already."""
+        """The images of the tables so that those of ``sources`` come in their order; as they stand where they do so already.
+
+        Without folders that could not be read before and can be now.
+        """
         order = {source.image: position for position, source in enumerate(sources)}
-        places = [order[image] for image in self.ledger.entries if image in order]
+        folders = _folders_of(sources)
+        images = [image for image, entry in self.ledger.entries.items() if not (entry.stage == "read" and image in folders)]
+        places = [order[image] for image in images if image in order]
         if all(earlier < later for earlier, later in itertools.pairwise(places)):
-            return list(self.ledger.entries)
-        return sorted(self.ledger.entries, key=lambda image: order.get(image, len(order)))
+            return images
+        return sorted(images, key=lambda image: order.get(image, len(order)))
 
     def write(self, relative: str, data: bytes) -> None:
         """Put a file of the run in its place, complete or not at all. Raises OutputError."""
@@ -205,15 +215,21 @@ class OutputFolder:
         """Append the rows of one image to its table, then its line to the journal. Raises OutputError."""
         self.ledger.append(outcome)
 
-    def finish(self, sources: Sequence[Source], run_record: Mapping[str, Any]) -> None:
-        """Bring the tables into the order of ``sources`` where they are not, and write ``run.json``. Raises OutputError."""
+    def arrange(self, sources: Sequence[Source]) -> None:
+        """Bring the tables into the order of ``sources`` where they are not, and make empty ones where there are none.
+
+        Raises OutputError.
+        """
         try:
-            self.ledger.open()  # a run without a single image leaves empty tables
+            self.ledger.open()
         except OSError as error:
             raise output_error(self._at("predictions.csv"), error) from error
         ranked = self._in_order(sources)
         if ranked != list(self.ledger.entries):
             self.ledger.keep(ranked)
+
+    def finish(self, run_record: Mapping[str, Any]) -> None:
+        """Write ``run.json``, after which the run has come to its end. Raises OutputError."""
         self.write("run.json", json_bytes(run_record))
 
     def totals(self, sources: Iterable[Source] | None = None) -> tuple[int, int]:
@@ -243,13 +259,18 @@ def files_of(overlay: str, saves_maps: bool) -> list[str]:
     return [overlay, os.path.join("maps", f"{stem}.npy")] if saves_maps else [overlay]
 
 
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 def stray_files(path: str) -> Iterator[str]:
     """Overlays and maps in the output folder ``path`` that no row of its table names, by their names camcli's own."""
     named = {recovered(row["overlay"]) for row in read_rows(path)}
     stems = {os.path.splitext(os.path.relpath(overlay, "overlays"))[0] for overlay in named if overlay}
     for top, extension in zip(OUTPUT_FOLDERS, (".jpg", ".npy"), strict=True):
         root = os.path.join(path, top)
-        for folder, _, names in os.walk(root):
+        for folder, _, names in os.walk(root, onerror=_raise_unless_absent):
             for name in names:
                 stem = os.path.relpath(os.path.join(folder, name), root).removesuffix(extension)
                 if is_output_name(name) and stem not in stems:

@@ -13,7 +13,6 @@ follow it: whatever a table holds beyond the last journal line that it covers is
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,10 +57,11 @@ def header_line(settings: Mapping[str, Any]) -> bytes:
 
 def read_settings(path: str) -> dict[str, Any] | None:
     """The settings in the journal at ``path``; None where there is no journal or not even its first line is whole."""
-    if not os.path.exists(path):
+    try:
+        with open(path, "rb") as file:
+            first = _parsed(file.readline())
+    except FileNotFoundError:  # and nothing else: a journal that cannot be read now is not a missing one
         return None
-    with open(path, "rb") as file:
-        first = _parsed(file.readline())
     if first is None or first.get("camcli_journal") != VERSION:
         return None
     settings: dict[str, Any] = first["settings"]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from camcli.errors import SettingsError
-from camcli.output.checks import check_settings, size_of
+from camcli.output.checks import check_settings, exists, size_of
 from camcli.output.journal import TABLES, Entry, header_line, read_entries, read_settings
 from camcli.output.writers import (
     FAILURE_COLUMNS,
@@ -77,7 +77,7 @@ class Ledger:
         self._finish_exchange()
         earlier = read_settings(self._at("journal.jsonl"))
         if earlier is None:
-            if any(os.path.exists(self._at(name)) for name in TABLES):
+            if any(exists(self._at(name)) for name in TABLES):
                 raise SettingsError(
                     f"{shown(self._path)!r} holds tables but no journal of the run that wrote them. "
                     "Start anew with --overwrite, or choose another folder with --output."
@@ -151,7 +151,7 @@ class Ledger:
         """Open tables and journal for appending; those that are missing begin with their first lines. Raises OSError."""
         if self._handles:
             return
-        if not os.path.exists(self._at("journal.jsonl")):
+        if not exists(self._at("journal.jsonl")):
             write_whole(self._at("journal.jsonl"), header_line(self.settings), self._at("scratch"))
         for name in (*TABLES, "journal.jsonl"):
             self._handles[name] = os.open(
@@ -216,7 +216,7 @@ class Ledger:
 
     def _finish_exchange(self) -> None:
         exchange = self._at("exchange")
-        if not os.path.isdir(exchange):
+        if not exists(exchange):
             return
         for name in (*TABLES, "journal.jsonl"):
             with contextlib.suppress(FileNotFoundError):

@@ -19,7 +19,7 @@ from camcli.output.folder import OutputFolder, files_of
 from camcli.output.journal import Entry, read_settings
 from camcli.output.ledger import Ledger, journal_path, table_headers
 from camcli.output.names import shard_name, shard_of_name
-from camcli.output.writers import json_bytes, output_error
+from camcli.output.writers import output_error
 from camcli.records import RUN_MARKER, recovered, shown
 
 _OF_A_MACHINE = ("shard", "inputs")
@@ -60,7 +60,7 @@ def merge_shards(path: str) -> Merged:
         folder.ledger.exchange(contents[image] for image in sorted(contents, key=lambda image: image.split("/")))
         folder.sweep()
         explained, failed = folder.totals()
-        folder.write("run.json", json_bytes(_joined(records, settings, explained, failed)))
+        folder.finish(_joined(records, settings, explained, failed))
     return Merged(len(parts), explained, failed)
 
 
