@@ -299,7 +299,7 @@ class RunConfig:
             option_name(field): _as_json(field, getattr(self, field.name))
             for field in dataclasses.fields(self)
             if field.metadata["affects_results"]
-        }
+        } | {"shard": self.part and "/".join(map(str, self.part))}
 
     def as_dict(self) -> dict[str, Any]:
         """All options by name, as JSON values."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from camcli.config import RunConfig, check_value, option_name
 from camcli.errors import ConfigError, did_you_mean
+from camcli.records import shown
 
 
 def read_config_file(path: str) -> dict[str, Any]:
@@ -19,9 +20,9 @@ def read_config_file(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             table = tomllib.load(file)
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}.") from error
+        raise ConfigError(f"--config {shown(path)}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path} is not TOML: {error}.") from error
+        raise ConfigError(f"--config {shown(path)} is not TOML: {error}.") from error
     fields = {option_name(field): field for field in dataclasses.fields(RunConfig)}
     values: dict[str, Any] = {}
     for key, value in table.items():

@@ -14,8 +14,11 @@ from collections.abc import Iterator, Sequence
 
 from camcli.records import Failure, Source, stamp_of
 
-PATIENCE, PATIENCE_EACH = 120, 10
-"""Seconds for suspects to come back, in all and for each: the largest images that are decoded at all take about ten."""
+PATIENCE = 120
+"""Seconds for a suspect to come back: the largest images that are decoded at all take about ten."""
+
+_READY, _BACK = b"+", b"."
+"""What the process writes before the first path and after each."""
 
 
 def find_crashing(sources: Sequence[Source], max_pixels: int) -> Iterator[Failure]:
@@ -34,22 +37,23 @@ def _tried(paths: Sequence[str], max_pixels: int) -> tuple[int, str]:
     """How many of ``paths`` a process of its own came back from, and how it ended; empty for an end that is no file's doing."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     found = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-P", "-m", "camcli.probe", str(max_pixels)]
-    names = b"\0".join(map(os.fsencode, paths))
-    patience = PATIENCE + PATIENCE_EACH * len(paths)
-    try:
-        ended = subprocess.run(
-            command,
-            input=names,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=patience,
-            env={**os.environ, "PYTHONPATH": found},
-            check=False,
-        )
-    except subprocess.TimeoutExpired as late:
-        return len(late.stdout or b""), f"no end after {patience} seconds"
-    return len(ended.stdout), _signal_name(-ended.returncode) if ended.returncode < 0 else ""
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "camcli.probe", str(max_pixels), str(PATIENCE)],
+        input=b"\0".join(map(os.fsencode, paths)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": found},
+        check=False,
+    )
+    if not ended.stdout.startswith(_READY):
+        return 0, ""
+    return ended.stdout.count(_BACK), _end_in_words(ended.returncode)
+
+
+def _end_in_words(code: int) -> str:
+    if code >= 0:
+        return f"it ended with exit code {code}" if code else ""
+    return f"no end after {PATIENCE} seconds" if -code == signal.SIGALRM else _signal_name(-code)
 
 
 def _signal_name(number: int) -> str:
@@ -80,13 +84,15 @@ def main() -> None:
     _without_core_dumps()
     PillowImage.MAX_IMAGE_PIXELS = None  # as in a run: --max-pixels is the limit
     style, heatmap = Style(), np.eye(7, dtype=np.float32)
+    os.write(1, _READY)
     for name in sys.stdin.buffer.read().split(b"\0"):
+        signal.alarm(int(sys.argv[2]))  # which ends the process, also from within C code
         image = decode_image(Source("", os.fsdecode(name)), int(sys.argv[1]))
         if isinstance(image, Image):
             view = view_of((image.pixels.shape[1], image.pixels.shape[0]), Preprocess(), "crop")
             prepare_input(image.pixels, view, Preprocess())
             encode_jpeg(paint_overlay(image.pixels, heatmap, view.box, view.pixels, style), style.quality)
-        os.write(1, b".")
+        os.write(1, _BACK)
 
 
 if __name__ == "__main__":

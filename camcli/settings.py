@@ -9,6 +9,7 @@ from typing import Any
 
 from camcli.config import RunConfig
 from camcli.errors import ConfigError
+from camcli.records import shown
 
 
 def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
                 with open(path, "rb") as file:
                     settings[f"{name}-sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
-                raise ConfigError(f"--{name} {path}: {error.strerror}.") from error
+                raise ConfigError(f"--{name} {shown(path)}: {error.strerror}.") from error
     return settings
 
 

@@ -18,7 +18,7 @@ from tests.folders import TINY, contents_of, failures_of, rows_of
 from tests.pictures import encoded, photo
 
 DEADLY = """
-import ctypes, os, signal, time
+import ctypes, os, signal, sys, time
 import cv2
 real = cv2.imdecode
 
@@ -27,6 +27,11 @@ def imdecode(data, flags):
         ctypes.string_at(0)
     if b"endless" in bytes(data[-20:]):
         time.sleep(3600)
+    if b"greedy" in bytes(data[-20:]) and "run" in sys.argv:
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+    if b"exits" in bytes(data[-20:]):
+        os._exit(1)
     if b"unlucky" in bytes(data[-20:]) and "UNLUCKY" in os.environ:
         os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
@@ -90,11 +95,36 @@ def test_a_file_that_was_in_hand_when_the_process_was_killed_is_not_blamed(deadl
     assert contents_of(tmp_path / "out") == contents_of(tmp_path / "whole")
 
 
+def test_what_kills_only_inside_a_run_keeps_nothing_else_from_being_done_and_is_set_aside(deadly, many, tmp_path):
+    """As lack of memory does: a process of its own survives the file. It is put last, and given up after three more deaths."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert run(many, "-o", whole).returncode == 0
+    (many / "more-07-x.jpg").write_bytes(encoded(photo(), "JPEG") + b"greedy")
+    ends = [run(many, "-o", out).returncode for _ in range(2)]
+    assert ends == [-signal.SIGKILL] * 2
+    assert len(rows_of(out)) == 36, "what can be done was not done"
+    for _ in range(4):
+        ends.append(run(many, "-o", out).returncode)
+        if ends[-1] >= 0:
+            break
+    assert ends == [*[-signal.SIGKILL] * len(ends[:-1]), 1]
+    assert len(ends) <= 5
+    assert [(row["image"], row["stage"]) for row in failures_of(out)] == [("more-07-x.jpg", "crashed")]
+    without = ("run.json", "journal.jsonl", "lock", "failures.csv")
+    assert contents_of(out, without) == contents_of(whole, without)
+    assert "Nothing to do" in run(many, "-o", out).stderr
+
+
+def test_starting_anew_does_not_forget_what_kills(deadly, many, tmp_path):
+    (many / "more-07-x.jpg").write_bytes(encoded(photo(), "JPEG") + b"segfault")
+    ends = [run(many, "-o", tmp_path / "out", "--overwrite").returncode for _ in range(4)]
+    assert ends == [-signal.SIGSEGV, 1, 1, 1]
+
+
 def test_each_of_several_culprits_is_found_and_nobody_else(deadly, tmp_path, monkeypatch):
     """Among good files, broken ones, and one that does not come back."""
     monkeypatch.setattr(probe, "PATIENCE", 4)
-    monkeypatch.setattr(probe, "PATIENCE_EACH", 0)
-    ends = {"a": b"", "b": b"segfault", "c": b"", "d": b"endless", "e": b"segfault", "f": b""}
+    ends = {"a": b"", "b": b"segfault", "c": b"", "d": b"endless", "e": b"exits", "f": b""}
     for name, end in ends.items():
         (tmp_path / f"{name}.jpg").write_bytes(encoded(photo(), "JPEG") + end)
     (tmp_path / "broken.jpg").write_text("text")
@@ -104,7 +134,7 @@ def test_each_of_several_culprits_is_found_and_nobody_else(deadly, tmp_path, mon
     assert [failure.image for failure in found] == ["b.jpg", "d.jpg", "e.jpg", "line\nbreak.jpg"]
     assert {failure.stage for failure in found} == {"crashed"}
     assert [failure.reason.split(": ")[1] for failure in found] == [
-        "SIGSEGV (signal 11)", "no end after 4 seconds", "SIGSEGV (signal 11)", "SIGSEGV (signal 11)",
+        "SIGSEGV (signal 11)", "no end after 4 seconds", "it ended with exit code 1", "SIGSEGV (signal 11)",
     ]  # fmt: skip
     assert list(probe.find_crashing([], 10**7)) == []
 
@@ -119,7 +149,7 @@ def test_what_is_in_hand_outlives_the_process(tmp_path):
     names = ["plain.jpg", "line\nbreak.jpg", os.fsdecode(b"\xff.jpg"), "d/" * 2000 + "x.jpg"]
     script = (
         "import os, sys, threading\nfrom camcli.output.inflight import InFlight\n"
-        "flight = InFlight(sys.argv[1]); flight.begin()\n"
+        "flight = InFlight(sys.argv[1]); flight.begin({})\n"
         "with flight.holding('done.jpg'): pass\n"
         "gate = threading.Barrier(5)\n"
         "def hold(name):\n"
@@ -133,7 +163,7 @@ def test_what_is_in_hand_outlives_the_process(tmp_path):
     assert subprocess.run(arguments, cwd=ROOT, check=False).returncode == 9
     assert sorted(InFlight(str(path)).left_over()) == sorted(names)
     flight = InFlight(str(path))
-    flight.begin()
+    flight.begin({})
     assert flight.left_over() == []
     flight.end()
     assert not path.exists()

@@ -62,6 +62,19 @@ def test_a_path_on_stdin_that_is_gone_fails_alone(camcli, imgs, tmp_path, monkey
     assert failures_of(tmp_path / "out") == [{"image": "imgs/gone.jpg", "stage": "read", "error": "no such file or directory"}]
 
 
+def test_overlays_among_the_paths_are_never_explained(camcli, imgs, tmp_path, monkeypatch, feed):
+    """What find finds in the output folder, in one of another run, and in a part: the second time there is nothing to do."""
+    monkeypatch.chdir(tmp_path)
+    camcli("run", "imgs", "-o", "imgs/other", *TINY)
+    (tmp_path / "imgs" / "overlays").mkdir()
+    (tmp_path / "imgs" / "overlays" / "mine.jpg").write_bytes(encoded(photo(3), "JPEG"))
+    for said in ("7 images explained", "Nothing to do: 7 images"):
+        found = [str(path.relative_to(tmp_path)) for path in sorted((tmp_path / "imgs").rglob("*.*[gG]"))]
+        feed("\n".join([*found, "imgs/other/overlays", "imgs/other"]).encode())
+        assert said in camcli("run", "-", "-o", "imgs/out", *TINY).err
+    assert "imgs/overlays/mine.jpg" in {row["image"] for row in rows_of(tmp_path / "imgs" / "out")}
+
+
 def test_paths_outside_the_current_folder_keep_their_whole_path(camcli, imgs, tmp_path, monkeypatch, feed):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

@@ -600,6 +600,7 @@ def test_what_could_not_be_read_is_tried_again_when_it_can(camcli, imgs, tmp_pat
     assert "Nothing to do" in camcli("run", imgs, "-o", out, *TINY).err
     monkeypatch.undo()
     monkeypatch.setattr("camcli.cli.app.SIGNALS.install", lambda: None)
+    monkeypatch.setattr("camcli.cli.app.SIGNALS.ignore", lambda: None)
     assert camcli("run", imgs, "-o", out, *TINY).code == 0
     assert failures_of(out) == []
     assert len(rows_of(out)) == 6
@@ -612,11 +613,13 @@ def test_a_run_killed_before_its_end_is_brought_to_it(camcli, imgs, tmp_path, mo
     out = tmp_path / "out"
     camcli("run", imgs, "-o", out, *TINY)
     (imgs / "0.png").write_bytes(encoded(photo(50), "PNG"))
-    monkeypatch.setattr(OutputFolder, "finish", lambda *_: None)
+    for last_act in ("arrange", "finish"):
+        monkeypatch.setattr(OutputFolder, last_act, lambda *_: None)
     camcli("run", imgs, "-o", out, *TINY)
     assert rows_of(out)[-1]["image"] == "0.png"
     monkeypatch.undo()
     monkeypatch.setattr("camcli.cli.app.SIGNALS.install", lambda: None)
+    monkeypatch.setattr("camcli.cli.app.SIGNALS.ignore", lambda: None)
     assert camcli("run", imgs, "-o", out, *TINY).code == 0
     assert rows_of(out)[0]["image"] == "0.png"
     assert json.loads((out / "run.json").read_text())["images"] == {"explained": 7, "failed": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -154,6 +155,89 @@ def test_what_cannot_be_joined_is_told_why_and_left_alone(camcli, imgs, tmp_path
     assert not (out / "predictions.csv").exists()
     assert camcli("merge", out).code == 0
     assert len(rows_of(out)) == 6
+
+
+def test_a_joining_that_ends_early_can_be_repeated(camcli, imgs, tmp_path):
+    """An overlay of a part is gone: nothing is joined, and what the message advises works."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    run_parts(camcli, imgs, out)
+    lost = sorted((out / "shard-2-of-3").rglob("*.jpg"))[-1]
+    lost.unlink()
+    refused = camcli("merge", out)
+    assert refused.code == 3
+    assert "run its part again" in refused.err
+    assert not (out / "predictions.csv").exists()
+    assert camcli("run", imgs, "-o", out, *TINY, "--shard", "2/3").code == 0
+    assert camcli("merge", out).code == 0
+    camcli("run", imgs, "-o", whole, *TINY)
+    assert results_in(out) == contents_of(whole)
+
+
+def test_a_part_that_was_killed_is_not_joined_although_it_had_finished_before(camcli, imgs, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    run_parts(camcli, imgs, out)
+    assert camcli("merge", out).code == 0
+    for k in range(9):
+        (imgs / f"0-new-{k}.jpg").write_bytes(encoded(photo(50 + k), "JPEG"))
+
+    def killed(*_):
+        raise KeyboardInterrupt  # which nothing of camcli expects
+
+    monkeypatch.setattr("camcli.output.folder.OutputFolder.finish", killed)
+    for part in PARTS:
+        with contextlib.suppress(KeyboardInterrupt):  # a part without a new image has nothing to do
+            camcli("run", imgs, "-o", out, *TINY, "--shard", part)
+    monkeypatch.undo()
+    monkeypatch.setattr("camcli.cli.app.SIGNALS.install", lambda: None)
+    monkeypatch.setattr("camcli.cli.app.SIGNALS.ignore", lambda: None)
+    assert "has not come to its end" in camcli("merge", out).err
+
+
+def test_folders_that_can_be_read_again_leave_no_row_in_parts(camcli, imgs, tmp_path, monkeypatch):
+    """The part that has the row of the folder may have none of its images."""
+    real = os.scandir
+    for k in range(6):
+        (imgs / f"d{k}").mkdir()
+        (imgs / f"d{k}" / "x.jpg").write_bytes(encoded(photo(k), "JPEG"))
+
+    def denied(path):
+        if os.path.basename(path).startswith("d"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    monkeypatch.setattr("camcli.images.discover.os.scandir", denied)
+    monkeypatch.setattr("camcli.output.folder.is_listable", lambda path: False)
+    run_parts(camcli, imgs, out)
+    assert camcli("merge", out).code == 1
+    assert {row["image"] for row in failures_of(out)} == {f"d{k}" for k in range(6)}
+    monkeypatch.undo()
+    for act in ("install", "ignore"):
+        monkeypatch.setattr(f"camcli.cli.app.SIGNALS.{act}", lambda: None)
+    assert run_parts(camcli, imgs, out) == [0, 0, 0]
+    assert camcli("merge", out).code == 0
+    camcli("run", imgs, "-o", whole, *TINY)
+    assert results_in(out) == contents_of(whole)
+
+
+def label_table(folder, label):
+    return "image,label\n" + "".join(f"{path.relative_to(folder)},{label}\n" for path in sorted(folder.rglob("*.*[gG]")))
+
+
+def test_machines_may_have_their_files_at_different_places(camcli, imgs, tmp_path):
+    """Images and labels elsewhere, with the same contents: one run all the same."""
+    shutil.copytree(imgs, tmp_path / "elsewhere" / "imgs")
+    for name in ("here.csv", "there.csv"):
+        (tmp_path / name).write_text(label_table(imgs, "bright"))
+    out, flags = tmp_path / "out", (*TINY[:4], "--class-from")
+    for part, folder, labels in (("0/2", imgs, "here.csv"), ("1/2", tmp_path / "elsewhere" / "imgs", "there.csv")):
+        assert camcli("run", folder, "-o", out, *flags, tmp_path / labels, "--shard", part).code == 0
+    assert camcli("merge", out).code == 0
+    camcli("run", imgs, "-o", tmp_path / "whole", *flags, tmp_path / "here.csv")
+    assert results_in(out) == contents_of(tmp_path / "whole")
+    (tmp_path / "there.csv").write_text(label_table(imgs, "dark"))
+    camcli("run", imgs, "-o", out, *flags, tmp_path / "there.csv", "--shard", "1/2", "--overwrite")
+    assert "class-from-sha256" in camcli("merge", out).err
 
 
 def test_joining_without_hard_links_copies(camcli, imgs, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ def verify(
 
     [dim]Nothing is changed. What camcli run would mend, the same command as before mends.[/dim]
     """
-    from camcli.output.verify import run_folders, verify_folder
+    from camcli.output.verify import missing_parts, run_folders, verify_folder
 
     folders = run_folders(folder)
     problems = [
@@ -38,7 +38,7 @@ def verify(
             print_table(("file", "problem"), problems)
         talk.say(f"{count_words(len(problems), 'problem')} in {shown(folder)}; the command that made it mends what can be mended.")
         raise typer.Exit(1)
-    talk.say(f"{shown(folder)}: journal, tables and files agree.")
+    talk.say(f"{shown(folder)}: journal, tables and files agree{missing_parts(folders)}.")
 
 
 def merge(

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +25,7 @@ from camcli.cli.summary import announce, count_words, failed_words, summarize, t
 from camcli.cli.talk import Talk, stdout_for_data
 from camcli.config import RunConfig
 from camcli.machine import keep_memory
-from camcli.records import Counts, Failure, Outcome, Source, shown
+from camcli.records import Counts, Failure, Outcome, Source, shown, stamp_of
 from camcli.settings import run_settings
 
 if TYPE_CHECKING:
@@ -89,6 +89,20 @@ class _Run:
     rows: RowStream | None
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What explaining images takes."""
+
+    job: Job
+    folder: OutputFolder
+    stop: threading.Event
+    stages: Stages
+
+
+_MOST_DEATHS = 3
+"""A file that was alone in hand at so many deaths of the process is set aside, although a process of its own survives it."""
+
+
 def execute(inputs: Sequence[str], config: RunConfig) -> int:
     """One run from inputs to summary; the exit code. Raises CamcliError for what stops it."""
     from camcli.output.folder import OutputFolder
@@ -116,13 +130,14 @@ def execute(inputs: Sequence[str], config: RunConfig) -> int:
 def _continue(run: _Run) -> int:
     """Explain what is not done yet; the exit code."""
     folder, talk, sources = run.folder, run.talk, run.sources
-    todo = folder.pending(sources, retry_failed=run.config.retry_failed)
+    todo = folder.pending(sources, retry_failed=run.config.retry_failed, hashed=run.config.hash)
     if run.rows is not None:
         waiting = {source.image for source in todo}
         done = [source.image for source in sources if source.image not in waiting and folder.is_explained(source.image)]
         for _, rows in folder.ledger.rows(done):
             run.rows.add_table(rows)
     if not todo and folder.is_finished(sources):
+        folder.tidy()
         explained, failed = folder.totals(sources)
         talk.say(f"Nothing to do: {count_words(explained, 'image')} already explained in {shown(folder.place)}.")
         if failed:
@@ -141,7 +156,7 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
 
     Image.MAX_IMAGE_PIXELS = None  # the limit is --max-pixels, and decode checks it before anything is decoded
     if config.model != RunConfig.model:
-        talk.say(f"Loading {config.model}, weights {config.weights}.")
+        talk.say(f"Loading {shown(config.model)}, weights {shown(config.weights)}.")
     warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata: what matters becomes a failure
     from camcli.job import prepare_job, run_record
     from camcli.stages import Stages
@@ -149,11 +164,13 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
     show = talk.on_terminal and not talk.quiet
     job = prepare_job(config, run.sources, left=len(todo), show_progress=show, say=talk.say)
     announce(job, talk)
-    crashed = _crashing(todo, run)
+    suspects = folder.suspects(todo)
+    crashed = _crashing(suspects, todo, run)
     counts, stages = Counts(), Stages()
     with SIGNALS.deferred() as stop:
-        folder.begin(todo)
-        for outcome in _with_progress(_outcomes(todo, crashed, run, job, stop, stages), len(todo), counts, talk):
+        folder.begin(todo, suspects)
+        outcomes = _outcomes(todo, crashed, suspects, _Work(job, folder, stop, stages))
+        for outcome in _with_progress(outcomes, len(todo), counts, talk):
             counts.add(outcome)
             if isinstance(outcome, Failure):
                 tell_failure(outcome, counts, talk)
@@ -178,28 +195,35 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
     return 1 if totals[1] else 0
 
 
-def _crashing(todo: Sequence[Source], run: _Run) -> list[Failure]:
-    """Those of ``todo`` that took the last run down."""
-    suspects = run.folder.suspects(todo)
+def _crashing(suspects: Mapping[str, int], todo: Sequence[Source], run: _Run) -> list[Failure]:
+    """Those of ``suspects`` that took an earlier run down: what kills a process of its own too, or has done so too often."""
     if not suspects:
         return []
     from camcli.probe import find_crashing
 
     run.talk.say(f"An earlier run died with {count_words(len(suspects), 'image')} in hand; trying each on its own.")
-    return list(find_crashing(suspects, run.config.max_pixels))
+    often = [
+        Failure(source.image, "crashed", f"the process died {_MOST_DEATHS} times with nothing else in hand", stamp_of(source.path))
+        for source in todo
+        if suspects.get(source.image, 0) >= _MOST_DEATHS
+    ]
+    others = [source for source in todo if suspects.get(source.image, _MOST_DEATHS) < _MOST_DEATHS]
+    return [*often, *find_crashing(others, run.config.max_pixels)]
 
 
-def _outcomes(
-    todo: Sequence[Source], crashed: Sequence[Failure], run: _Run, job: Job, stop: threading.Event, stages: Stages
-) -> Iterator[Outcome]:
-    """One outcome for each of ``todo``, recorded: what would crash is set aside, the others are explained."""
+def _outcomes(todo: Sequence[Source], crashed: Sequence[Failure], alone: Collection[str], work: _Work) -> Iterator[Outcome]:
+    """One outcome for each of ``todo``, recorded: ``crashed`` are set aside, ``alone`` are explained last and one by one."""
     from camcli.pipeline import explain_images
 
     for failure in crashed:
-        run.folder.record(failure)
+        work.folder.record(failure)
         yield failure
     aside = {failure.image for failure in crashed}
-    yield from explain_images([source for source in todo if source.image not in aside], job, run.folder, stop, stages)
+    todo = [source for source in todo if source.image not in aside]
+    parts = [[source for source in todo if source.image not in alone], *([source] for source in todo if source.image in alone)]
+    for part in parts:
+        if part and not work.stop.is_set():
+            yield from explain_images(part, work.job, work.folder, work.stop, work.stages)
 
 
 def _with_progress(outcomes: Iterator[Outcome], total: int, counts: Counts, talk: Talk) -> Iterator[Outcome]:

@@ -78,7 +78,7 @@ class Talk:
         try:
             cls._log = open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
         except OSError as error:
-            raise ConfigError(f"--log-file {shown(path)}: {error.strerror}.") from error
+            raise ConfigError(f"--log-file {shown(path)}: {error.strerror}; its folder must be there and writable.") from error
 
     @classmethod
     def close_log(cls) -> None:

@@ -46,10 +46,11 @@ def discover_sources(inputs: Sequence[str], output: str) -> list[Source]:
 def listed_sources(paths: Iterable[str], output: str) -> list[Source]:
     """Every image of a list that another program made: as ``discover_sources``, but a path that is not there is a source too.
 
-    It ends as a failure and stops nothing. A source's name is its path below the current folder, or from the root of the file
-    system where not all lie below it: it does not depend on what else is in the list. Raises InputError when nothing is found.
+    It ends as a failure and stops nothing. Overlays and maps of a run are left out here too. A source's name is its path below
+    the current folder; where one path lies outside it, those of all begin at the root of the file system. Raises InputError when
+    nothing is found.
     """
-    places = _each_folder_once(list(paths), forgiving=True)
+    places = _without_outputs(_each_folder_once(list(paths), forgiving=True), os.path.abspath(output))
     here = os.getcwd()
     inside = here.rstrip(os.sep) + os.sep
     root = here if all(place.startswith(inside) or place == here for place in places) else os.sep
@@ -57,6 +58,21 @@ def listed_sources(paths: Iterable[str], output: str) -> list[Source]:
     if not sources:
         raise InputError("nothing to do: no image among the paths on stdin.")
     return sources
+
+
+def _without_outputs(paths: dict[str, bool], output: str) -> dict[str, bool]:
+    """Those of ``paths`` that do not lie in the overlays or maps of a run."""
+    known: dict[str, bool] = {os.sep: False}
+
+    def is_output(folder: str) -> bool:
+        if folder not in known:
+            above, name = os.path.split(folder)
+            known[folder] = is_output(above) or (
+                name in OUTPUT_FOLDERS and (above == output or os.path.lexists(os.path.join(above, RUN_MARKER)))
+            )
+        return known[folder]
+
+    return {path: is_folder for path, is_folder in paths.items() if not is_output(path if is_folder else os.path.dirname(path))}
 
 
 def shard_of(image: str, count: int) -> int:

@@ -45,6 +45,11 @@ def is_readable(path: str) -> bool:
     return os.path.isfile(path) and os.path.getsize(path) > 0 and os.access(path, os.R_OK)
 
 
+def is_listable(path: str) -> bool:
+    """Whether there is a folder whose contents this process may list."""
+    return os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)
+
+
 def check_place(path: str) -> None:
     """Raise OutputError where ``path`` cannot become or be an output folder."""
     parent = os.path.dirname(path)

@@ -13,14 +13,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from camcli.errors import InUseError
-from camcli.output.checks import OURS, check_place, is_readable, is_unchanged, size_of
+from camcli.output.checks import OURS, check_place, is_listable, is_readable, is_unchanged, size_of
 from camcli.output.inflight import InFlight
+from camcli.output.journal import Entry
 from camcli.output.ledger import Ledger, journal_path, read_rows
 from camcli.output.names import is_output_name, shard_name
 from camcli.output.writers import json_bytes, output_error, write_whole
@@ -125,19 +126,21 @@ class OutputFolder:
                 with contextlib.suppress(OSError):
                     os.rmdir(folder)
 
-    def pending(self, sources: Sequence[Source], *, retry_failed: bool = False) -> list[Source]:
-        """The sources that are not done, have changed since, or whose overlays are gone. Changes nothing.
+    def pending(self, sources: Sequence[Source], *, retry_failed: bool = False, hashed: bool = False) -> list[Source]:
+        """The sources that are not done, have changed since, or whose rows or overlays are gone. Changes nothing.
 
         An image that failed counts as done as long as its file is the same, and cannot be read where that was the reason; with
-        ``retry_failed`` it does not.
+        ``retry_failed`` it does not. With ``hashed`` an image of which no SHA-256 was recorded is not done.
         """
         if not self.ledger.entries:
             return list(sources)
-        missing = self._images_without_files()
+        damaged = self._damaged()
 
         def is_done(source: Source) -> bool:
             entry = self.ledger.entries.get(source.image)
-            if entry is None or (entry.stage and retry_failed) or source.image in missing:
+            if entry is None or (entry.stage and retry_failed) or source.image in damaged:
+                return False
+            if hashed and not entry.stage and not (entry.stamp and entry.stamp.sha256):
                 return False
             if not is_unchanged(entry.stamp, source.path):
                 return False
@@ -145,23 +148,32 @@ class OutputFolder:
 
         return [source for source in sources if not is_done(source)]
 
-    def suspects(self, todo: Sequence[Source]) -> list[Source]:
-        """Which of ``todo`` may take the process down: in hand when the last run did not end by itself, or set aside before."""
-        names = {*self._in_flight.left_over(), *(entry.image for entry in self.ledger.entries.values() if entry.stage == "crashed")}
-        return [source for source in todo if source.image in names]
+    def suspects(self, todo: Sequence[Source]) -> dict[str, int]:
+        """The images of ``todo`` that may take the process down, and how often it died with only that one in hand.
 
-    def begin(self, todo: Sequence[Source]) -> None:
-        """Make room for the results of ``todo``: drop their old rows, or everything with ``overwrite``. Raises OutputError."""
+        They were in hand when a run did not end by itself, or had been set aside as ``crashed``.
+        """
+        deaths = self._in_flight.deaths()
+        names = deaths.keys() | self.ledger.set_aside()  # with --overwrite too, which forgets everything else
+        return {source.image: deaths.get(source.image, 0) for source in todo if source.image in names}
+
+    def begin(self, todo: Sequence[Source], deaths: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Make room for the results of ``todo``: drop their old rows, or everything with ``overwrite``. Raises OutputError.
+
+        ``deaths``: of the suspects, as ``suspects`` counted them; remembered until a run ends by itself.
+        """
         if self._overwrite:
             self._clear()
         else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._at("run.json"))  # which says that the run has come to its end
             stale = {source.image for source in todo} & self.ledger.entries.keys()
             if stale:
                 self.ledger.keep([image for image in self.ledger.entries if image not in stale])
             if not self._created:
                 self.sweep()
         try:
-            self._in_flight.begin()
+            self._in_flight.begin(deaths)
         except OSError as error:
             raise output_error(self._at(RUN_MARKER), error) from error
 
@@ -174,14 +186,21 @@ class OutputFolder:
         """Inside, ``image`` is in the hands of C code: should the process die, the next run knows."""
         return self._in_flight.holding(image)
 
-    def _images_without_files(self) -> set[str]:
-        """Images of which an overlay, or a map that should be there, is gone, or empty as a loss of power leaves it."""
+    def _damaged(self) -> set[str]:
+        """Images whose rows are not as they were written, or of which a file is gone, or empty as a loss of power leaves it."""
         saves_maps = bool(self.ledger.settings.get("save-maps"))
-        return {
-            recovered(row["image"])
-            for row in read_rows(self.path)
-            if not all(size_of(self._at(name)) for name in files_of(recovered(row["overlay"]), saves_maps))
-        }
+
+        def is_whole(entry: Entry, data: bytes) -> bool:
+            rows = self.ledger.own_rows(entry, data)
+            if rows is None or entry.stage:
+                return rows is not None
+            return all(size_of(self._at(name)) for row in rows for name in files_of(recovered(row["overlay"]), saves_maps))
+
+        return {entry.image for entry, data in self.ledger.rows() if not is_whole(entry, data)}
+
+    def tidy(self) -> None:
+        """Remove what a run that did not end by itself has left over; for a run that has nothing to do."""
+        self._in_flight.forget()
 
     def is_finished(self, sources: Sequence[Source]) -> bool:
         """Whether the last run came to its end: rows in the order of ``sources``, and ``run.json`` counts what the tables hold."""
@@ -192,7 +211,7 @@ class OutputFolder:
             return False
         explained, failed = self.totals()
         said = {"state": "finished", "images": {"explained": explained, "failed": failed}}
-        return self._in_order(sources) == list(self.ledger.entries) and said.items() <= record.items()
+        return self._in_order(sources) == list(self.ledger.entries) and isinstance(record, dict) and said.items() <= record.items()
 
     def _in_order(self, sources: Sequence[Source]) -> list[str]:
         """The images of the tables so that those of ``sources`` come in their order; as they stand where they do so already.
@@ -200,8 +219,15 @@ class OutputFolder:
         Without folders that could not be read before and can be now.
         """
         order = {source.image: position for position, source in enumerate(sources)}
-        folders = _folders_of(sources)
-        images = [image for image, entry in self.ledger.entries.items() if not (entry.stage == "read" and image in folders)]
+        folders = folders_of(source.image for source in sources)
+        root = str(self.ledger.settings.get("inputs", ""))
+
+        def is_outgrown(entry: Entry) -> bool:
+            if entry.stage != "read" or entry.image in order:
+                return False
+            return entry.image in folders or is_listable(os.path.join(root, entry.image))
+
+        images = [entry.image for entry in self.ledger.entries.values() if not is_outgrown(entry)]
         places = [order[image] for image in images if image in order]
         if all(earlier < later for earlier, later in itertools.pairwise(places)):
             return images
@@ -240,11 +266,11 @@ class OutputFolder:
         return len(images) - failed, failed
 
 
-def _folders_of(sources: Iterable[Source]) -> set[str]:
+def folders_of(images: Iterable[str]) -> set[str]:
     """Every folder that an image lies in: one that could not be read before had a row of its own."""
     folders: set[str] = set()
-    for source in sources:
-        folder = os.path.dirname(source.image)
+    for image in images:
+        folder = os.path.dirname(image)
         while folder and folder not in folders:
             folders.add(folder)
             folder = os.path.dirname(folder)

@@ -3,15 +3,19 @@
 A decoder that crashes takes the process down without a word. So each thread writes the name of its image into a slot of one
 small file before it hands the image over, and empties the slot afterwards: a system call of a microsecond or two. What the file
 holds when a run begins are the images that the last one did not come back from, because of them or because it was killed.
+
+A process that dies with a single image in hand is counted against that image, in a file beside it: for what kills only inside a
+run, as lack of memory does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 _SLOT = 8192
 _LENGTH = 4
@@ -22,7 +26,7 @@ class InFlight:
     """The slots in the file at ``path``. ``begin`` empties the file, ``end`` removes it."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self._path, self._deaths_path = path, f"{path}-deaths"
         self._handle: int | None = None
         self._numbers = itertools.count()
         self._own = threading.local()
@@ -37,17 +41,35 @@ class InFlight:
             return []
         return list(dict.fromkeys(os.fsdecode(name) for name in names if name))
 
-    def begin(self) -> None:
-        """Forget what was left over. Raises OSError."""
+    def deaths(self) -> dict[str, int]:
+        """How often a process died with that image alone in hand, for each that was in hand when one died."""
+        counts: dict[str, int] = {}
+        with contextlib.suppress(OSError, ValueError), open(self._deaths_path, "rb") as file:
+            counts = {str(image): int(number) for image, number in dict(json.load(file)).items()}
+        names = self.left_over()
+        for name in names:
+            counts[name] = counts.get(name, 0) + (len(names) == 1)
+        return counts
+
+    def begin(self, deaths: Mapping[str, int]) -> None:
+        """Forget what was left over, but for the ``deaths`` counted so far. Raises OSError."""
+        if any(deaths.values()):
+            with open(self._deaths_path, "wb") as file:
+                file.write(json.dumps({image: number for image, number in deaths.items() if number}).encode("ascii"))
         self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
 
     def end(self) -> None:
-        """Remove the file, when this process has begun it."""
+        """Remove the files, when this process has begun them."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+            self.forget()
+
+    def forget(self) -> None:
+        """Remove the files."""
+        for path in (self._path, self._deaths_path):
             with contextlib.suppress(OSError):
-                os.unlink(self._path)
+                os.unlink(path)
 
     @contextlib.contextmanager
     def holding(self, image: str) -> Iterator[None]:

@@ -68,20 +68,21 @@ def read_settings(path: str) -> dict[str, Any] | None:
     return settings
 
 
-def read_entries(path: str, starts: Mapping[str, int], sizes: Mapping[str, int]) -> tuple[list[Entry], int]:
+def read_entries(path: str, starts: Mapping[str, int], sizes: Mapping[str, int] | None) -> tuple[list[Entry], int]:
     """The entries of the journal at ``path`` and how many lines at its end do not count.
 
     Those are the first torn line, or the first whose rows the tables do not hold, and all after it. ``starts``: bytes of the
-    tables' headers. ``sizes``: of the tables.
+    tables' headers. ``sizes``: of the tables, None for as long as the journal says.
     """
     entries: list[Entry] = []
     ends = [starts[name] for name in TABLES]
     torn = 0
     with open(path, "rb") as file:
         file.readline()
+        limits = None if sizes is None else [sizes[name] for name in TABLES]
         for line in file:
             record = _parsed(line)
-            entry = None if record is None or torn else _entry(record, ends, [sizes[name] for name in TABLES])
+            entry = None if record is None or torn else _entry(record, ends, limits)
             if entry is None:
                 torn += 1
             else:
@@ -99,13 +100,18 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _entry(record: dict[str, Any], ends: list[int], sizes: Sequence[int]) -> Entry | None:
-    """The entry of a line; ``ends`` are moved on to where its rows end. None where a table is shorter."""
-    now = [record["predictions"], record["failures"]]
-    if any(end > size for end, size in zip(now, sizes, strict=True)):
+def _entry(record: dict[str, Any], ends: list[int], sizes: Sequence[int] | None) -> Entry | None:
+    """The entry of a line; ``ends`` are moved on to where its rows end. None for a damaged line, or where a table is shorter."""
+    try:
+        now = [int(record["predictions"]), int(record["failures"])]
+        size, mtime_ns = record["size"], record["mtime_ns"]
+        stamp = None if size is None else Stamp(size, mtime_ns, record.get("sha256", ""))
+        entry = Entry(str(record["image"]), stamp, str(record["stage"]), sum(now) - sum(ends))
+    except (KeyError, TypeError, ValueError):
         return None
-    length = sum(now) - sum(ends)
+    if any(end < before for end, before in zip(now, ends, strict=True)):
+        return None
+    if sizes is not None and any(end > size for end, size in zip(now, sizes, strict=True)):
+        return None
     ends[:] = now
-    size, mtime_ns = record["size"], record["mtime_ns"]
-    stamp = None if size is None else Stamp(size, mtime_ns, record.get("sha256", ""))
-    return Entry(record["image"], stamp, record["stage"], length)
+    return entry

@@ -26,7 +26,7 @@ from camcli.output.writers import (
     prediction_line,
     write_whole,
 )
-from camcli.records import RUN_MARKER, Explained, Outcome, shown
+from camcli.records import RUN_MARKER, Explained, Outcome, recovered, shown
 
 
 def table_headers(settings: Mapping[str, Any]) -> dict[str, bytes]:
@@ -44,10 +44,26 @@ def journal_path(folder: str) -> str:
 
 
 def read_rows(folder: str) -> Iterator[dict[str, str]]:
-    """Each row of the table of predictions in ``folder``, as it stands there; none where there is no table."""
+    """Each whole row of the table of predictions in ``folder``, as it stands there; none where there is no table.
+
+    A row that is damaged is left out: one with more or fewer cells than the header. Raises SettingsError for a table that cannot
+    be one of camcli's.
+    """
     path = os.path.join(folder, "predictions.csv")
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file, restval="")
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace", newline="") as file:
+        try:
+            rows = csv.reader(file)
+            header = next(rows, [])
+            yield from (dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header))
+        except csv.Error as error:
+            raise SettingsError(_foreign_table(path)) from error
+
+
+def _foreign_table(path: str) -> str:
+    return (
+        f"{shown(path)!r} is not as camcli wrote it; has another program saved it? "
+        "Put the original back, start anew with --overwrite, or choose another folder with --output."
+    )
 
 
 class Ledger:
@@ -96,6 +112,14 @@ class Ledger:
         if torn:
             write_whole(self._at("journal.jsonl"), b"".join(self._journal_lines(kept)), self._at("scratch"))
 
+    def set_aside(self) -> set[str]:
+        """The images that took a process down, by whatever journal there is: also of a run that is to be overwritten."""
+        try:
+            entries, _ = read_entries(self._at("journal.jsonl"), self._starts(), None)
+        except OSError:
+            return set()
+        return {entry.image for entry in entries if entry.stage == "crashed"}
+
     def _starts(self) -> dict[str, int]:
         return {name: len(header) for name, header in self._headers.items()}
 
@@ -116,10 +140,7 @@ class Ledger:
             write_whole(path, header, self._at("scratch"))
         with open(path, "rb") as file:
             if file.read(len(header)) != header:
-                raise SettingsError(
-                    f"{shown(path)!r} is not as camcli wrote it; has another program saved it? "
-                    "Put the original back, start anew with --overwrite, or choose another folder with --output."
-                )
+                raise SettingsError(_foreign_table(path))
         return size_of(path)
 
     def clear(self) -> None:
@@ -184,6 +205,17 @@ class Ledger:
                 entry = self.entries[image]
                 tables[entry.table].seek(offsets[image])
                 yield entry, tables[entry.table].read(entry.length)
+
+    def own_rows(self, entry: Entry, data: bytes) -> list[dict[str, str]] | None:
+        """The rows of ``entry``, by column; None where ``data``, what stands in their place, are not all its own and whole."""
+        header = self._headers[entry.table].decode("utf-8").rstrip("\n").split(",")
+        try:
+            rows = list(csv.reader(data.decode("utf-8", "replace").rstrip("\n").split("\n")))
+        except csv.Error:
+            return None
+        if not rows or any(len(row) != len(header) or recovered(row[0]) != entry.image for row in rows):
+            return None
+        return [dict(zip(header, row, strict=True)) for row in rows]
 
     def keep(self, images: Iterable[str]) -> None:
         """Reduce tables and journal to ``images``, in that order. Raises OutputError."""

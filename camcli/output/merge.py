@@ -38,9 +38,10 @@ class Merged:
 def merge_shards(path: str) -> Merged:
     """Join the parts inside ``path`` into one run: tables, journal and ``run.json``, with hard links to overlays and maps.
 
-    The parts stay, so that they can go on, and what ``path`` holds already stays unless a part has it too. Rows are sorted by
-    the paths of the images, folder by folder, as a run over one folder writes them. Raises InputError where parts are missing or
-    unfinished, SettingsError where they differ, InUseError where one is at work, OutputError where nothing can be written.
+    The parts stay, so that they can go on. What ``path`` holds already stays too, unless a part has it as well; failures that no
+    part has do not. Rows are sorted by the paths of the images, folder by folder, as a run over one folder writes them. Raises
+    InputError where parts are missing or unfinished, SettingsError where they differ, InUseError where one is at work, OutputError
+    where nothing can be written.
     """
     if not os.path.isdir(path):
         raise InputError(f"there is no folder {shown(path)!r}.")
@@ -49,10 +50,10 @@ def merge_shards(path: str) -> Merged:
         for part in parts:
             stack.enter_context(_held(part))
         records = [_finished_record(part) for part in parts]
-        settings = _common_settings(parts)
+        settings = _common_settings(path, parts)
         ledgers = [_ledger(part) for part in parts]
         folder = stack.enter_context(OutputFolder(path, settings))
-        contents = {entry.image: (entry, rows) for entry, rows in folder.ledger.rows()}
+        contents = {entry.image: (entry, rows) for entry, rows in folder.ledger.rows() if not entry.stage}
         for part, ledger in zip(parts, ledgers, strict=True):
             for entry, rows in ledger.rows():
                 _link_files(part, folder, entry, rows, settings)
@@ -106,21 +107,30 @@ def _finished_record(part: str) -> dict[str, Any]:
     return record
 
 
-def _common_settings(parts: list[str]) -> dict[str, Any]:
-    """The settings of the joined run: those of the first part. Raises SettingsError where another part has others."""
-    first: dict[str, Any] = {}
+def _common_settings(path: str, parts: list[str]) -> dict[str, Any]:
+    """The settings of the joined run: those of ``path`` where it holds one, otherwise of the first part.
+
+    Raises SettingsError where a part has others.
+    """
+    own = read_settings(journal_path(path))
+    first, whose = own, path
     for part in parts:
         settings = read_settings(journal_path(part))
         if settings is None:
             raise InputError(f"{shown(part)!r} has no journal: run its command again with --overwrite, then merge.")
-        first = first or settings
-        different = differences(
-            {key: value for key, value in first.items() if key not in _OF_A_MACHINE},
-            {key: value for key, value in settings.items() if key not in _OF_A_MACHINE},
-        )
+        if first is None:
+            first, whose = {**settings, "shard": None}, part
+        different = differences(_comparable(first, settings), _comparable(settings, first))
         if different:
-            raise SettingsError(f"{shown(part)!r} was made with other settings than {shown(parts[0])!r} ({different}).")
-    return {**first, "shard": None}
+            raise SettingsError(f"{shown(part)!r} was made with other settings than {shown(whose)!r} ({different}).")
+    assert first is not None
+    return first
+
+
+def _comparable(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what may differ from machine to machine: places, also of files whose SHA-256 both know."""
+    places = {key.removesuffix("-sha256") for key in settings.keys() & others.keys() if key.endswith("-sha256")}
+    return {key: value for key, value in settings.items() if key not in places and key not in _OF_A_MACHINE}
 
 
 def _ledger(part: str) -> Ledger:
@@ -142,10 +152,10 @@ def _link_files(part: str, folder: OutputFolder, entry: Entry, rows: bytes, sett
 
 
 def _link(source: str, target: str, scratch: str) -> None:
-    if os.path.exists(target) and os.path.samefile(source, target):
-        return
     temporary = os.path.join(scratch, f"{os.getpid()}-link")
     try:
+        if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
+            return
         try:
             os.link(source, temporary)
         except FileNotFoundError as error:

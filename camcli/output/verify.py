@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from camcli.errors import InputError
+from filelock import FileLock, Timeout
+
+from camcli.errors import InputError, InUseError, SettingsError
 from camcli.output.checks import is_unchanged, size_of
 from camcli.output.folder import files_of, stray_files
 from camcli.output.journal import TABLES, Entry, read_entries, read_settings
@@ -40,11 +42,39 @@ def run_folders(path: str) -> list[str]:
     return found
 
 
+def missing_parts(folders: Sequence[str]) -> str:
+    """Words for the parts that are not among ``folders`` although others of their division are; empty where none is missing."""
+    parts = {part for folder in folders if (part := shard_of_name(os.path.basename(folder)))}
+    missing = sorted({(index, count) for _, count in parts for index in range(count)} - parts)
+    return f"; not here: {', '.join(f'{index}/{count}' for index, count in missing)}" if missing else ""
+
+
 def verify_folder(path: str, *, with_inputs: bool = False) -> Iterator[Problem]:
     """What does not agree in the output folder ``path``; nothing where all is well. Changes nothing.
 
-    ``with_inputs`` looks at the images too: whether they are there and unchanged.
+    ``with_inputs`` looks at the images too: whether they are there and unchanged. Raises InUseError while a run is at work.
     """
+    with _undisturbed(path):
+        yield from _problems(path, with_inputs=with_inputs)
+
+
+@contextlib.contextmanager
+def _undisturbed(path: str) -> Iterator[None]:
+    """Hold the folder's lock, where it can be had. Raises InUseError while a run is at work."""
+    lock = FileLock(os.path.join(path, RUN_MARKER, "lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InUseError(f"a run is writing into {shown(path)!r}; verify it when that has ended.") from error
+    except OSError:  # a folder that may only be read: nobody writes into it either
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _problems(path: str, *, with_inputs: bool) -> Iterator[Problem]:
     settings = read_settings(journal_path(path))
     if settings is None:
         yield Problem(_below(RUN_MARKER, "journal.jsonl"), "its first line is damaged; nothing can be said of the rest")
@@ -66,9 +96,12 @@ def verify_folder(path: str, *, with_inputs: bool = False) -> Iterator[Problem]:
     for name in TABLES:
         if sizes[name] > ends[name]:
             yield Problem(name, f"{sizes[name] - ends[name]} bytes at its end that the journal does not know")
-    yield from _entries(path, settings, entries)
-    for stray in stray_files(path):
-        yield Problem(os.path.relpath(stray, path), "no row of the table names it")
+    try:
+        yield from _entries(path, settings, entries)
+        for stray in stray_files(path):
+            yield Problem(os.path.relpath(stray, path), "no row of the table names it")
+    except SettingsError as error:
+        yield Problem("predictions.csv", f"not a table as camcli writes it: {error}")
     yield from _record(path, entries)
     if with_inputs:
         yield from _inputs(settings, entries)
@@ -91,20 +124,19 @@ def _entries(path: str, settings: dict[str, Any], entries: list[Entry]) -> Itera
     if len(ledger.entries) < len(entries):
         yield Problem(_below(RUN_MARKER, "journal.jsonl"), f"{len(entries) - len(ledger.entries)} images stand in it twice")
         return
-    columns = next(csv.reader([table_headers(settings)["predictions.csv"].decode("utf-8")]))
     for entry, data in ledger.rows():
-        rows = list(csv.reader(data.decode("utf-8", "replace").splitlines()))
-        if not rows or any(recovered(row[0]) != entry.image for row in rows):
-            yield Problem(entry.table, f"the rows of {shown(entry.image)} are not where the journal says")
+        rows = ledger.own_rows(entry, data)
+        if rows is None:
+            yield Problem(entry.table, f"the rows of {entry.image} are not where the journal says, or not whole")
         elif not entry.stage:
             for row in rows:
-                yield from _files(path, dict(zip(columns, row, strict=False)), bool(settings.get("save-maps")))
+                yield from _files(path, row, bool(settings.get("save-maps")))
 
 
 def _files(path: str, row: dict[str, str], saves_maps: bool) -> Iterator[Problem]:
-    overlay = recovered(row.get("overlay", ""))
-    if (row.get("status") == "ok") != bool(overlay):
-        yield Problem("predictions.csv", f"{row['image']}: status {row.get('status')} does not go with the overlay {overlay!r}")
+    overlay = recovered(row["overlay"])
+    if (row["status"] == "ok") != bool(overlay):
+        yield Problem("predictions.csv", f"{row['image']}: status {row['status']} does not go with the overlay {overlay!r}")
     for name in files_of(overlay, saves_maps):
         try:
             whole = _is_whole(os.path.join(path, name))
@@ -141,8 +173,10 @@ def _record(path: str, entries: list[Entry]) -> Iterator[Problem]:
     except (OSError, ValueError) as error:
         yield Problem("run.json", f"cannot be read: {error}")
         return
-    if record.get("state") != "finished":
-        yield Problem("run.json", f"the last run was {record.get('state')}: the same command goes on")
+    if not isinstance(record, dict) or record.get("state") != "finished":
+        state = record.get("state") if isinstance(record, dict) else "another program's"
+        yield Problem("run.json", f"the last run was {state}: the same command goes on")
+        return
     images = record.get("images", {})
     failed = sum(bool(entry.stage) for entry in entries)
     if images != {"explained": len(entries) - failed, "failed": failed}:
@@ -153,9 +187,9 @@ def _inputs(settings: dict[str, Any], entries: list[Entry]) -> Iterator[Problem]
     for entry in entries:
         place = os.path.join(settings["inputs"], entry.image)
         if not os.path.lexists(place) and entry.stamp is not None:
-            yield Problem(shown(place), "the image is gone; its rows stay")
+            yield Problem(place, "the image is gone; its rows stay")
         elif entry.stage != "read" and not is_unchanged(entry.stamp, place):
-            yield Problem(shown(place), "the image has changed since: the same command explains it anew")
+            yield Problem(place, "the image has changed since: the same command explains it anew")
 
 
 def _start(path: str, length: int) -> bytes:
