@@ -35,7 +35,8 @@ def _measured(files: list[bytes], fit: str, rounds: int) -> dict[str, float]:
 
     from camcli.images.geometry import view_of
     from camcli.records import Preprocess
-    from camcli.render import Style, encode_jpeg, paint_overlay
+    from camcli.render.encode import encode_image
+    from camcli.render.styles import Style, paint_overlay
 
     style, values = Style(), np.random.default_rng(0).random((7, 7), np.float32)
     quality = [cv2.IMWRITE_JPEG_QUALITY, style.quality]
@@ -49,7 +50,7 @@ def _measured(files: list[bytes], fit: str, rounds: int) -> dict[str, float]:
             pixels = cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)
             view = view_of((pixels.shape[1], pixels.shape[0]), Preprocess(), fit)
             started = time.perf_counter()
-            encode_jpeg(paint_overlay(pixels, values, view.box, view.pixels, style), style.quality)
+            encode_image(paint_overlay(pixels, values, view.box, view.pixels, style), "jpg", style.quality)
             painting[number] += time.perf_counter() - started
     per_photo = 1000 / len(files)
     return {

@@ -22,7 +22,7 @@ from camcli.images.geometry import prepare_input, view_of
 from camcli.job import Job, prepare_job, prepare_module
 from camcli.pipeline.engine import explain_inputs, normalised
 from camcli.records import Box, Failure, Findings, Heatmap, Prediction, Preprocess, Source
-from camcli.render import Style, paint_overlay
+from camcli.render.styles import Style, paint_overlay
 
 
 @dataclass(frozen=True)

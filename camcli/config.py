@@ -28,6 +28,18 @@ COMPILE = ("off", "on", "auto")
 ROW_FORMATS = ("csv", "jsonl")
 """How rows are written to stdout."""
 
+STYLES = ("overlay", "heatmap", "side-by-side", "contour", "spotlight")
+"""How a map is shown; see ``camcli.render.styles``."""
+
+IMAGE_FORMATS = ("jpg", "png", "webp")
+"""Files that overlays may be."""
+
+BOXES = ("largest", "all")
+"""Which of the connected parts of a map get a box; see ``camcli.render.regions``."""
+
+MASK_METHODS = ("threshold", "otsu", "grabcut")
+"""How a map becomes a mask; see ``camcli.render.regions``."""
+
 FITS = ("crop", "squash", "pad")
 """How an image becomes the network's input; see ``camcli.images.geometry``."""
 
@@ -207,7 +219,42 @@ class RunConfig:
         at_most=1.0,
     )
     outline: bool = option(True, "Draw the edge of what the network saw, where that is not the whole image.", "Overlay")
-    quality: int = option(90, "JPEG quality, 1 to 100.", "Overlay", metavar="Q", at_least=1, at_most=100)
+    style: str = option(
+        "overlay",
+        "overlay: the map over the photo; heatmap: the map alone; side-by-side: photo and overlay; contour: lines at 25, 50 and "
+        "75 % of the peak; spotlight: the photo, darkened where the network did not look.",
+        "Overlay",
+        choices=STYLES,
+    )
+    legend: bool = option(False, "A bar of the colours below the picture, from 0 to the peak's raw value.", "Overlay")
+    image_format: str = option("jpg", "Of the overlays.", "Overlay", choices=IMAGE_FORMATS)
+    max_side: int | None = option(
+        None,
+        "Make overlays smaller where a side has more pixels. Default: as large as the photo.",
+        "Overlay",
+        metavar="N",
+        at_least=16,
+    )
+    quality: int = option(90, "Quality of JPEG and WebP, 1 to 100.", "Overlay", metavar="Q", at_least=1, at_most=100)
+    boxes: str | None = option(
+        None,
+        "Draw a box around the largest connected part of the map, or around all, and add the columns bbox_x to image_h.",
+        "Regions",
+        metavar="largest|all",
+        choices=BOXES,
+    )
+    boxes_json: bool = option(False, "With --boxes: also write boxes.json, in COCO's format.", "Regions", affects_results=False)
+    masks: bool = option(False, "Also write a mask of each painted map, as large as the photo, as masks/.../NAME.png.", "Regions")
+    mask_method: str = option(
+        "threshold",
+        "threshold: what is not below --region-threshold; otsu: a threshold found for each map; grabcut: the photo's colours and "
+        "edges decide, beginning at the map.",
+        "Regions",
+        choices=MASK_METHODS,
+    )
+    region_threshold: float = option(
+        0.15, "Of boxes and masks, as a fraction of the map's peak.", "Regions", metavar="T", at_least=0.0, at_most=1.0
+    )
     batch_size: int | None = option(
         16,
         "Images in one forward pass; auto: what fits into memory, up to 16 on a CPU, 32 on MPS, 128 on CUDA. "
@@ -310,6 +357,8 @@ class RunConfig:
         for field in dataclasses.fields(self):
             check_value(field, getattr(self, field.name))
         _ = self.part
+        if self.boxes_json and self.boxes is None:
+            raise ConfigError("--boxes-json needs boxes: add --boxes largest or --boxes all.")
         if not self.method:
             raise ConfigError("--method is empty: name one, such as gradcam.")
         if self.top_count == 0 and not self.class_ and not self.class_from:

@@ -79,7 +79,8 @@ def main() -> None:
     from camcli.images.decode import decode_image
     from camcli.images.geometry import prepare_input, view_of
     from camcli.records import Image, Preprocess
-    from camcli.render import Style, encode_jpeg, paint_overlay
+    from camcli.render.encode import encode_image
+    from camcli.render.styles import Style, paint_overlay
 
     _without_core_dumps()
     PillowImage.MAX_IMAGE_PIXELS = None  # as in a run: --max-pixels is the limit
@@ -91,7 +92,7 @@ def main() -> None:
         if isinstance(image, Image):
             view = view_of((image.pixels.shape[1], image.pixels.shape[0]), Preprocess(), "crop")
             prepare_input(image.pixels, view, Preprocess())
-            encode_jpeg(paint_overlay(image.pixels, heatmap, view.box, view.pixels, style), style.quality)
+            encode_image(paint_overlay(image.pixels, heatmap, view.box, view.pixels, style), "jpg", style.quality)
         os.write(1, _BACK)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 RUN_MARKER = ".camcli"
 """The folder that marks an output folder: a run writes it first, and no walk takes the overlays beside it for photos."""
 
-OUTPUT_FOLDERS = ("overlays", "maps")
+OUTPUT_FOLDERS = ("overlays", "maps", "masks")
 """What an output folder holds besides its tables."""
 
 _JOINER = "\u200d"
@@ -210,8 +210,20 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
+class Boxes:
+    """Where a map says that the object is: ``found``, the largest first, in pixels of an image of ``width`` x ``height``."""
+
+    found: tuple[Box, ...]
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """A row of ``predictions.csv``, in the order of its columns; ``label`` and ``correct`` only where the true class is known."""
+    """A row of ``predictions.csv``, in the order of its columns; the last ones only where they were asked for.
+
+    ``label`` and ``correct``: where the true class is known. ``boxes``: with ``--boxes``; None without.
+    """
 
     image: str
     rank: int
@@ -232,6 +244,7 @@ class Row:
     overlay: str
     label: str | None = None
     correct: bool | None = None
+    boxes: Boxes | None = None
 
 
 @dataclass(frozen=True, slots=True)

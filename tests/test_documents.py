@@ -15,7 +15,7 @@ from camcli.cli.app import app
 from camcli.config import RunConfig, option_name
 from camcli.config_file import read_config_file
 from camcli.models.request import ModelRequest
-from camcli.output.writers import FAILURE_COLUMNS, LABEL_COLUMNS, PREDICTION_COLUMNS
+from camcli.output.writers import BOX_COLUMNS, FAILURE_COLUMNS, LABEL_COLUMNS, PREDICTION_COLUMNS
 from tests.conftest import ROOT, SAMPLES
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,7 +74,7 @@ def test_every_command_column_and_exit_code_stands_in_the_readme():
 
     for name in get_command(app).commands:
         assert f"camcli {name}" in README, name
-    for column in (*PREDICTION_COLUMNS, *LABEL_COLUMNS, *FAILURE_COLUMNS):
+    for column in (*PREDICTION_COLUMNS, *LABEL_COLUMNS, *BOX_COLUMNS, *FAILURE_COLUMNS):
         assert f"`{column}`" in README, column
     for code in (0, 1, 2, 3, 130, 143):
         assert re.search(rf"^\| {code}\b|\| {code}, |, {code} \|", README, re.MULTILINE), code

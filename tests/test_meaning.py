@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from camcli.records import Box
-from camcli.render import place_map, scale_map
+from camcli.render.maps import place_map, scale_map
 from tests.conftest import SAMPLES
 from tests.folders import rows_of
 
@@ -48,7 +48,7 @@ def test_the_map_lies_on_the_object(run, image, name):
     assert row["class_name"] == name
     values = _map(run, row)
     x, y, w, h = (int(row[f"box_{key}"]) for key in "xywh")
-    heat = place_map(scale_map(values), (x, y, w, h), Box(x, y, w, h), (w, h))
+    heat = place_map(scale_map(values), (x, y, w, h), Box(x, y, w, h), (w, h)).whole()
     left, top, right, bottom = OBJECTS[image, name]
     inside = np.zeros_like(heat, bool)
     inside[max(0, top - y) : bottom - y, max(0, left - x) : right - x] = True
@@ -70,7 +70,7 @@ def test_every_gradient_methods_map_lies_on_the_object(method):
         heatmap = one.heatmaps[0]
         assert (heatmap.prediction.class_name, heatmap.method) == (name, method)
         seen = one.pixels
-        heat = place_map(scale_map(heatmap.values), one.box, seen, (seen.w, seen.h))
+        heat = place_map(scale_map(heatmap.values), one.box, seen, (seen.w, seen.h)).whole()
         inside = np.zeros_like(heat, bool)
         inside[max(0, top - seen.y) : bottom - seen.y, max(0, left - seen.x) : right - seen.x] = True
         energy, area = heat[inside].sum() / heat.sum(), inside.mean()

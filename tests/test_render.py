@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
+
 import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image as PillowImage
 
 from camcli.config import COLORMAPS
+from camcli.config import STYLES as CHOICES
 from camcli.errors import ImageError
 from camcli.records import Box
-from camcli.render import Style, color_table, encode_jpeg, paint_overlay, place_map, scale_map
+from camcli.render.encode import encode_image
+from camcli.render.maps import place_map, scale_map
+from camcli.render.styles import STYLES, Style, color_table, fitted, paint_overlay
 
 
 def bare(**options):
@@ -25,7 +31,7 @@ def test_placing_a_map_is_bilinear_interpolation(h, w, height, width):
     """Equal to torch's half-pixel bilinear where the map covers exactly the painted pixels."""
     values = np.random.default_rng(100 * h + w).random((h, w), dtype=np.float32)
     expected = torch.nn.functional.interpolate(torch.from_numpy(values)[None, None], (height, width), mode="bilinear")[0, 0]
-    found = place_map(values, (0.0, 0.0, width, height), Box(0, 0, width, height), (width, height))
+    found = place_map(values, (0.0, 0.0, width, height), Box(0, 0, width, height), (width, height)).whole()
     np.testing.assert_allclose(found, expected.numpy(), atol=2e-5)
 
 
@@ -34,7 +40,7 @@ def test_a_map_keeps_its_place_for_fractional_and_partial_boxes():
     cells = 50
     ramp = np.tile((np.arange(cells, dtype=np.float32) + 0.5) / cells, (3, 1))
     box = (-13.7, 0.0, 200.0, 30.0)
-    found = place_map(ramp, box, Box(0, 0, 150, 30), (150, 30))[15]
+    found = place_map(ramp, box, Box(0, 0, 150, 30), (150, 30)).whole()[15]
     expected = (np.arange(150) + 0.5 + 13.7) / 200.0
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -61,7 +67,7 @@ def test_a_painted_pixel_is_the_blend_and_no_other_is_touched(alpha):
     inside = np.zeros((60, 80), bool)
     inside[10:50, 20:60] = True
     assert np.array_equal(overlay[~inside], image[~inside])
-    heat = place_map(values / values.max(), box, pixels, (40, 40))
+    heat = place_map(values / values.max(), box, pixels, (40, 40)).whole()
     colors = color_table("viridis")[np.rint(heat * 255).astype(int)].astype(float)
     expected = (1 - alpha) * image[10:50, 20:60] + alpha * colors
     assert np.abs(overlay[10:50, 20:60] - expected).max() <= 1  # rounded
@@ -99,7 +105,7 @@ def test_every_pixel_is_coloured_by_its_own_level(width, height, box, cells):
     left, top = max(0, round(box[0])), round(box[1])
     pixels = Box(left, top, min(width, round(box[0] + box[2])) - left, min(height, round(box[1] + box[3])) - top)
     overlay = paint_overlay(image, values, box, pixels, bare(alpha=1.0))
-    level = place_map(scale_map(values), box, pixels, (pixels.w, pixels.h)) * 255.0
+    level = place_map(scale_map(values), box, pixels, (pixels.w, pixels.h)).whole() * 255.0
     painted = overlay[pixels.y : pixels.y + pixels.h, pixels.x : pixels.x + pixels.w]
     table = color_table("turbo")
     nearest = [(painted == table[np.rint(np.clip(level + nudge, 0, 255)).astype(int)]).all(axis=2) for nudge in (-1e-3, 1e-3)]
@@ -127,7 +133,97 @@ def test_the_edge_is_drawn_where_the_network_saw_a_part_only():
 def test_the_file_shows_the_colours_that_were_painted():
     image = np.zeros((32, 32, 3), np.uint8)
     image[:] = (200, 100, 30)
-    decoded = cv2.imdecode(np.frombuffer(encode_jpeg(image, 95), np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+    decoded = cv2.imdecode(np.frombuffer(encode_image(image, "jpg", 95), np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
     assert np.abs(decoded.astype(int) - image).max() <= 4
     with pytest.raises(ImageError, match="65,500"):
-        encode_jpeg(np.zeros((1, 65_501, 3), np.uint8), 90)
+        encode_image(np.zeros((1, 65_501, 3), np.uint8), "jpg", 90)
+
+
+def scene_to_paint():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    return image, rng.random((7, 7), dtype=np.float32), (20.0, 10.0, 64.0, 64.0), Box(20, 10, 64, 64)
+
+
+def heat_of(values, box, pixels):
+    return place_map(scale_map(values), box, pixels, (pixels.w, pixels.h)).whole()
+
+
+def test_every_style_is_there_and_a_choice():
+    assert set(STYLES) == set(CHOICES)
+
+
+def test_the_heatmap_alone_is_the_opaque_overlay_on_black():
+    image, values, box, pixels = scene_to_paint()
+    alone = paint_overlay(image, values, box, pixels, bare(style="heatmap"))
+    opaque = paint_overlay(image, values, box, pixels, bare(alpha=1.0))
+    assert np.array_equal(alone[10:74, 20:84], opaque[10:74, 20:84])
+    alone[10:74, 20:84] = 0
+    assert not alone.any()
+
+
+def test_the_spotlight_darkens_by_what_the_map_lacks():
+    image, values, box, pixels = scene_to_paint()
+    lit = paint_overlay(image, values, box, pixels, bare(style="spotlight", alpha=0.8))
+    share = np.full(image.shape[:2], 0.2)
+    share[10:74, 20:84] = 0.2 + 0.8 * heat_of(values, box, pixels)
+    np.testing.assert_allclose(lit, image * share[..., None], atol=0.51)
+
+
+def test_side_by_side_is_the_photo_and_its_overlay():
+    image, values, box, pixels = scene_to_paint()
+    both = paint_overlay(image, values, box, pixels, Style(style="side-by-side"))
+    assert np.array_equal(both[:, :120], image)
+    assert np.array_equal(both[:, 120:], paint_overlay(image, values, box, pixels, Style()))
+
+
+def test_contours_lie_where_the_map_is_at_their_levels():
+    """On a ramp: lines of the table's colours at 25, 50 and 75 %, and nothing else is touched."""
+    image = np.full((100, 400, 3), 128, np.uint8)
+    ramp = np.tile(np.linspace(0, 1, 401, dtype=np.float32)[None, 1:], (4, 1))
+    drawn = paint_overlay(image, ramp, (0.0, 0.0, 400.0, 100.0), Box(0, 0, 400, 100), bare(style="contour"))
+    row = drawn[50].astype(int)
+    for level in (0.25, 0.5, 0.75):
+        around = row[round(400 * level) - 3 : round(400 * level) + 4]
+        assert np.abs(around - color_table("turbo")[round(level * 255)]).sum(axis=1).min() < 30
+    changed = np.flatnonzero((row != 128).any(axis=1))
+    assert all(min(abs(x - 400 * level) for level in (0.25, 0.5, 0.75)) < 6 or x > 393 for x in changed)
+
+
+def test_a_legend_runs_from_zero_to_the_peak_and_leaves_the_picture_alone():
+    image, values, box, pixels = scene_to_paint()
+    image = np.tile(image, (4, 4, 1))
+    plain = paint_overlay(image, values, box, pixels, bare(colormap="viridis"))
+    with_bar = paint_overlay(image, values, box, pixels, bare(colormap="viridis", legend=True))
+    assert np.array_equal(with_bar[: len(plain)], plain)
+    middle = with_bar[len(plain) :][len(with_bar[len(plain) :]) // 2]
+    table = color_table("viridis")
+    nearest = np.abs(middle[:, None].astype(int) - table[None]).sum(axis=2)
+    levels = nearest.argmin(axis=1)[nearest.min(axis=1) == 0]
+    assert levels[0] == 0
+    assert levels[-1] == 255
+    assert np.all(np.diff(levels) >= 0)
+    assert len(levels) > 0.5 * image.shape[1]
+
+
+@pytest.mark.parametrize("most", [16, 50, 119, 120, 500])
+def test_a_smaller_picture_shows_the_same_at_the_same_place(most):
+    image, values, box, pixels = scene_to_paint()
+    image = cv2.GaussianBlur(image, (0, 0), 6)
+    canvas = fitted(image, most)
+    assert max(canvas.image.shape[:2]) == min(most, 120)
+    small = paint_overlay(canvas.image, values, canvas.part(box), canvas.pixels(pixels), bare())
+    large = paint_overlay(image, values, box, pixels, bare())
+    expected = cv2.resize(large, small.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - expected).mean() < 9
+    assert canvas.pixels(Box(119, 89, 1, 1)).w >= 1
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpg"])
+def test_every_format_shows_what_was_painted(format):
+    image, values, box, pixels = scene_to_paint()
+    picture = cv2.GaussianBlur(paint_overlay(image, values, box, pixels, bare()), (0, 0), 3)
+    decoded = np.asarray(PillowImage.open(io.BytesIO(encode_image(picture, format, 95))).convert("RGB"))
+    assert np.abs(decoded.astype(int) - picture).mean() < (4 if format != "png" else 1e-9)
+    with pytest.raises(ImageError, match="--max-side"):
+        encode_image(np.zeros((1, 65_501 if format == "jpg" else 16_384, 3), np.uint8), "jpg" if format == "jpg" else "webp", 90)

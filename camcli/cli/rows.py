@@ -5,27 +5,29 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO, get_type_hints
 
 from camcli.errors import RunError
-from camcli.output.writers import LABEL_COLUMNS, PREDICTION_COLUMNS, csv_line, prediction_line
+from camcli.output.writers import BOX_COLUMNS, csv_line, prediction_line
 from camcli.records import Explained, Outcome, Row, recovered
 
 
 class RowStream:
     """The rows of a run on their way to ``stream``, in ``format`` (csv or jsonl); each image is written and flushed at once.
 
+    ``columns``: those of the table.
+
     ``abandoned``: the reader has left; what comes afterwards is dropped. JSON has escapes of its own, so its names are exact, its
     numbers are numbers, and what is not finite is null.
     """
 
-    def __init__(self, stream: BinaryIO, format: str, *, labelled: bool) -> None:
+    def __init__(self, stream: BinaryIO, format: str, columns: Sequence[str]) -> None:
         self.abandoned = False
         self._stream, self._format = stream, format
-        self._columns = (*PREDICTION_COLUMNS, *(LABEL_COLUMNS if labelled else ()))
+        self._columns = columns
         if format == "csv":
-            self._write(csv_line(self._columns))
+            self._write(csv_line(tuple(columns)))
 
     def add_table(self, rows: bytes) -> None:
         """Rows of an image as they stand in the table, from an earlier run. Raises RunError."""
@@ -61,6 +63,10 @@ def _json_line(cells: Iterable[tuple[str, str]]) -> bytes:
 
 
 def _json_value(column: str, text: str) -> Any:
+    if column == "bboxes":
+        return [[int(number) for number in box.split(" ")] for box in text.split(";") if box]
+    if column in BOX_COLUMNS:
+        return int(text) if text else None
     if _TYPES[column] is int:
         return int(text)
     if _TYPES[column] is float:

@@ -25,6 +25,8 @@ from camcli.cli.summary import announce, count_words, failed_words, summarize, t
 from camcli.cli.talk import Talk, stdout_for_data
 from camcli.config import RunConfig
 from camcli.machine import keep_memory
+from camcli.output import coco
+from camcli.output.writers import prediction_columns
 from camcli.records import Counts, Failure, Outcome, Source, shown, stamp_of
 from camcli.settings import run_settings
 
@@ -123,7 +125,8 @@ def execute(inputs: Sequence[str], config: RunConfig) -> int:
         _silent_c_libraries(),
         stdout_for_data(quiet=config.quiet) as data,
     ):
-        rows = RowStream(data, config.format or "csv", labelled=config.class_from is not None) if config.streams_rows else None
+        columns = prediction_columns(labelled=config.class_from is not None, boxed=config.boxes is not None)
+        rows = RowStream(data, config.format or "csv", columns) if config.streams_rows else None
         return _continue(_Run(config, sources, folder, talk, rows))
 
 
@@ -138,6 +141,8 @@ def _continue(run: _Run) -> int:
             run.rows.add_table(rows)
     if not todo and folder.is_finished(sources):
         folder.tidy()
+        if run.config.boxes_json and not coco.is_written(folder.path):
+            folder.write(coco.NAME, coco.coco_boxes(folder.path))
         explained, failed = folder.totals(sources)
         talk.say(f"Nothing to do: {count_words(explained, 'image')} already explained in {shown(folder.place)}.")
         if failed:
@@ -182,6 +187,8 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
         totals = folder.totals(run.sources)
         state = "finished" if counts.explained + counts.failed == len(todo) else "interrupted"
         seconds = time.monotonic() - started
+        if config.boxes_json:
+            folder.write(coco.NAME, coco.coco_boxes(folder.path))
         folder.finish(run_record(job, counts, folder.totals(), seconds, state, stages))
     summarize(counts, totals, seconds, folder.place, talk)
     if config.verbose:

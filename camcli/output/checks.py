@@ -11,7 +11,7 @@ from camcli.errors import OutputError, SettingsError
 from camcli.output.journal import TABLES
 from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, Stamp, shown, stamp_of
 
-OURS = (*TABLES, "run.json", *OUTPUT_FOLDERS)
+OURS = (*TABLES, "run.json", "boxes.json", *OUTPUT_FOLDERS)
 
 
 def is_unchanged(earlier: Stamp | None, path: str) -> bool:

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -20,10 +20,11 @@ from filelock import FileLock, Timeout
 
 from camcli.errors import InUseError
 from camcli.output.checks import OURS, check_place, is_listable, is_readable, is_unchanged, size_of
+from camcli.output.files import files_of, stray_files
 from camcli.output.inflight import InFlight
 from camcli.output.journal import Entry
-from camcli.output.ledger import Ledger, journal_path, read_rows
-from camcli.output.names import is_output_name, shard_name
+from camcli.output.ledger import Ledger, journal_path
+from camcli.output.names import shard_name
 from camcli.output.writers import json_bytes, output_error, write_whole
 from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, Outcome, Source, recovered, shown
 
@@ -113,13 +114,14 @@ class OutputFolder:
     def _clear(self) -> None:
         """Remove what earlier runs left here; files that camcli did not write stay."""
         self.ledger.clear()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._at("run.json"))
+        for name in ("run.json", "boxes.json"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._at(name))
         self.sweep()
 
     def sweep(self) -> None:
         """Remove overlays and maps that no row of the table names: of dropped rows, or of a run that was killed."""
-        for path in stray_files(self.path):
+        for path in stray_files(self.path, self.ledger.settings):
             os.unlink(path)
         for top in OUTPUT_FOLDERS:
             for folder, _, _ in os.walk(self._at(top), topdown=False):
@@ -188,13 +190,13 @@ class OutputFolder:
 
     def _damaged(self) -> set[str]:
         """Images whose rows are not as they were written, or of which a file is gone, or empty as a loss of power leaves it."""
-        saves_maps = bool(self.ledger.settings.get("save-maps"))
+        settings = self.ledger.settings
 
         def is_whole(entry: Entry, data: bytes) -> bool:
             rows = self.ledger.own_rows(entry, data)
             if rows is None or entry.stage:
                 return rows is not None
-            return all(size_of(self._at(name)) for row in rows for name in files_of(recovered(row["overlay"]), saves_maps))
+            return all(size_of(self._at(name)) for row in rows for name in files_of(recovered(row["overlay"]), settings))
 
         return {entry.image for entry, data in self.ledger.rows() if not is_whole(entry, data)}
 
@@ -275,29 +277,3 @@ def folders_of(images: Iterable[str]) -> set[str]:
             folders.add(folder)
             folder = os.path.dirname(folder)
     return folders
-
-
-def files_of(overlay: str, saves_maps: bool) -> list[str]:
-    """The files that belong to the row with the path ``overlay``, relative to the output folder; none for an unpainted map."""
-    if not overlay:
-        return []
-    stem = os.path.splitext(os.path.relpath(overlay, "overlays"))[0]
-    return [overlay, os.path.join("maps", f"{stem}.npy")] if saves_maps else [overlay]
-
-
-def _raise_unless_absent(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
-
-
-def stray_files(path: str) -> Iterator[str]:
-    """Overlays and maps in the output folder ``path`` that no row of its table names, by their names camcli's own."""
-    named = {recovered(row["overlay"]) for row in read_rows(path)}
-    stems = {os.path.splitext(os.path.relpath(overlay, "overlays"))[0] for overlay in named if overlay}
-    for top, extension in zip(OUTPUT_FOLDERS, (".jpg", ".npy"), strict=True):
-        root = os.path.join(path, top)
-        for folder, _, names in os.walk(root, onerror=_raise_unless_absent):
-            for name in names:
-                stem = os.path.relpath(os.path.join(folder, name), root).removesuffix(extension)
-                if is_output_name(name) and stem not in stems:
-                    yield os.path.join(folder, name)

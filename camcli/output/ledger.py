@@ -18,11 +18,10 @@ from camcli.output.checks import check_settings, exists, size_of
 from camcli.output.journal import TABLES, Entry, header_line, read_entries, read_settings
 from camcli.output.writers import (
     FAILURE_COLUMNS,
-    LABEL_COLUMNS,
-    PREDICTION_COLUMNS,
     csv_line,
     failure_line,
     output_error,
+    prediction_columns,
     prediction_line,
     write_whole,
 )
@@ -31,9 +30,9 @@ from camcli.records import RUN_MARKER, Explained, Outcome, recovered, shown
 
 def table_headers(settings: Mapping[str, Any]) -> dict[str, bytes]:
     """The first line of each table of a run with ``settings``."""
-    labelled = settings.get("class-from") is not None
+    labelled, boxed = settings.get("class-from") is not None, settings.get("boxes") is not None
     return {
-        "predictions.csv": csv_line((*PREDICTION_COLUMNS, *(LABEL_COLUMNS if labelled else ()))),
+        "predictions.csv": csv_line(prediction_columns(labelled=labelled, boxed=boxed)),
         "failures.csv": csv_line(FAILURE_COLUMNS),
     }
 

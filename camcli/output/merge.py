@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 
 from camcli.errors import InputError, InUseError, OutputError, SettingsError
 from camcli.output.checks import differences
-from camcli.output.folder import OutputFolder, files_of
+from camcli.output.files import files_of
+from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, read_settings
 from camcli.output.ledger import Ledger, journal_path, table_headers
 from camcli.output.names import shard_name, shard_of_name
@@ -147,7 +148,7 @@ def _link_files(part: str, folder: OutputFolder, entry: Entry, rows: bytes, sett
         return
     columns = next(csv.reader([table_headers(settings)["predictions.csv"].decode("utf-8")]))
     for row in csv.DictReader(rows.decode("utf-8").splitlines(), columns):
-        for name in files_of(recovered(row["overlay"]), bool(settings.get("save-maps"))):
+        for name in files_of(recovered(row["overlay"]), settings):
             _link(os.path.join(part, name), os.path.join(folder.path, name), os.path.join(folder.path, RUN_MARKER, "scratch"))
 
 

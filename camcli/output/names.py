@@ -16,11 +16,11 @@ _SLUG_LENGTH = 40
 _NOT_WORD = re.compile(r"[^\w]+")
 _NOT_NAME = re.compile(r"[^\w.+-]+")
 _SHARD_NAME = re.compile(r"shard-(\d+)-of-(\d+)")
-_OUTPUT_NAME = re.compile(r"\.\d+-[^/]+\.(jpg|npy)$")
+_OUTPUT_NAME = re.compile(r"\.\d+-[^/]+\.(jpg|png|webp|npy)$")
 
 
 def file_stem(image: str, prediction: Prediction, extra: tuple[str, ...] = ()) -> str:
-    """The path, below ``overlays`` or ``maps``, without extension: ``sub/cat.jpg.1-tabby``.
+    """The path, below ``overlays``, ``maps`` or ``masks``, without extension: ``sub/cat.jpg.1-tabby``.
 
     ``extra``: layer and method, where several were asked for. Unique per image, rank and extra. A name that would be too
     long for a file system is cut and marked with a hash of the whole.
@@ -28,7 +28,7 @@ def file_stem(image: str, prediction: Prediction, extra: tuple[str, ...] = ()) -
     folder, name = os.path.split(image)
     label = slug(prediction.class_name) or str(prediction.class_index)
     tail = ".".join([f".{prediction.rank}-{label}", *map(distinct_slug, extra)])
-    room = MAX_NAME_BYTES - _TEMPORARY_ROOM - len(os.fsencode(tail)) - len(".jpg")
+    room = MAX_NAME_BYTES - _TEMPORARY_ROOM - len(os.fsencode(tail)) - len(".webp")
     encoded = os.fsencode(name)
     if len(encoded) > room:
         digest = _digest(encoded)

@@ -13,14 +13,11 @@ from filelock import FileLock, Timeout
 
 from camcli.errors import InputError, InUseError, SettingsError
 from camcli.output.checks import is_unchanged, size_of
-from camcli.output.folder import files_of, stray_files
+from camcli.output.files import files_of, is_whole_file, stray_files
 from camcli.output.journal import TABLES, Entry, read_entries, read_settings
 from camcli.output.ledger import Ledger, journal_path, table_headers
 from camcli.output.names import shard_of_name
 from camcli.records import RUN_MARKER, recovered, shown
-
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-NPY_START = b"\x93NUMPY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +95,7 @@ def _problems(path: str, *, with_inputs: bool) -> Iterator[Problem]:
             yield Problem(name, f"{sizes[name] - ends[name]} bytes at its end that the journal does not know")
     try:
         yield from _entries(path, settings, entries)
-        for stray in stray_files(path):
+        for stray in stray_files(path, settings):
             yield Problem(os.path.relpath(stray, path), "no row of the table names it")
     except SettingsError as error:
         yield Problem("predictions.csv", f"not a table as camcli writes it: {error}")
@@ -130,37 +127,21 @@ def _entries(path: str, settings: dict[str, Any], entries: list[Entry]) -> Itera
             yield Problem(entry.table, f"the rows of {entry.image} are not where the journal says, or not whole")
         elif not entry.stage:
             for row in rows:
-                yield from _files(path, row, bool(settings.get("save-maps")))
+                yield from _files(path, row, settings)
 
 
-def _files(path: str, row: dict[str, str], saves_maps: bool) -> Iterator[Problem]:
+def _files(path: str, row: dict[str, str], settings: dict[str, Any]) -> Iterator[Problem]:
     overlay = recovered(row["overlay"])
     if (row["status"] == "ok") != bool(overlay):
         yield Problem("predictions.csv", f"{row['image']}: status {row['status']} does not go with the overlay {overlay!r}")
-    for name in files_of(overlay, saves_maps):
+    for name in files_of(overlay, settings):
         try:
-            whole = _is_whole(os.path.join(path, name))
+            whole = is_whole_file(os.path.join(path, name))
         except OSError as error:
             yield Problem(name, f"cannot be read: {error.strerror}")
             continue
         if not whole:
             yield Problem(name, "not a whole file; delete it, and the same command writes it anew")
-
-
-def _is_whole(path: str) -> bool:
-    """Whether a JPEG has its beginning and its end, and an array its beginning and the bytes that its shape needs."""
-    with open(path, "rb") as file:
-        start = file.read(256)
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(0, size - 2))
-        end = file.read()
-    if path.endswith(".npy"):
-        cells = start.partition(b"'shape': (")[2].partition(b")")[0].split(b",")
-        count = 1
-        for cell in cells:
-            count *= int(cell) if cell.strip().isdigit() else 1
-        return start.startswith(NPY_START) and size == 10 + int.from_bytes(start[8:10], "little") + 4 * count
-    return start.startswith(JPEG_START) and end == JPEG_END
 
 
 def _record(path: str, entries: list[Entry]) -> Iterator[Problem]:

@@ -12,10 +12,11 @@ import os
 from typing import Any
 
 from camcli.errors import ImageError, OutputError
-from camcli.records import Failure, Row, shown
+from camcli.records import Boxes, Failure, Row, shown
 
 LABEL_COLUMNS = ("label", "correct")
-PREDICTION_COLUMNS = tuple(field.name for field in dataclasses.fields(Row) if field.name not in LABEL_COLUMNS)
+BOX_COLUMNS = ("bbox_x", "bbox_y", "bbox_w", "bbox_h", "bboxes", "image_w", "image_h")
+PREDICTION_COLUMNS = tuple(field.name for field in dataclasses.fields(Row) if field.name not in (*LABEL_COLUMNS, "boxes"))
 FAILURE_COLUMNS = ("image", "stage", "error")
 
 _numbers = itertools.count()
@@ -75,10 +76,23 @@ def csv_line(values: tuple[Any, ...]) -> bytes:
     return buffer.getvalue().encode("utf-8")
 
 
+def prediction_columns(*, labelled: bool, boxed: bool) -> tuple[str, ...]:
+    """The columns of ``predictions.csv``."""
+    return (*PREDICTION_COLUMNS, *(LABEL_COLUMNS if labelled else ()), *(BOX_COLUMNS if boxed else ()))
+
+
 def prediction_line(row: Row) -> bytes:
     """A row of ``predictions.csv``: names as ``records.shown`` writes them, numbers with six significant digits."""
     columns = PREDICTION_COLUMNS if row.label is None else (*PREDICTION_COLUMNS, *LABEL_COLUMNS)
-    return csv_line(tuple(_cell(getattr(row, column)) for column in columns))
+    cells = [_cell(getattr(row, column)) for column in columns]
+    return csv_line((*cells, *(() if row.boxes is None else _box_cells(row.boxes))))
+
+
+def _box_cells(boxes: Boxes) -> tuple[str, ...]:
+    """The largest box, all of them as ``x y w h`` parted by semicolons, and the size of the image."""
+    each = [(str(box.x), str(box.y), str(box.w), str(box.h)) for box in boxes.found]
+    largest = each[0] if each else ("", "", "", "")
+    return (*largest, ";".join(map(" ".join, each)), str(boxes.width), str(boxes.height))
 
 
 def failure_line(failure: Failure) -> bytes:

@@ -14,8 +14,11 @@ from camcli.job import Job
 from camcli.output.folder import OutputFolder
 from camcli.output.names import file_stem
 from camcli.pipeline.reading import MOST_BYTES, Prepared, held_bytes
-from camcli.records import Explained, Failure, Findings, Heatmap, Outcome, Prediction, Row
-from camcli.render import Style, encode_jpeg, paint_overlay
+from camcli.records import Box, Boxes, Explained, Failure, Findings, Heatmap, Outcome, Prediction, Row
+from camcli.render.encode import encode_image
+from camcli.render.maps import place_map, scale_map
+from camcli.render.regions import find_boxes, segment
+from camcli.render.styles import Canvas, Style, fitted, paint_overlay
 from camcli.stages import Stages
 
 
@@ -30,7 +33,9 @@ class Painter:
         self._under_way: deque[tuple[Future[Outcome], int]] = deque()
         self._held = 0
         config, results = job.config, job.results()
-        self._style = Style(config.colormap, config.alpha, config.threshold, config.outline, config.quality)
+        self._style = Style(
+            config.colormap, config.alpha, config.threshold, config.outline, config.quality, config.style, config.legend
+        )
         self._show_layer = len({layer for layer, _ in results}) > 1
         self._show_method = len(config.method) > 1
 
@@ -64,28 +69,48 @@ class Painter:
         source, stamp = prepared.source, prepared.image.stamp
         try:
             with self._folder.in_flight(source.image):
-                rows = tuple(self._row(heatmap, findings.best, prepared) for heatmap in findings.heatmaps)
+                canvas = fitted(prepared.image.pixels, self._job.config.max_side)
+                rows = tuple(self._row(heatmap, findings.best, prepared, canvas) for heatmap in findings.heatmaps)
         except ImageError as error:
             return Failure(source.image, error.stage, str(error), stamp)
         return Explained(source.image, stamp, rows)
 
-    def _row(self, heatmap: Heatmap, best: Prediction, prepared: Prepared) -> Row:
+    def _write_files(self, heatmap: Heatmap, prepared: Prepared, canvas: Canvas, stem: str) -> tuple[Box, ...]:
+        """Overlay, map and mask of a map, as far as they are asked for; the boxes around its connected parts."""
+        config, view, image = self._job.config, prepared.view, prepared.image.pixels
+        files: dict[str, bytes] = {}
+        boxes: list[Box] = []
+        with self._stages.work("render"):
+            if config.boxes or config.masks:
+                placed = place_map(scale_map(heatmap.values), view.box, view.pixels, (view.pixels.w, view.pixels.h))
+                if config.boxes:
+                    boxes = find_boxes(placed, view.pixels, config.region_threshold)[: 1 if config.boxes == "largest" else None]
+                if config.masks:
+                    mask = segment(image, placed, view.pixels, config.mask_method, config.region_threshold)
+                    files[f"masks/{stem}.png"] = encode_image(mask, "png", config.quality)
+            where = canvas.part(view.box), canvas.pixels(view.pixels)
+            painted = paint_overlay(canvas.image, heatmap.values, *where, self._style, map(canvas.pixels, boxes))
+            files[f"overlays/{stem}.{config.image_format}"] = encode_image(painted, config.image_format, config.quality)
+        if config.save_maps:
+            buffer = io.BytesIO()
+            np.save(buffer, heatmap.values.astype(np.float32))
+            files[f"maps/{stem}.npy"] = buffer.getvalue()
+        with self._stages.work("write"):
+            for name, data in files.items():
+                self._folder.write(name, data)
+        return tuple(boxes)
+
+    def _row(self, heatmap: Heatmap, best: Prediction, prepared: Prepared, canvas: Canvas) -> Row:
         """One map painted and written, and its row."""
-        job, view = self._job, prepared.view
+        job = self._job
         names = [heatmap.layer] * self._show_layer + [heatmap.method] * self._show_method
         stem = file_stem(prepared.source.image, heatmap.prediction, tuple(names))
-        overlay = f"overlays/{stem}.jpg" if heatmap.status == "ok" else ""
-        if overlay:
-            with self._stages.work("render"):
-                painted = paint_overlay(prepared.image.pixels, heatmap.values, view.box, view.pixels, self._style)
-                data = encode_jpeg(painted, self._style.quality)
-            with self._stages.work("write"):
-                self._folder.write(overlay, data)
-                if job.config.save_maps:
-                    buffer = io.BytesIO()
-                    np.save(buffer, heatmap.values.astype(np.float32))
-                    self._folder.write(f"maps/{stem}.npy", buffer.getvalue())
-        seen = view.pixels
+        overlay, boxes = "", tuple[Box, ...]()
+        if heatmap.status == "ok":
+            overlay = f"overlays/{stem}.{job.config.image_format}"
+            boxes = self._write_files(heatmap, prepared, canvas, stem)
+        height, width = prepared.image.pixels.shape[:2]
+        seen = prepared.view.pixels
         label = None if job.labels is None else job.model.classes[job.labels[prepared.source.image]]
         return Row(
             image=prepared.source.image,
@@ -107,4 +132,5 @@ class Painter:
             overlay=overlay,
             label=label,
             correct=None if label is None else label == best.class_name,
+            boxes=Boxes(boxes, width, height) if job.config.boxes else None,
         )

@@ -1,0 +1,52 @@
+"""The table's boxes in COCO's format (https://cocodataset.org/#format-data), for the tools that read it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from camcli.output.ledger import read_rows
+from camcli.output.writers import json_bytes
+from camcli.records import recovered
+
+NAME = "boxes.json"
+"""Of the file in the output folder."""
+
+
+def coco_boxes(path: str) -> bytes:
+    """``boxes.json`` for the table in the output folder ``path``: images, categories, and an annotation for each box.
+
+    Ids of images and annotations count from 1 in the order of the rows; those of categories are class indices. ``bbox`` is left,
+    top, width, height in pixels of the upright image, ``area`` that of the box, ``score`` the probability of the class. ``layer``
+    and ``method`` are our own addition. File names are those of the table's column image, exact.
+    """
+    images: dict[str, dict[str, Any]] = {}
+    categories: dict[int, dict[str, Any]] = {}
+    annotations: list[dict[str, Any]] = []
+    for row in read_rows(path):
+        name, index = recovered(row["image"]), int(row["class_index"])
+        size = {"width": int(row["image_w"]), "height": int(row["image_h"])}
+        image = images.setdefault(name, {"id": len(images) + 1, "file_name": name, **size})
+        categories.setdefault(index, {"id": index, "name": recovered(row["class_name"])})
+        for box in filter(None, row["bboxes"].split(";")):
+            left, top, width, height = map(int, box.split(" "))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image["id"],
+                    "category_id": index,
+                    "bbox": [left, top, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                    "score": float(row["probability"]),
+                    "layer": row["layer"],
+                    "method": row["method"],
+                }
+            )
+    ordered = [categories[index] for index in sorted(categories)]
+    return json_bytes({"images": list(images.values()), "categories": ordered, "annotations": annotations})
+
+
+def is_written(path: str) -> bool:
+    """Whether the output folder ``path`` has its ``boxes.json``."""
+    return os.path.exists(os.path.join(path, NAME))

@@ -1,0 +1,188 @@
+"""Photo + heatmap -> picture, in one of several styles. Works on (H, W, 3) uint8 RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from PIL import Image as PillowImage
+from PIL import ImageDraw, ImageFont
+
+from camcli.records import Box
+from camcli.registry import Registry
+from camcli.render.maps import PlacedMap, place_map, scale_map
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a picture looks. ``threshold``: fraction of the peak below which nothing is painted. ``legend``: a bar of the colours."""
+
+    colormap: str = "turbo"
+    alpha: float = 0.5
+    threshold: float = 0.0
+    outline: bool = True
+    quality: int = 90
+    style: str = "overlay"
+    legend: bool = False
+
+
+Painter = Callable[[np.ndarray, PlacedMap, Box, Style], None]
+"""Paints on a copy of the photo (H, W, 3), where the placed map covers the rectangle."""
+
+STYLES: Registry[Painter] = Registry("style")
+
+
+@lru_cache
+def color_table(name: str) -> np.ndarray:
+    """(256, 3) uint8 RGB: the colour of each level from zero (0) to the peak (255). ``name`` as in ``config.COLORMAPS``."""
+    levels = np.arange(256, dtype=np.uint8)
+    bgr = cv2.applyColorMap(levels, getattr(cv2, f"COLORMAP_{name.upper()}"))
+    return np.ascontiguousarray(bgr.reshape(256, 3)[:, ::-1])
+
+
+def paint_overlay(
+    image: np.ndarray,
+    values: np.ndarray,
+    box: tuple[float, float, float, float],
+    pixels: Box,
+    style: Style,
+    found: Iterable[Box] = (),
+) -> np.ndarray:
+    """A picture of ``image`` (H, W, 3) and the map ``values`` (h, w), raw, over ``pixels``.
+
+    ``box``: the part of the image that the map covers, as in ``place_map``. ``found``: boxes to draw. The size is that of the
+    image, twice as wide for ``side-by-side``, and a little higher with a legend.
+    """
+    placed = place_map(scale_map(values), box, pixels, (pixels.w, pixels.h))
+    picture = image.copy()
+    STYLES[style.style](picture, placed, pixels, style)
+    if style.outline and (pixels.w, pixels.h) != (image.shape[1], image.shape[0]):
+        _draw_edge(picture, pixels)
+    for one in reversed(list(found)):  # the largest last, on top
+        _draw_edge(picture, one)
+    if style.style == "side-by-side":
+        picture = np.concatenate([image, picture], axis=1)
+    return _with_legend(picture, style, float(values.max())) if style.legend else picture
+
+
+def _region(picture: np.ndarray, pixels: Box) -> np.ndarray:
+    return picture[pixels.y : pixels.y + pixels.h, pixels.x : pixels.x + pixels.w]
+
+
+def _colors(heat: np.ndarray, style: Style) -> np.ndarray:
+    """(h, w, 3): rounded to the nearest level, looked up."""
+    return np.asarray(cv2.applyColorMap(cv2.convertScaleAbs(heat, alpha=255), color_table(style.colormap)[:, None]))
+
+
+@STYLES.register("overlay")
+@STYLES.register("side-by-side")
+def _overlay(picture: np.ndarray, placed: PlacedMap, pixels: Box, style: Style) -> None:
+    """Each pixel is (1 - alpha) * image + alpha * colour(value / peak)."""
+    region = _region(picture, pixels)
+    for rows, heat in placed.bands():
+        blended = cv2.addWeighted(region[rows], 1 - style.alpha, _colors(heat, style), style.alpha, 0)
+        np.copyto(region[rows], blended, where=(heat >= style.threshold)[:, :, None] if style.threshold > 0 else True)
+
+
+@STYLES.register("heatmap")
+def _heatmap(picture: np.ndarray, placed: PlacedMap, pixels: Box, style: Style) -> None:
+    """The colours alone; black where nothing is painted."""
+    picture[:] = 0
+    region = _region(picture, pixels)
+    for rows, heat in placed.bands():
+        np.copyto(region[rows], _colors(heat, style), where=(heat >= style.threshold)[:, :, None])
+
+
+@STYLES.register("spotlight")
+def _spotlight(picture: np.ndarray, placed: PlacedMap, pixels: Box, style: Style) -> None:
+    """The image, darkened where the network did not look: by 1 - alpha * (1 - value / peak); below the threshold all of it."""
+    bright = _region(picture, pixels).copy()
+    np.copyto(picture, cv2.convertScaleAbs(picture, alpha=1 - style.alpha))
+    region = _region(picture, pixels)
+    for rows, heat in placed.bands():
+        light = np.where(heat >= style.threshold, heat, 0.0)
+        share = 1 - style.alpha * (1 - np.clip(light, 0, 1))
+        region[rows] = np.rint(bright[rows] * share[:, :, None]).astype(np.uint8)
+
+
+_LEVELS = (0.25, 0.5, 0.75)
+
+
+@STYLES.register("contour")
+def _contour(picture: np.ndarray, placed: PlacedMap, pixels: Box, style: Style) -> None:
+    """The image with lines where the map is at 25, 50 and 75 % of its peak, in the colours of these levels."""
+    region = np.ascontiguousarray(_region(picture, pixels))
+    width = max(2, round(min(picture.shape[:2]) / 250))
+    for level in _LEVELS:
+        if level < style.threshold:
+            continue
+        lines, _ = cv2.findContours(placed.at_least(level), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        red, green, blue = map(int, color_table(style.colormap)[round(level * 255)])
+        cv2.drawContours(region, lines, -1, (20, 20, 20), width + 2, cv2.LINE_AA)
+        cv2.drawContours(region, lines, -1, (red, green, blue), width, cv2.LINE_AA)
+    _region(picture, pixels)[:] = region
+
+
+def _draw_edge(image: np.ndarray, pixels: Box) -> None:
+    """A white line between two dark ones, so that it is seen on any photo, inside the rectangle."""
+    width = max(1, round(min(image.shape[:2]) / 400))
+    for inset, grey in ((0, 40), (width, 255), (2 * width, 40)):
+        for k in range(inset, inset + width):
+            if 2 * k >= min(pixels.w, pixels.h) - 1:
+                return
+            top_left = (pixels.x + k, pixels.y + k)
+            bottom_right = (pixels.x + pixels.w - 1 - k, pixels.y + pixels.h - 1 - k)
+            cv2.rectangle(image, top_left, bottom_right, (grey, grey, grey), 1)
+
+
+def _with_legend(picture: np.ndarray, style: Style, peak: float) -> np.ndarray:
+    """The picture with a bar of the colours below it, from 0 to the peak's raw value."""
+    width = picture.shape[1]
+    height = max(16, min(picture.shape[:2]) // 18)
+    strip = PillowImage.new("RGB", (width, height), (24, 24, 24))
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=max(9, round(height * 0.6)))
+    left, right = "0", f"peak {peak:.3g}"
+    margin, first, last = height // 3, draw.textlength(left, font), draw.textlength(right, font)
+    draw.text((margin, height / 2), left, (235, 235, 235), font, anchor="lm")
+    draw.text((width - margin, height / 2), right, (235, 235, 235), font, anchor="rm")
+    bar = np.asarray(strip).copy()
+    start, end = round(2 * margin + first), round(width - 2 * margin - last)
+    if end - start > 8:
+        levels = np.linspace(0, 255, end - start).round().astype(np.uint8)
+        bar[height // 4 : height - height // 4, start:end] = color_table(style.colormap)[levels]
+    return np.concatenate([picture, bar], axis=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """A photo to paint on, scaled by ``scale`` from its own size."""
+
+    image: np.ndarray
+    scale: float
+
+    def part(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """A part of the photo, in pixels of the canvas."""
+        left, top, width, height = (side * self.scale for side in box)
+        return left, top, width, height
+
+    def pixels(self, box: Box) -> Box:
+        """A rectangle of the photo, in whole pixels of the canvas: at least one each way."""
+        if self.scale == 1.0:
+            return box
+        width, height = self.image.shape[1], self.image.shape[0]
+        left, top = min(round(box.x * self.scale), width - 1), min(round(box.y * self.scale), height - 1)
+        right, bottom = min(round((box.x + box.w) * self.scale), width), min(round((box.y + box.h) * self.scale), height)
+        return Box(left, top, max(1, right - left), max(1, bottom - top))
+
+
+def fitted(image: np.ndarray, most: int | None) -> Canvas:
+    """The image (H, W, 3) as a canvas with at most ``most`` pixels on its longer side."""
+    height, width = image.shape[:2]
+    scale = 1.0 if most is None else min(1.0, most / max(height, width))
+    if scale == 1.0:
+        return Canvas(image, scale)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return Canvas(np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA)), scale)
