@@ -31,6 +31,9 @@ ROW_FORMATS = ("csv", "jsonl")
 STYLES = ("overlay", "heatmap", "side-by-side", "contour", "spotlight")
 """How a map is shown; see ``camcli.render.styles``."""
 
+LOOKS = ("style", "legend", "colormap", "alpha", "threshold", "outline", "quality", "image-format", "max-side")
+"""Options that only the overlays depend on: what ``camcli render`` can change."""
+
 IMAGE_FORMATS = ("jpg", "png", "webp")
 """Files that overlays may be."""
 

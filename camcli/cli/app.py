@@ -51,6 +51,7 @@ app.command("classes", no_args_is_help=True)(look.classes)
 app.command("methods")(look.methods)
 app.command("verify")(folders.verify)
 app.command("merge", no_args_is_help=True)(folders.merge)
+app.command("render", no_args_is_help=True)(folders.render_command())
 
 
 def main(arguments: list[str] | None = None) -> None:

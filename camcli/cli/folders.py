@@ -1,15 +1,20 @@
-"""``camcli verify`` and ``camcli merge``: look after folders that runs have left."""
+"""``camcli verify``, ``merge`` and ``render``: look after folders that runs have left."""
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
-from typing import Annotated
+import sys
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 import typer
 
+from camcli.cli.options import changed_settings, config_parameters
 from camcli.cli.summary import count_words, failed_words
 from camcli.cli.talk import Talk, print_table
-from camcli.config import RunConfig
+from camcli.config import LOOKS, RunConfig
 from camcli.records import shown
 
 
@@ -57,3 +62,60 @@ def merge(
     if merged.failed:
         talk.complain(failed_words(merged.failed, folder))
         raise typer.Exit(1)  # as the run would have ended
+
+
+def render_command() -> Callable[..., None]:
+    """The command's function, with an option for each setting that overlays depend on."""
+
+    def render(context: typer.Context, folder: str, quiet: bool = False, **values: Any) -> None:
+        """Draw the overlays of a run anew, in another style, from its stored maps and without the model.
+
+        [dim]The run must have been made with --save-maps. What is not given stays as it was.[/dim]
+        """
+        _render(folder, changed_settings(context, values), Talk(quiet=quiet))
+
+    positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    about_folder = typer.Argument(metavar="DIR", help="An output folder of camcli run --save-maps.")
+    about_quiet = typer.Option("--quiet", "-q", help="Say nothing but errors.")
+    parameters = [
+        inspect.Parameter("context", positional, annotation=typer.Context),
+        inspect.Parameter("folder", positional, annotation=Annotated[str, about_folder]),
+        *config_parameters(LOOKS),
+        inspect.Parameter("quiet", keyword, default=False, annotation=Annotated[bool, about_quiet]),
+    ]
+    render.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    render.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return render
+
+
+def _render(folder: str, changes: dict[str, Any], talk: Talk) -> None:
+    from PIL import Image
+
+    from camcli.redraw import redraw
+
+    Image.MAX_IMAGE_PIXELS = None  # the limit is the run's --max-pixels
+    with _bar(talk) as tell:
+        drawn = redraw(folder, changes, tell)
+    talk.say(f"{count_words(drawn.overlays, 'overlay')} drawn anew in {shown(folder)}.")
+    for image, reason in drawn.left[:5]:
+        talk.say(f"camcli: {shown(image)}: {shown(reason)}")
+    if drawn.left:
+        talk.complain(f"{count_words(len(drawn.left), 'image')} kept the overlays they had.")
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _bar(talk: Talk) -> Iterator[Callable[[int, int], None]]:
+    """What tells how far it is: a bar while a person watches."""
+    if talk.quiet or not talk.on_terminal:
+        yield lambda _done, _of: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="img", dynamic_ncols=True, file=sys.stderr) as bar:
+
+        def tell(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        yield tell

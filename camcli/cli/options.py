@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 import typer
 
-from camcli.config import RunConfig, option_name
+from camcli.config import RunConfig, check_value, option_name
 from camcli.config_file import read_config_file
 
 _KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": float}
 
 
-def config_parameters() -> list[inspect.Parameter]:
-    """A keyword parameter for each field of RunConfig, annotated as Typer wants it."""
+def config_parameters(only: Collection[str] | None = None) -> list[inspect.Parameter]:
+    """A keyword parameter for each field of RunConfig, or for those whose options are ``only``, annotated as Typer wants it."""
     return [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=_typer_default(field), annotation=_annotation(field))
         for field in dataclasses.fields(RunConfig)
+        if only is None or option_name(field) in only
     ]
 
 
@@ -59,6 +60,17 @@ def _number_or(word: str) -> Callable[[str], int | None]:
             raise ValueError(f"{value!r} is neither a whole number nor {word}") from None
 
     return parse
+
+
+def changed_settings(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
+    """The options that stand on the command line, by name. Raises ConfigError for a value outside its limits."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(RunConfig):
+        source = context.get_parameter_source(field.name) if field.name in values else None
+        if source is not None and source.name != "DEFAULT":
+            check_value(field, values[field.name])
+            changes[option_name(field)] = values[field.name]
+    return changes
 
 
 def gathered_config(context: typer.Context, config_file: str | None, values: dict[str, Any]) -> RunConfig:

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from camcli.errors import InUseError
+from camcli.errors import InUseError, SettingsError
 from camcli.output.checks import OURS, check_place, is_listable, is_readable, is_unchanged, size_of
 from camcli.output.files import files_of, stray_files
 from camcli.output.inflight import InFlight
@@ -39,12 +39,18 @@ class OutputFolder:
     """
 
     def __init__(
-        self, path: str, settings: Mapping[str, Any], *, overwrite: bool = False, shard: tuple[int, int] | None = None
+        self,
+        path: str,
+        settings: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        shard: tuple[int, int] | None = None,
+        redrawing: bool = False,
     ) -> None:
         self.place = path if shard is None else os.path.join(path, shard_name(*shard))
         self.path, self._shared = os.path.abspath(self.place), os.path.abspath(path)
         self.ledger = Ledger(self.path, settings)
-        self._overwrite = overwrite
+        self._overwrite, self._redrawing = overwrite, redrawing
         self._created: list[str] = []
         self._lock = FileLock(self._at(RUN_MARKER, "lock"), timeout=0)
         self._in_flight = InFlight(self._at(RUN_MARKER, "in-flight"))
@@ -53,6 +59,7 @@ class OutputFolder:
         self._claim()
         try:
             if not self._overwrite:
+                self._refuse_half_redrawn()
                 self.ledger.load()
         except OSError as error:
             self._release()
@@ -114,9 +121,32 @@ class OutputFolder:
     def _clear(self) -> None:
         """Remove what earlier runs left here; files that camcli did not write stay."""
         self.ledger.clear()
-        for name in ("run.json", "boxes.json"):
+        for name in ("run.json", "boxes.json", os.path.join(RUN_MARKER, "redrawing")):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._at(name))
+        self.sweep()
+
+    def _refuse_half_redrawn(self) -> None:
+        if not self._redrawing and os.path.lexists(self._at(RUN_MARKER, "redrawing")):
+            raise SettingsError(
+                f"a camcli render did not come to its end in {shown(self.path)!r}, so its overlays are of two kinds. "
+                "Run it again, or start anew with --overwrite."
+            )
+
+    def begin_redrawing(self) -> None:
+        """From now on overlays are of two kinds, until ``finish_redrawing``. Raises OutputError."""
+        self.write(os.path.join(RUN_MARKER, "redrawing"), b"")
+
+    def finish_redrawing(self, settings: Mapping[str, Any], contents: Iterable[tuple[Entry, bytes]]) -> None:
+        """All overlays are as ``settings`` want them: write them down, with entries and rows that name them. Raises OutputError."""
+        contents = list(contents)
+        self.ledger.settings = dict(settings)
+        self.ledger.exchange(contents)
+        with open(self._at("run.json"), "rb") as file:
+            record = json.load(file)
+        record["settings"] = {key: settings.get(key, value) for key, value in record.get("settings", {}).items()}
+        self.finish(record)
+        os.unlink(self._at(RUN_MARKER, "redrawing"))
         self.sweep()
 
     def sweep(self) -> None:

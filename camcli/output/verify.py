@@ -109,7 +109,7 @@ def _below(*parts: str) -> str:
 
 
 def _leftovers(path: str) -> Iterator[Problem]:
-    for name in ("exchange", "draft", "in-flight"):
+    for name in ("exchange", "draft", "in-flight", "redrawing"):
         if os.path.lexists(os.path.join(path, RUN_MARKER, name)):
             yield Problem(_below(RUN_MARKER, name), "left over: the last run did not end by itself")
 

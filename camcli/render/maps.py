@@ -38,17 +38,17 @@ class PlacedMap:
         return self.columns.shape[1], self.rows.shape[0]
 
     def whole(self) -> np.ndarray:
-        """All of it: (height, width) float32."""
+        """All of it: (H, W) float32."""
         placed: np.ndarray = self.rows @ self.columns
         return placed
 
     def bands(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """From top to bottom BAND rows at a time: which rows, and the map there."""
+        """From top to bottom: which BAND rows, and the map there, (BAND, W) float32."""
         for top in range(0, len(self.rows), BAND):
             yield slice(top, top + BAND), self.rows[top : top + BAND] @ self.columns
 
     def at_least(self, threshold: float) -> np.ndarray:
-        """Where the map is not below ``threshold``: (height, width) uint8, 1 or 0."""
+        """Where the map is not below ``threshold``: (H, W) uint8, 1 or 0."""
         mask = np.empty((self.size[1], self.size[0]), np.uint8)
         for rows, heat in self.bands():
             np.greater_equal(heat, threshold, out=mask[rows], casting="unsafe")

@@ -62,7 +62,7 @@ def paint_overlay(
     if style.outline and (pixels.w, pixels.h) != (image.shape[1], image.shape[0]):
         _draw_edge(picture, pixels)
     for one in reversed(list(found)):  # the largest last, on top
-        _draw_edge(picture, one)
+        _draw_edge(picture, one, _BOX_COLOR)
     if style.style == "side-by-side":
         picture = np.concatenate([image, picture], axis=1)
     return _with_legend(picture, style, float(values.max())) if style.legend else picture
@@ -126,16 +126,19 @@ def _contour(picture: np.ndarray, placed: PlacedMap, pixels: Box, style: Style) 
     _region(picture, pixels)[:] = region
 
 
-def _draw_edge(image: np.ndarray, pixels: Box) -> None:
-    """A white line between two dark ones, so that it is seen on any photo, inside the rectangle."""
+_DARK, _WHITE, _BOX_COLOR = (40, 40, 40), (255, 255, 255), (255, 0, 255)  # a pink that no colour map and few photos have
+
+
+def _draw_edge(image: np.ndarray, pixels: Box, color: tuple[int, int, int] = _WHITE) -> None:
+    """A bright line between two dark ones, so that it is seen on any photo, inside the rectangle."""
     width = max(1, round(min(image.shape[:2]) / 400))
-    for inset, grey in ((0, 40), (width, 255), (2 * width, 40)):
+    for inset, tone in ((0, _DARK), (width, color), (2 * width, _DARK)):
         for k in range(inset, inset + width):
             if 2 * k >= min(pixels.w, pixels.h) - 1:
                 return
             top_left = (pixels.x + k, pixels.y + k)
             bottom_right = (pixels.x + pixels.w - 1 - k, pixels.y + pixels.h - 1 - k)
-            cv2.rectangle(image, top_left, bottom_right, (grey, grey, grey), 1)
+            cv2.rectangle(image, top_left, bottom_right, tone, 1)
 
 
 def _with_legend(picture: np.ndarray, style: Style, peak: float) -> np.ndarray:
