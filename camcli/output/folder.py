@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from camcli.errors import InUseError, SettingsError
-from camcli.output.checks import OURS, check_place, is_listable, is_readable, is_unchanged, size_of
+from camcli.output.checks import OURS, check_place, exists, is_listable, is_readable, is_unchanged, size_of
 from camcli.output.files import files_of, stray_files
 from camcli.output.inflight import InFlight
 from camcli.output.journal import Entry
@@ -105,7 +105,11 @@ class OutputFolder:
                 os.unlink(self._at(RUN_MARKER, "scratch", leftover))
 
     def _release(self) -> None:
-        if not any(map(os.path.lexists, (journal_path(self.path), *map(self._at, OURS)))):
+        try:
+            empty = not any(map(exists, (journal_path(self.path), *map(self._at, OURS))))
+        except OSError:  # what cannot be looked at may be there
+            empty = False
+        if empty:
             self._forget()  # while the lock is held: nobody else can be using what is removed
         self._lock.release()
 
