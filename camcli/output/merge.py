@@ -7,18 +7,17 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from camcli.errors import InputError, InUseError, OutputError, SettingsError
+from camcli.errors import InputError, OutputError, SettingsError
 from camcli.output.checks import differences
 from camcli.output.files import files_of
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, read_settings
 from camcli.output.ledger import Ledger, journal_path, table_headers
+from camcli.output.locks import undisturbed
 from camcli.output.names import shard_name, shard_of_name
 from camcli.output.writers import output_error
 from camcli.records import RUN_MARKER, recovered, shown
@@ -49,7 +48,7 @@ def merge_shards(path: str) -> Merged:
     parts = _parts(path)
     with contextlib.ExitStack() as stack:
         for part in parts:
-            stack.enter_context(_held(part))
+            stack.enter_context(undisturbed(part, f"a run is still writing into {shown(part)!r}. Wait for it."))
         records = [_finished_record(part) for part in parts]
         settings = _common_settings(path, parts)
         ledgers = [_ledger(part) for part in parts]
@@ -80,21 +79,6 @@ def _parts(path: str) -> list[str]:
     if missing:
         raise InputError(f"{shown(path)!r} lacks {', '.join(missing)}: run camcli with --shard for each, then merge.")
     return [os.path.join(path, shard_name(index, count)) for index in range(count)]
-
-
-@contextlib.contextmanager
-def _held(part: str) -> Iterator[None]:
-    lock = FileLock(os.path.join(part, RUN_MARKER, "lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InUseError(f"a run is still writing into {shown(part)!r}. Wait for it.") from error
-    except OSError as error:
-        raise output_error(os.path.join(part, RUN_MARKER), error) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _finished_record(part: str) -> dict[str, Any]:

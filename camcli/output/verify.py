@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from camcli.errors import InputError, InUseError, SettingsError
+from camcli.errors import InputError, SettingsError
 from camcli.output.checks import is_unchanged, size_of
 from camcli.output.files import files_of, is_whole_file, stray_files
 from camcli.output.journal import TABLES, Entry, read_entries, read_settings
 from camcli.output.ledger import Ledger, journal_path, table_headers
+from camcli.output.locks import undisturbed
 from camcli.output.names import shard_of_name
 from camcli.records import RUN_MARKER, recovered, shown
 
@@ -51,24 +49,8 @@ def verify_folder(path: str, *, with_inputs: bool = False) -> Iterator[Problem]:
 
     ``with_inputs`` looks at the images too: whether they are there and unchanged. Raises InUseError while a run is at work.
     """
-    with _undisturbed(path):
+    with undisturbed(path, f"a run is writing into {shown(path)!r}; verify it when that has ended.", read_only=True):
         yield from _problems(path, with_inputs=with_inputs)
-
-
-@contextlib.contextmanager
-def _undisturbed(path: str) -> Iterator[None]:
-    """Hold the folder's lock, where it can be had. Raises InUseError while a run is at work."""
-    lock = FileLock(os.path.join(path, RUN_MARKER, "lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InUseError(f"a run is writing into {shown(path)!r}; verify it when that has ended.") from error
-    except OSError:  # a folder that may only be read: nobody writes into it either
-        pass
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _problems(path: str, *, with_inputs: bool) -> Iterator[Problem]:
