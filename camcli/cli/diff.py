@@ -1,0 +1,69 @@
+"""``camcli diff``: two runs side by side, and a gate for cron."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from camcli.cli.summary import count_words
+from camcli.cli.talk import Talk, print_table
+from camcli.records import shown
+
+_COLUMNS = ("image", "predicted_a", "predicted_b", "probability_a", "probability_b", "correlation", "overlap")
+
+
+def diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="An output folder of camcli run.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another, over the same images.")],
+    fail_below: Annotated[
+        float | None,
+        typer.Option(
+            "--fail-below",
+            metavar="R",
+            min=0.0,
+            max=1.0,
+            help="Exit code 1 when the share of equal predictions, or the median correlation of the maps, is below R.",
+            show_default=False,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", "-t", min=0.0, max=1.0, help="Of the overlap: what counts, as a fraction of the peak.")
+    ] = 0.15,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Only the N largest changes.", show_default=False)
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the exit code, and errors.")] = False,
+) -> None:
+    """Compare two runs over the same images: two checkpoints, layers or methods. The largest changes come first.
+
+    [dim]Maps are compared where both runs have stored them (--save-maps): correlation (Pearson), and overlap of what is hot.[/dim]
+    """
+    from camcli.compare import compare_runs
+
+    found = compare_runs(first, second, threshold)
+    talk = Talk(quiet=quiet)
+    if not quiet:
+        rows = (
+            (change.image, *change.predicted, *map(_number, (*change.probability, change.correlation, change.overlap)))
+            for change in found.changes[:limit]
+        )
+        print_table(_COLUMNS, rows, right=_COLUMNS[3:])
+    flips = sum(change.flipped for change in found.changes)
+    talk.say(f"{count_words(len(found.changes), 'image')} in both runs, {flips:,} predicted differently.")
+    if found.correlation is None:
+        talk.say("No maps to compare: make both runs with --save-maps.")
+    else:
+        talk.say(f"Median correlation of the maps: {found.correlation:.4f}.")
+    for number, folder in zip(found.only, (first, second), strict=True):
+        if number:
+            talk.say(f"{count_words(number, 'image')} only in {shown(folder)}.")
+    measured = [found.agreement, *([] if found.correlation is None else [found.correlation])]
+    if fail_below is not None and min(measured) < fail_below:
+        correlation = _number(found.correlation) or "unknown"
+        talk.complain(f"below {fail_below}: agreement {found.agreement:.4f}, correlation {correlation}.")
+        raise typer.Exit(1)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

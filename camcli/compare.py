@@ -1,0 +1,155 @@
+"""Two runs over the same images -> what changed: predictions that flipped, maps that moved."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from camcli.errors import InputError
+from camcli.output.files import files_of
+from camcli.output.journal import read_settings
+from camcli.output.ledger import journal_path, read_rows
+from camcli.records import Box, recovered, shown
+from camcli.render.maps import place_map, scale_map
+
+_SAMPLES = 56
+"""Points a side at which two maps are compared, over what both networks saw."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One image in two runs. ``correlation`` and ``overlap`` of the maps: None where there are none to compare."""
+
+    image: str
+    predicted: tuple[str, str]
+    probability: tuple[float, float]
+    correlation: float | None
+    overlap: float | None
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the two runs predict different classes."""
+        return self.predicted[0] != self.predicted[1]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All changes, the largest first, and how many images only the first or only the second run has explained."""
+
+    changes: tuple[Change, ...]
+    only: tuple[int, int]
+
+    @property
+    def agreement(self) -> float:
+        """The share of images with the same predicted class, 0 to 1."""
+        return 1 - sum(change.flipped for change in self.changes) / len(self.changes)
+
+    @property
+    def correlation(self) -> float | None:
+        """The median correlation of the maps; None where no maps could be compared."""
+        found = [change.correlation for change in self.changes if change.correlation is not None]
+        return statistics.median(found) if found else None
+
+
+@dataclass(frozen=True)
+class _Run:
+    path: str
+    rows: Mapping[str, list[dict[str, str]]]
+    has_maps: bool
+
+
+def compare_runs(first: str, second: str, threshold: float = 0.15) -> Comparison:
+    """What changed from the run in ``first`` to that in ``second``, image by image, matched by their names.
+
+    Maps, where both runs stored them, are those of the same class, layer and method if there are such, otherwise of the same class,
+    otherwise of each run's first row. They are sampled over the part of the image that both networks saw. ``correlation`` is
+    Pearson's; ``overlap`` is intersection over union of what is not below ``threshold`` of the peak. Flips come first, then the
+    lowest correlations. Raises InputError for a folder that holds no run, and for runs without a common image.
+    """
+    runs = _read(first), _read(second)
+    common = [image for image in runs[0].rows if image in runs[1].rows]
+    if not common:
+        raise InputError(f"the runs in {shown(first)!r} and {shown(second)!r} have no image in common; names are compared.")
+    changes = [_change(image, runs, threshold) for image in common]
+    changes.sort(key=lambda change: (not change.flipped, 2.0 if change.correlation is None else change.correlation))
+    only = len(runs[0].rows) - len(common), len(runs[1].rows) - len(common)
+    return Comparison(tuple(changes), only)
+
+
+def _read(path: str) -> _Run:
+    settings = read_settings(journal_path(path)) if os.path.isdir(path) else None
+    if settings is None:
+        raise InputError(f"{shown(path)!r} holds no run of camcli.")
+    rows: dict[str, list[dict[str, str]]] = {}
+    for row in read_rows(path):
+        rows.setdefault(recovered(row["image"]), []).append(row)
+    return _Run(path, rows, bool(settings.get("save-maps")))
+
+
+def _change(image: str, runs: tuple[_Run, _Run], threshold: float) -> Change:
+    rows = runs[0].rows[image], runs[1].rows[image]
+    one, other = _matched(*rows)
+    maps = _map_of(one, runs[0]), _map_of(other, runs[1])
+    seen = _both_see(one, other)
+    correlation = overlap = None
+    if maps[0] is not None and maps[1] is not None and seen is not None:
+        placed = [_sampled(values, row, seen) for values, row in zip(maps, (one, other), strict=True) if values is not None]
+        correlation, overlap = _correlation(*placed), _overlap(placed[0] >= threshold, placed[1] >= threshold)
+    predicted = recovered(one["predicted_class"]), recovered(other["predicted_class"])
+    probability = float(one["predicted_probability"]), float(other["predicted_probability"])
+    return Change(image, predicted, probability, correlation, overlap)
+
+
+def _matched(first: list[dict[str, str]], second: list[dict[str, str]]) -> tuple[dict[str, str], dict[str, str]]:
+    """A row of each run that are about the same: class, layer and method, or class, or neither."""
+    for columns in (("class_index", "layer", "method"), ("class_index",)):
+        by_key = {tuple(row[column] for column in columns): row for row in reversed(second)}
+        for row in first:
+            key = tuple(row[column] for column in columns)
+            if key in by_key:
+                return row, by_key[key]
+    return first[0], second[0]
+
+
+def _map_of(row: Mapping[str, str], run: _Run) -> np.ndarray | None:
+    if not run.has_maps or not row["overlay"]:
+        return None
+    name = files_of(recovered(row["overlay"]), {"save-maps": True})[1]
+    try:
+        values: np.ndarray = np.load(os.path.join(run.path, name), allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the map {shown(os.path.join(run.path, name))!r} cannot be read: {error}") from error
+    return values
+
+
+def _box(row: Mapping[str, str]) -> Box:
+    return Box(*(int(row[column]) for column in ("box_x", "box_y", "box_w", "box_h")))
+
+
+def _both_see(one: Mapping[str, str], other: Mapping[str, str]) -> Box | None:
+    a, b = _box(one), _box(other)
+    left, top = max(a.x, b.x), max(a.y, b.y)
+    right, bottom = min(a.x + a.w, b.x + b.w), min(a.y + a.h, b.y + b.h)
+    return Box(left, top, right - left, bottom - top) if right > left and bottom > top else None
+
+
+def _sampled(values: np.ndarray, row: Mapping[str, str], seen: Box) -> np.ndarray:
+    box = _box(row)
+    covered = float(box.x), float(box.y), float(box.w), float(box.h)
+    return place_map(scale_map(values), covered, seen, (_SAMPLES, _SAMPLES)).whole()
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Pearson's, of (H, W) and (H, W); None where one of them is constant."""
+    a, b = one.astype(np.float64) - one.mean(dtype=np.float64), other.astype(np.float64) - other.mean(dtype=np.float64)
+    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / scale if scale > 0 else None
+
+
+def _overlap(one: np.ndarray, other: np.ndarray) -> float | None:
+    union = int((one | other).sum())
+    return int((one & other).sum()) / union if union else None
