@@ -187,6 +187,9 @@ class RunConfig:
     )
     overwrite: bool = option(False, "Start anew in a folder that holds an earlier run.", "Output", affects_results=False)
     save_maps: bool = option(False, "Also write each painted map raw, (h, w) float32, as maps/.../NAME.npy.", "Output")
+    report: bool = option(
+        False, "At the end also write report.html, a page that shows the run; see camcli report.", "Output", affects_results=False
+    )
     null: bool = option(
         False, "With - as input: paths end in NUL, as find -print0 writes them.", "Input", short="-0", affects_results=False
     )

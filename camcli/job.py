@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -163,7 +162,7 @@ def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float
         "state": state,
         "settings": job.config.as_dict(),
         "model": {"name": job.model.name, "weights": job.model.weights, "classes": len(job.model.classes)},
-        "preprocess": dataclasses.asdict(job.model.preprocess),
+        "preprocess": asdict(job.model.preprocess),
         "layers": [layer.name for layer in job.layers],
         "device": str(job.device),
         "network": {"batch_size": job.batch_size, "runs": job.network.words or "fp32, not compiled"},

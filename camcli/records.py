@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 RUN_MARKER = ".camcli"
 """The folder that marks an output folder: a run writes it first, and no walk takes the overlays beside it for photos."""
 
-OUTPUT_FOLDERS = ("overlays", "maps", "masks")
-"""What an output folder holds besides its tables."""
+ROW_FOLDERS = ("overlays", "maps", "masks")
+"""What an output folder holds besides its tables: files that belong to a row."""
+
+REPORT_FOLDER, REPORT_PAGE = "report", "report.html"
+"""What ``camcli report`` adds."""
+
+OUTPUT_FOLDERS = (*ROW_FOLDERS, REPORT_FOLDER)
+"""Folders in an output folder whose pictures are no photos."""
 
 _JOINER = "\u200d"
 """Holds the parts of one emoji together."""

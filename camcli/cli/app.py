@@ -53,6 +53,7 @@ app.command("verify")(folders.verify)
 app.command("merge", no_args_is_help=True)(folders.merge)
 app.command("diff", no_args_is_help=True)(diff.diff)
 app.command("render", no_args_is_help=True)(folders.render_command())
+app.command("report")(folders.report)
 
 
 def main(arguments: list[str] | None = None) -> None:

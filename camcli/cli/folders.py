@@ -1,4 +1,4 @@
-"""``camcli verify``, ``merge`` and ``render``: look after folders that runs have left."""
+"""``camcli verify``, ``merge``, ``render`` and ``report``: look after folders that runs have left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from camcli.cli.options import changed_settings, config_parameters
-from camcli.cli.summary import count_words, failed_words
+from camcli.cli.signals import SIGNALS
+from camcli.cli.summary import allow_any_size, count_words, failed_words, tell_report
 from camcli.cli.talk import Talk, print_table
 from camcli.config import LOOKS, RunConfig
 from camcli.records import shown
@@ -89,11 +90,9 @@ def render_command() -> Callable[..., None]:
 
 
 def _render(folder: str, changes: dict[str, Any], talk: Talk) -> None:
-    from PIL import Image
-
     from camcli.redraw import redraw
 
-    Image.MAX_IMAGE_PIXELS = None  # the limit is the run's --max-pixels
+    allow_any_size()
     with _bar(talk) as tell:
         drawn = redraw(folder, changes, tell)
     talk.say(f"{count_words(drawn.overlays, 'overlay')} drawn anew in {shown(folder)}.")
@@ -119,3 +118,22 @@ def _bar(talk: Talk) -> Iterator[Callable[[int, int], None]]:
             bar.update(done - bar.n)
 
         yield tell
+
+
+def report(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="An output folder of camcli run.")] = RunConfig.output,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Write a page that shows a run, DIR/report.html, with its data and thumbnails in DIR/report: open it in a browser.
+
+    [dim]It needs no server and no network. Written again, only what has changed is. Values under the mouse, and sorting by
+    entropy, need the raw maps of camcli run --save-maps.[/dim]
+    """
+    from camcli.report.write import report_run
+
+    allow_any_size()
+    with SIGNALS.deferred() as stop:
+        written = report_run(folder, stop)
+    tell_report(written, folder, Talk(quiet=quiet))
+    if SIGNALS.number is not None:
+        raise typer.Exit(128 + SIGNALS.number)

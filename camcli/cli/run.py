@@ -21,7 +21,16 @@ from camcli.cli.inputs import gathered_sources
 from camcli.cli.options import config_parameters, gathered_config
 from camcli.cli.rows import RowStream
 from camcli.cli.signals import SIGNALS
-from camcli.cli.summary import announce, count_words, failed_words, summarize, tell_failure, tell_stages
+from camcli.cli.summary import (
+    allow_any_size,
+    announce,
+    count_words,
+    failed_words,
+    summarize,
+    tell_failure,
+    tell_report,
+    tell_stages,
+)
 from camcli.cli.talk import Talk, stdout_for_data
 from camcli.config import RunConfig
 from camcli.machine import keep_memory
@@ -145,6 +154,7 @@ def _continue(run: _Run) -> int:
             folder.write(coco.NAME, coco.coco_boxes(folder.path))
         explained, failed = folder.totals(sources)
         talk.say(f"Nothing to do: {count_words(explained, 'image')} already explained in {shown(folder.place)}.")
+        _report(run)
         if failed:
             talk.complain(failed_words(failed, folder.place))
         return 1 if failed else 0
@@ -157,9 +167,7 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
     started = time.monotonic()
     config, folder, talk = run.config, run.folder, run.talk
     keep_memory()
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = None  # the limit is --max-pixels, and decode checks it before anything is decoded
+    allow_any_size()
     if config.model != RunConfig.model:
         talk.say(f"Loading {shown(config.model)}, weights {shown(config.weights)}.")
     warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata: what matters becomes a failure
@@ -193,6 +201,8 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
     summarize(counts, totals, seconds, folder.place, talk)
     if config.verbose:
         tell_stages(stages, seconds, talk)
+    if state == "finished":
+        _report(run)
     if SIGNALS.number is not None:
         talk.complain("interrupted; the same command goes on from here.")
         return 128 + SIGNALS.number
@@ -200,6 +210,16 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
         talk.say("The reader of the rows has left; the same command goes on from here.")
         return 0
     return 1 if totals[1] else 0
+
+
+def _report(run: _Run) -> None:
+    """Write the report, where it is asked for; the folder's lock is held."""
+    if not run.config.report:
+        return
+    from camcli.report.write import write_report
+
+    allow_any_size()
+    tell_report(write_report(run.folder.path, SIGNALS.stop), run.folder.place, run.talk)
 
 
 def _crashing(suspects: Mapping[str, int], todo: Sequence[Source], run: _Run) -> list[Failure]:

@@ -6,10 +6,11 @@ import os
 from typing import TYPE_CHECKING
 
 from camcli.cli.talk import Talk
-from camcli.records import Counts, Failure, shown
+from camcli.records import REPORT_PAGE, Counts, Failure, shown
 
 if TYPE_CHECKING:
     from camcli.job import Job
+    from camcli.report.write import Report
     from camcli.stages import Stages
 
 _SHOWN_FAILURES = 5
@@ -65,6 +66,26 @@ def tell_stages(stages: Stages, seconds: float, talk: Talk) -> None:
     hint = stages.hint(seconds)
     if hint:
         talk.say(hint)
+
+
+def tell_report(report: Report, place: str, talk: Talk) -> None:
+    """Say where the report is, what went into it, and what is not as it should be."""
+    if report.page is None:
+        talk.complain("interrupted before the report was written; camcli report goes on from here.")
+        return
+    page = shown(os.path.join(place, REPORT_PAGE))
+    talk.say(f"Report of {count_words(report.images, 'image')} in {page}; {count_words(report.thumbnails, 'new thumbnail')}.")
+    if report.pictureless:
+        talk.warn(f"{count_words(report.pictureless, 'overlay')} missing or damaged; the command that made them mends that.")
+    if report.damaged:
+        talk.warn(f"the rows of {count_words(report.damaged, 'image')} are damaged and left out; see camcli verify.")
+
+
+def allow_any_size() -> None:
+    """Let Pillow open pictures of any size: camcli has its own limit, --max-pixels, and checks it before anything is decoded."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None
 
 
 def failed_words(failed: int, output: str) -> str:

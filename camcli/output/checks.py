@@ -9,9 +9,9 @@ from typing import Any
 
 from camcli.errors import OutputError, SettingsError
 from camcli.output.journal import TABLES
-from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, Stamp, shown, stamp_of
+from camcli.records import OUTPUT_FOLDERS, REPORT_PAGE, RUN_MARKER, Stamp, shown, stamp_of
 
-OURS = (*TABLES, "run.json", "boxes.json", *OUTPUT_FOLDERS)
+OURS = (*TABLES, "run.json", "boxes.json", REPORT_PAGE, *OUTPUT_FOLDERS)
 
 
 def is_unchanged(earlier: Stamp | None, path: str) -> bool:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from camcli.output.ledger import read_rows
 from camcli.output.names import is_output_name
-from camcli.records import OUTPUT_FOLDERS, recovered
+from camcli.records import REPORT_FOLDER, REPORT_PAGE, ROW_FOLDERS, recovered
 
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _NPY_START = b"\x93NUMPY"
+_REPORT_SCRIPT = re.compile(r"rows\.js|maps/\d+\.js")
+
+REPORT_START = b"<!doctype html>\n<!-- a report of camcli"
+"""With which every report begins, so that a page of somebody else is not taken for one."""
 
 
 def files_of(overlay: str, settings: Mapping[str, Any]) -> list[str]:
@@ -30,12 +35,33 @@ def files_of(overlay: str, settings: Mapping[str, Any]) -> list[str]:
 def stray_files(path: str, settings: Mapping[str, Any]) -> Iterator[str]:
     """Files in the output folder ``path``, by their names camcli's own, that no row of its table names."""
     named = {file for row in read_rows(path) for file in files_of(recovered(row["overlay"]), settings)}
-    for top in OUTPUT_FOLDERS:
+    for top in ROW_FOLDERS:
         for folder, _, names in os.walk(os.path.join(path, top), onerror=_raise_unless_absent):
             for name in names:
                 file = os.path.join(folder, name)
                 if is_output_name(name) and os.path.relpath(file, path) not in named:
                     yield file
+
+
+def report_files(path: str) -> Iterator[str]:
+    """Files in the output folder ``path``, relative to it, by their names those of a report."""
+    if is_report(os.path.join(path, REPORT_PAGE)):
+        yield REPORT_PAGE
+    top = os.path.join(path, REPORT_FOLDER)
+    for folder, _, names in os.walk(top, onerror=_raise_unless_absent):
+        for name in names:
+            file = os.path.relpath(os.path.join(folder, name), top)
+            if _REPORT_SCRIPT.fullmatch(file) or (file.startswith("thumbs" + os.sep) and is_output_name(name)):
+                yield os.path.join(REPORT_FOLDER, file)
+
+
+def is_report(page: str) -> bool:
+    """Whether the file at ``page`` is a report of camcli. Raises OSError, but not for one that is not there."""
+    try:
+        with open(page, "rb") as file:
+            return file.read(len(REPORT_START)) == REPORT_START
+    except FileNotFoundError:
+        return False
 
 
 def _raise_unless_absent(error: OSError) -> None:

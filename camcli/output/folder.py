@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from camcli.errors import InUseError, SettingsError
 from camcli.output.checks import OURS, check_place, exists, is_listable, is_readable, is_unchanged, size_of
-from camcli.output.files import files_of, stray_files
+from camcli.output.files import files_of, report_files, stray_files
 from camcli.output.inflight import InFlight
 from camcli.output.journal import Entry
 from camcli.output.ledger import Ledger, journal_path
@@ -125,7 +125,7 @@ class OutputFolder:
     def _clear(self) -> None:
         """Remove what earlier runs left here; files that camcli did not write stay."""
         self.ledger.clear()
-        for name in ("run.json", "boxes.json", os.path.join(RUN_MARKER, "redrawing")):
+        for name in ("run.json", "boxes.json", os.path.join(RUN_MARKER, "redrawing"), *report_files(self.path)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._at(name))
         self.sweep()

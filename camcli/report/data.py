@@ -1,0 +1,154 @@
+"""Tables of a run -> the columns that the page works with.
+
+The page has no tables of its own: every number here is one of ``predictions.csv``, as it stands there, or is computed from a raw
+map. Names are texts as ``records.shown`` writes them; addresses are percent-encoded, byte by byte, and stand beside a name only
+where they differ from it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from camcli.output.files import files_of
+from camcli.output.ledger import Ledger
+from camcli.records import recovered, shown
+from camcli.report.maps import MapChunks, border_share, entropy, read_map
+from camcli.report.scripts import folder_urls, quoted
+
+_NOT_IN_BROWSERS = (".tif", ".tiff")
+
+SHOWABLE, GONE, NOT_SHOWABLE = 0, 1, 2
+"""What the page can do with an original."""
+
+ROW_NUMBERS = ("rank", "class_index", "logit", "probability", "peak", "box_x", "box_y", "box_w", "box_h")
+ROW_WORDS = ("class_name", "layer", "method", "status")
+
+
+class Words:
+    """Texts by number: each is written once."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def number(self, text: str) -> int:
+        """Which of the texts it is, from 0."""
+        return self.numbers.setdefault(text, len(self.numbers))
+
+
+@dataclass
+class Gathered:
+    """What the page shows. ``overlays``: of all painted rows. ``damaged``: images whose rows are not as they were written."""
+
+    words: Words = field(default_factory=Words)
+    images: dict[str, list[Any]] = field(default_factory=dict)
+    rows: dict[str, list[Any]] = field(default_factory=dict)
+    failures: dict[str, list[Any]] = field(default_factory=dict)
+    maps: MapChunks = field(default_factory=MapChunks)
+    overlays: list[str] = field(default_factory=list)
+    damaged: int = 0
+
+    def as_json(self, settings: Mapping[str, Any], record: Mapping[str, Any], path: str) -> dict[str, Any]:
+        """All of it, for the script file; ``settings`` of the run in the folder ``path``, ``record`` its ``run.json``."""
+        kept = ("fit", "style", "legend", "max-side", "save-maps", "class-from", "topk", "head")
+        return {
+            "words": list(self.words.numbers),
+            "images": self.images,
+            "rows": self.rows,
+            "failures": self.failures,
+            "maps": self.maps.starts if settings.get("save-maps") else None,
+            "originals": folder_urls(str(settings.get("inputs", "")), path),
+            "settings": {key: settings.get(key) for key in kept},
+            "preprocess": record.get("preprocess"),
+        }
+
+
+def gather(path: str, ledger: Ledger) -> Gathered:
+    """The images, rows, failures and maps of the run in the folder ``path``, in the order of its journal."""
+    found = Gathered(
+        images={key: [] for key in ("name", "url", "original", "predicted", "confidence", "label", "correct")},
+        rows={key: [] for key in ("image", *ROW_WORDS, *ROW_NUMBERS, "overlay", "entropy", "border")},
+        failures={"image": [], "stage": [], "error": []},
+    )
+    for entry, data in ledger.rows():
+        rows = ledger.own_rows(entry, data)
+        if rows is None:
+            found.damaged += 1
+            continue
+        number = len(found.images["name"])
+        _add_image(found, entry.image, rows[0], str(ledger.settings.get("inputs", "")))
+        if entry.stage:
+            for key, value in (("image", number), ("stage", entry.stage), ("error", rows[0]["error"])):
+                found.failures[key].append(value)
+            continue
+        for row in rows:
+            _add_row(found, number, entry.image, row)
+            _add_map(found, path, row, ledger.settings)
+    return found
+
+
+def _add_image(found: Gathered, image: str, row: Mapping[str, str], root: str) -> None:
+    name, url = shown(image), quoted(image)
+    original = os.path.join(root, image)
+    can = NOT_SHOWABLE if image.lower().endswith(_NOT_IN_BROWSERS) else SHOWABLE
+    values = {
+        "name": name,
+        "url": 0 if url == name else url,
+        "original": can if os.path.isfile(original) else GONE,
+        "predicted": _word(found, row, "predicted_class"),
+        "confidence": _number(row.get("predicted_probability", "")),
+        "label": _word(found, row, "label"),
+        "correct": {"yes": 1, "no": 0}.get(row.get("correct", "")),
+    }
+    for key, value in values.items():
+        found.images[key].append(value)
+
+
+def _word(found: Gathered, row: Mapping[str, str], column: str) -> int | None:
+    text = row.get(column)
+    return None if text is None else found.words.number(shown(recovered(text)))
+
+
+def _number(text: str) -> float | int | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return None if not math.isfinite(value) else int(value) if text.isdigit() else value
+
+
+def _add_row(found: Gathered, number: int, image: str, row: Mapping[str, str]) -> None:
+    rows = found.rows
+    rows["image"].append(number)
+    for column in ROW_WORDS:
+        rows[column].append(_word(found, row, column))
+    for column in ROW_NUMBERS:
+        rows[column].append(_number(row[column]))
+    overlay = recovered(row["overlay"])
+    rows["overlay"].append(_overlay_url(overlay, image))
+    if overlay:
+        found.overlays.append(overlay)
+
+
+def _overlay_url(overlay: str, image: str) -> str:
+    """What follows the image's name in the address of its overlay; all of it, with a slash before, where that does not begin so."""
+    beginning = f"overlays/{image}"
+    return quoted(overlay[len(beginning) :]) if overlay.startswith(f"{beginning}.") else f"/{quoted(overlay)}" if overlay else ""
+
+
+def _add_map(found: Gathered, path: str, row: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+    values = None
+    if settings.get("save-maps"):
+        for name in _map_files(row, settings):
+            values = read_map(os.path.join(path, name))
+        found.maps.add(len(found.rows["image"]) - 1, values)
+    for column, measure in (("entropy", entropy), ("border", border_share)):
+        value = None if values is None else measure(values)
+        found.rows[column].append(None if value is None else round(value, 5))
+
+
+def _map_files(row: Mapping[str, str], settings: Mapping[str, Any]) -> Iterator[str]:
+    return (name for name in files_of(recovered(row["overlay"]), settings) if name.endswith(".npy"))

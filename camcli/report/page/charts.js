@@ -1,0 +1,159 @@
+"use strict";
+// Charts of the images: pale for all of them, strong for those that the filters let through. Each part is a filter itself.
+
+const MOST_BARS = 12;
+const MOST_CONFUSED = 12;
+const BINS = 10;
+const SVG = "http://www.w3.org/2000/svg";
+
+function shape(tag, attributes, text) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+function tally(keyOf, among) {
+  const found = new Map();
+  for (const image of among) {
+    const key = keyOf(image);
+    if (key !== null && key !== undefined) found.set(key, (found.get(key) || 0) + 1);
+  }
+  return found;
+}
+
+const binOf = (image) => {
+  const value = images.confidence[image];
+  return value === null ? null : Math.min(BINS - 1, Math.floor(value * BINS + 1e-9));
+};
+const allImages = data ? images.name.map((_, image) => image) : [];
+const totals = data && {
+  predicted: tally((image) => images.predicted[image], allImages),
+  bins: tally(binOf, allImages),
+  label: tally((image) => images.label[image], allImages),
+};
+const common = (counts) => [...counts].sort((a, b) => b[1] - a[1] || (data.words[a[0]] < data.words[b[0]] ? -1 : 1));
+
+function pressable(group, name, pressed, act) {
+  group.setAttribute("role", "button");
+  group.setAttribute("tabindex", "0");
+  group.setAttribute("aria-label", name);
+  group.setAttribute("aria-pressed", String(pressed));
+  group.addEventListener("click", act);
+  group.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    act();
+  });
+}
+
+function drawClasses(passing, change) {
+  const now = tally((image) => images.predicted[image], passing);
+  const bars = common(totals.predicted).slice(0, MOST_BARS);
+  const most = Math.max(1, ...bars.map(([, count]) => count));
+  const svg = shape("svg", { viewBox: `0 0 280 ${bars.length * 30}`, role: "group", "aria-label": "Images by predicted class" });
+  bars.forEach(([key, count], place) => {
+    const name = word(key);
+    const pressed = state.predicted === name;
+    const group = shape("g", { transform: `translate(0 ${place * 30})`, "data-class": name });
+    const shown = now.get(key) || 0;
+    const brief = name.length > 34 ? name.slice(0, 33) + "…" : name;
+    group.append(
+      shape("text", { x: 0, y: 13 }, brief),
+      shape("text", { x: 280, y: 13, class: "number" }, shown === count ? count : `${shown} of ${count}`),
+      shape("rect", { x: 0, y: 18, width: (280 * count) / most, height: 7, rx: 2, class: "all" }),
+      shape("rect", { x: 0, y: 18, width: (280 * shown) / most, height: 7, rx: 2, class: "now" }),
+      shape("rect", { x: -4, y: 0, width: 288, height: 28, rx: 4, class: "hit" }),
+    );
+    pressable(group, `${name}: ${shown} of ${count}`, pressed, () => change({ predicted: pressed ? "" : name }));
+    svg.append(group);
+  });
+  const rest = totals.predicted.size - bars.length;
+  replaceChart("classes", svg, rest > 0 ? [element("p", "quiet", `and ${rest.toLocaleString("en")} more`)] : []);
+}
+
+function drawHistogram(passing, change) {
+  const now = tally(binOf, passing);
+  const most = Math.max(1, ...totals.bins.values());
+  const svg = shape("svg", { viewBox: "0 0 280 112", role: "group", "aria-label": "Images by confidence" });
+  for (let bin = 0; bin < BINS; bin++) {
+    const all = totals.bins.get(bin) || 0;
+    const shown = now.get(bin) || 0;
+    const low = bin / BINS;
+    const high = (bin + 1) / BINS;
+    const pressed = state.low === low && state.high === high;
+    const group = shape("g", { transform: `translate(${bin * 28} 0)`, "data-bin": bin });
+    const bar = (count, kind) => shape("rect", { x: 2, y: 90 - (84 * count) / most, width: 24, height: (84 * count) / most, class: kind });
+    group.append(bar(all, "all"), bar(shown, "now"), shape("rect", { x: 0, y: 2, width: 28, height: 92, rx: 3, class: "hit" }));
+    pressable(group, `${low} to ${high}: ${shown} of ${all}`, pressed, () => change(pressed ? { low: 0, high: 1 } : { low, high }));
+    svg.append(group);
+  }
+  for (const tick of [0, 0.5, 1]) svg.append(shape("text", { x: 280 * tick, y: 107, class: "tick" }, String(tick)));
+  replaceChart("histogram", svg, []);
+}
+
+// The classes that were taken for one another most often, then the largest.
+function confusedClasses() {
+  const wrong = tally((image) => (images.correct[image] === 0 ? images.label[image] + " " + images.predicted[image] : null), allImages);
+  const pairs = [...wrong].sort((a, b) => b[1] - a[1]).flatMap(([pair]) => pair.split(" ").map(Number));
+  const largest = common(totals.label).map(([key]) => key);
+  const keys = [...new Set([...pairs, ...largest])];
+  return [keys.slice(0, MOST_CONFUSED).sort((a, b) => (word(a) < word(b) ? -1 : 1)), keys.length];
+}
+
+const confused = data && totals.label.size ? confusedClasses() : [[], 0];
+
+function drawConfusion(passing, change) {
+  const [classes, count] = confused;
+  if (!classes.length) return;
+  const pair = (image) => (images.label[image] === null ? null : images.label[image] + " " + images.predicted[image]);
+  const all = tally(pair, allImages);
+  const now = tally(pair, passing);
+  const table = element("table");
+  const head = table.createTHead().insertRow();
+  head.append(element("td", "quiet", "true ↓"));
+  for (const key of classes) {
+    const cell = element("th");
+    cell.scope = "col";
+    cell.title = word(key);
+    cell.append(element("span", "", word(key)));
+    head.append(cell);
+  }
+  const body = table.createTBody();
+  for (const label of classes) body.append(confusionRow(label, classes, all, now, change));
+  const note = count > classes.length ? [element("p", "quiet", `the ${classes.length} most confused of ${count} classes`)] : [];
+  replaceChart("confusion", table, note);
+}
+
+function confusionRow(label, classes, all, now, change) {
+  const line = element("tr");
+  const name = element("th", "", word(label));
+  name.scope = "row";
+  name.title = word(label);
+  line.append(name);
+  for (const predicted of classes) {
+    const cell = line.insertCell();
+    const total = all.get(label + " " + predicted) || 0;
+    if (!total) continue;
+    const shown = now.get(label + " " + predicted) || 0;
+    const pressed = state.label === word(label) && state.predicted === word(predicted);
+    const button = element("button", (label === predicted ? "diagonal" : "") + (shown ? "" : " none"), String(shown));
+    button.type = "button";
+    button.style.setProperty("--share", Math.max(0.15, total / (totals.label.get(label) || 1)));
+    button.setAttribute("aria-pressed", String(pressed));
+    button.title = `${word(label)} taken for ${word(predicted)}: ${shown} of ${total}`;
+    button.setAttribute("aria-label", button.title);
+    button.addEventListener("click", () => change(pressed ? { label: "", predicted: "" } : { label: word(label), predicted: word(predicted) }));
+    cell.append(button);
+  }
+  return line;
+}
+
+// A chart drawn anew keeps the keyboard's place in it.
+function replaceChart(id, chart, more) {
+  const box = byId(id);
+  const parts = (top) => [...top.querySelectorAll('[role="button"], button')];
+  const place = parts(box).indexOf(document.activeElement);
+  box.replaceChildren(chart, ...more);
+  if (place >= 0 && parts(box)[place]) parts(box)[place].focus();
+}

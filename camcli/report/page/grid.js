@@ -1,0 +1,163 @@
+"use strict";
+// The cards: only those in sight, and a few around them, are in the page.
+
+const TEXT_HEIGHT = 76;
+const GAP = 12;
+const BEYOND = 2;
+
+const grid = { items: [], active: 0, cards: new Map(), columns: 1, width: 0, height: 0, onOpen: null };
+
+function measureGrid() {
+  const room = byId("grid").clientWidth;
+  const least = room < 520 ? 150 : 190;
+  grid.columns = Math.max(1, Math.floor((room + GAP) / (least + GAP)));
+  grid.width = (room - GAP * (grid.columns - 1)) / grid.columns;
+  grid.height = Math.round(grid.width * 0.75) + TEXT_HEIGHT;
+  byId("grid").style.height = Math.ceil(grid.items.length / grid.columns) * (grid.height + GAP) + "px";
+}
+
+function showItems(items) {
+  grid.items = items;
+  grid.active = 0;
+  for (const card of grid.cards.values()) card.remove();
+  grid.cards.clear();
+  measureGrid();
+  drawGrid();
+}
+
+function drawGrid() {
+  const top = byId("grid").getBoundingClientRect().top;
+  const step = grid.height + GAP;
+  const first = Math.max(0, Math.floor(-top / step) - BEYOND) * grid.columns;
+  const end = Math.min(grid.items.length, (Math.ceil((window.innerHeight - top) / step) + BEYOND) * grid.columns);
+  for (const [place, card] of grid.cards) {
+    if ((place < first || place >= end) && place !== grid.active) {
+      card.remove();
+      grid.cards.delete(place);
+    }
+  }
+  for (let place = first; place < end; place++) if (!grid.cards.has(place)) addCard(place);
+  if (grid.items.length && !grid.cards.has(grid.active)) addCard(grid.active);
+  for (const [place, card] of grid.cards) placeCard(place, card);
+}
+
+function placeCard(place, card) {
+  const column = place % grid.columns;
+  const row = Math.floor(place / grid.columns);
+  card.style.width = grid.width + "px";
+  card.style.height = grid.height + "px";
+  card.style.transform = `translate(${column * (grid.width + GAP)}px, ${row * (grid.height + GAP)}px)`;
+  card.tabIndex = place === grid.active ? 0 : -1;
+}
+
+function addCard(place) {
+  const item = grid.items[place];
+  const card = element("button", "card");
+  card.type = "button";
+  card.dataset.place = place;
+  card.dataset.item = item;
+  if (isFailure(item)) fillFailure(card, item - rowCount);
+  else fillCard(card, item);
+  const path = element("span", "path");
+  path.append(element("bdi", "", images.name[imageOf(item)]));
+  path.title = images.name[imageOf(item)];
+  card.append(path);
+  grid.cards.set(place, card);
+  byId("grid").append(card);
+}
+
+function fillCard(card, row) {
+  const image = rows.image[row];
+  card.append(thumbnail(row));
+  const heading = element("span", "class");
+  heading.append(element("b", "", word(rows.class_name[row])), element("i", "", percent(rows.probability[row])));
+  const under = [word(rows.layer[row])];
+  if (many.method) under.push(word(rows.method[row]));
+  if (images.correct[image] === 0) {
+    card.classList.add("wrong");
+    under.unshift("wrong");
+  }
+  card.append(heading, element("span", "under", under.join(" · ")));
+}
+
+function fillFailure(card, failure) {
+  card.classList.add("failed");
+  const thumb = element("span", "thumb");
+  thumb.append(element("p", "", failures.error[failure]));
+  card.append(thumb, element("span", "class", "failed"), element("span", "under", "at stage " + failures.stage[failure]));
+}
+
+// The small picture of a row, or why there is none.
+function thumbnail(row) {
+  const box = element("span", "thumb");
+  const url = thumbUrl(row);
+  if (!url) {
+    box.append(element("p", "", "not painted: the map is " + (word(rows.status[row]) === "empty" ? "empty" : "not finite")));
+    return box;
+  }
+  const picture = new Image();
+  picture.decoding = "async";
+  picture.alt = "";
+  picture.addEventListener("error", () => picture.replaceWith(element("p", "", "its thumbnail is not there")));
+  picture.src = url;
+  box.append(picture);
+  return box;
+}
+
+function scrollToPlace(place) {
+  const box = byId("grid").getBoundingClientRect();
+  const top = box.top + Math.floor(place / grid.columns) * (grid.height + GAP);
+  const header = getComputedStyle(document.querySelector("header")).position === "sticky" ? headerHeight() : 0;
+  if (top < header + GAP) window.scrollBy(0, top - header - GAP);
+  else if (top + grid.height > window.innerHeight - GAP) window.scrollBy(0, top + grid.height - window.innerHeight + GAP);
+}
+
+function focusPlace(place) {
+  if (!grid.items.length) return;
+  grid.active = Math.min(Math.max(place, 0), grid.items.length - 1);
+  scrollToPlace(grid.active);
+  drawGrid();
+  grid.cards.get(grid.active).focus({ preventScroll: true });
+}
+
+function gridKey(event) {
+  const page = Math.max(1, Math.floor(window.innerHeight / (grid.height + GAP))) * grid.columns;
+  const steps = {
+    ArrowRight: 1, ArrowLeft: -1, ArrowDown: grid.columns, ArrowUp: -grid.columns, PageDown: page, PageUp: -page,
+    Home: -grid.items.length, End: grid.items.length,
+  };
+  const step = steps[event.key];
+  if (step === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  focusPlace(grid.active + step);
+}
+
+const headerHeight = () => document.querySelector("header").offsetHeight;
+
+function startGrid(onOpen) {
+  const box = byId("grid");
+  let waiting = false;
+  const later = (what) => () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      what();
+    });
+  };
+  window.addEventListener("scroll", later(drawGrid), { passive: true });
+  new ResizeObserver(() => {
+    document.documentElement.style.setProperty("--header", headerHeight() + "px");
+    measureGrid();
+    drawGrid();
+  }).observe(box);
+  box.addEventListener("keydown", gridKey);
+  box.addEventListener("focus", () => focusPlace(grid.active));
+  box.addEventListener("click", (event) => {
+    const card = event.target.closest(".card");
+    if (!card) return;
+    grid.active = Number(card.dataset.place);
+    drawGrid();
+    onOpen(grid.active);
+  });
+}

@@ -1,0 +1,126 @@
+"use strict";
+// The controls: each change goes through the state, and the page follows.
+
+const MOST_CHOICES = 50;
+const TEXTS = ["search", "predicted", "explained", "label", "right", "layer", "method", "stage", "sort"];
+const many = data ? { layer: new Set(rows.layer).size > 1, method: new Set(rows.method).size > 1 } : {};
+const severalRows = data && [...rowsOfImage.values()].some((own) => own.length > 1);
+
+function change(changes) {
+  Object.assign(state, changes);
+  update();
+}
+
+function update() {
+  showState();
+  const found = select();
+  showItems(found.items);
+  const cards = state.single ? "" : ", " + counted(found.items.length, "card");
+  byId("count").textContent = `${found.images.size.toLocaleString("en")} of ${counted(images.name.length, "image")}${cards}`;
+  byId("nothing").hidden = found.items.length > 0;
+  drawClasses(found.images, change);
+  drawHistogram(found.images, change);
+  drawConfusion(found.images, change);
+}
+
+function showState() {
+  for (const id of TEXTS) if (byId(id).value !== state[id]) byId(id).value = state[id];
+  for (const id of ["low", "high"]) if (Number(byId(id).value) !== state[id]) byId(id).value = state[id];
+  byId("single").checked = state.single;
+  byId("direction").textContent = state.descending ? "Descending" : "Ascending";
+  byId("direction").setAttribute("aria-pressed", String(state.descending));
+  for (const box of byId("statuses").querySelectorAll("input")) box.checked = !state.hidden.includes(box.value);
+}
+
+function startControls() {
+  for (const id of TEXTS) byId(id).addEventListener("input", () => change({ [id]: byId(id).value }));
+  for (const [id, otherwise] of [["low", 0], ["high", 1]]) {
+    byId(id).addEventListener("input", () => {
+      const value = byId(id).value.trim();
+      if (value === "" || Number.isFinite(Number(value))) {
+        state[id] = value === "" ? otherwise : Number(value);
+        if (value !== "") update();
+      }
+    });
+    byId(id).addEventListener("change", update);
+  }
+  byId("single").addEventListener("change", () => change({ single: byId("single").checked }));
+  byId("direction").addEventListener("click", () => change({ descending: !state.descending }));
+  for (const id of ["reset", "reset-too"]) byId(id).addEventListener("click", () => change({ ...START, hidden: [] }));
+  for (const id of ["predicted", "explained", "label"]) startChoices(id);
+}
+
+// The names that go with what is typed, the most frequent first: a list of all would be as long as the model has classes.
+function startChoices(id) {
+  const counts = id === "explained" ? tally((row) => rows.class_name[row], rows.class_name.keys()) : totals[id];
+  const ordered = common(counts);
+  const offer = () => {
+    const sought = byId(id).value.trim().toLowerCase();
+    const fitting = ordered.filter(([key]) => foldedWords[key].includes(sought)).slice(0, MOST_CHOICES);
+    byId(id + "-list").replaceChildren(
+      ...fitting.map(([key, count]) => {
+        const choice = element("option", "", String(count));
+        choice.value = word(key);
+        return choice;
+      }),
+    );
+  };
+  byId(id).addEventListener("input", offer);
+  byId(id).addEventListener("focus", offer);
+}
+
+function fillChoices() {
+  const choose = (id, numbers, text) => {
+    for (const value of new Set(numbers)) {
+      const choice = element("option", "", text(value));
+      choice.value = value;
+      byId(id).append(choice);
+    }
+  };
+  choose("layer", rows.layer, word);
+  choose("method", rows.method, word);
+  choose("stage", failures.stage, (stage) => stage);
+  const counts = tally(statusOf, everything);
+  for (const status of ["ok", "empty", "nonfinite", FAILED]) {
+    if (!counts.has(status)) continue;
+    const label = element("label");
+    const box = element("input");
+    box.type = "checkbox";
+    box.value = status;
+    box.addEventListener("change", () => {
+      const others = state.hidden.filter((other) => other !== status);
+      change({ hidden: box.checked ? others : [...others, status] });
+    });
+    label.append(box, element("span", "", `${status} (${counts.get(status).toLocaleString("en")})`));
+    byId("statuses").append(label);
+  }
+}
+
+function showWhatThereIs() {
+  const there = {
+    labels: totals.label.size > 0,
+    explained: rows.class_name.some((name, row) => name !== images.predicted[rows.image[row]]),
+    layers: many.layer,
+    methods: many.method,
+    failures: failures.image.length > 0,
+  };
+  for (const part of document.querySelectorAll("[data-needs]")) part.hidden = !there[part.dataset.needs];
+  byId("single-box").hidden = !severalRows;
+  byId("statistics-note").hidden = data.maps !== null;
+  for (const choice of byId("sort").options) if (["entropy", "border"].includes(choice.value)) choice.disabled = data.maps === null;
+  const parts = [counted(images.name.length - failures.image.length, "image"), counted(rowCount, "map")];
+  if (failures.image.length) parts.push(counted(failures.image.length, "failure"));
+  byId("summary").textContent = parts.join(", ") + ";";
+}
+
+if (!data) {
+  byId("broken").hidden = false;
+} else {
+  byId("panel").open = window.matchMedia("(min-width: 851px)").matches;
+  fillChoices();
+  showWhatThereIs();
+  startControls();
+  startView();
+  startGrid(openView);
+  update();
+}

@@ -1,0 +1,148 @@
+"use strict";
+// The tables of the run, what of them is asked for, and in which order. Nothing here touches the page.
+
+const data = window.camcliData;
+const byId = (id) => document.getElementById(id);
+const images = data && data.images;
+const rows = data && data.rows;
+const failures = data && data.failures;
+const rowCount = data ? rows.image.length : 0;
+const FAILED = "failed";
+
+// An item is a row of the table (its number) or, from rowCount on, a failure. They come in the order of the images.
+const isFailure = (item) => item >= rowCount;
+const imageOf = (item) => (isFailure(item) ? failures.image[item - rowCount] : rows.image[item]);
+const word = (number) => (number === null || number === undefined ? "" : data.words[number]);
+const statusOf = (item) => (isFailure(item) ? FAILED : word(rows.status[item]));
+const imageUrl = (image) => images.url[image] || images.name[image];
+
+function overlayUrl(item) {
+  const end = rows.overlay[item];
+  return !end ? "" : end.startsWith("/") ? end.slice(1) : "overlays/" + imageUrl(rows.image[item]) + end;
+}
+
+function thumbUrl(item) {
+  return overlayUrl(item).replace(/^overlays\//, "report/thumbs/").replace(/\.[a-z]+$/, ".jpg");
+}
+
+const START = {
+  search: "", predicted: "", explained: "", label: "", right: "", layer: "", method: "", stage: "",
+  low: 0, high: 1, hidden: [], single: true, sort: "input", descending: false,
+};
+const state = { ...START };
+
+function inOrder() {
+  const items = [];
+  let failure = 0;
+  for (let row = 0; row < rowCount; row++) {
+    while (failure < failures.image.length && failures.image[failure] < rows.image[row]) items.push(rowCount + failure++);
+    items.push(row);
+  }
+  while (failure < failures.image.length) items.push(rowCount + failure++);
+  return items;
+}
+
+const everything = data ? inOrder() : [];
+const folded = data ? images.name.map((name) => name.toLowerCase()) : [];
+const foldedWords = data ? data.words.map((text) => text.toLowerCase()) : [];
+const rowsOfImage = new Map();
+for (let row = 0; row < rowCount; row++) {
+  const own = rowsOfImage.get(rows.image[row]);
+  if (own) own.push(row);
+  else rowsOfImage.set(rows.image[row], [row]);
+}
+
+// Best minus second-best probability among an image's explained classes; with one class, its probability.
+const margins = data ? images.name.map((_, image) => marginOf(rowsOfImage.get(image) || [])) : [];
+
+function marginOf(own) {
+  const best = new Map();
+  for (const row of own) if (rows.probability[row] !== null) best.set(rows.class_index[row], rows.probability[row]);
+  const found = [...best.values()].sort((a, b) => b - a);
+  return found.length === 0 ? null : found.length === 1 ? found[0] : found[0] - found[1];
+}
+
+// The classes that a text stands for: those of exactly that name, or else all that contain it; null for any.
+function wantedWords(text) {
+  const sought = text.trim().toLowerCase();
+  if (!sought) return null;
+  const exact = foldedWords.map((name) => name === sought);
+  return exact.some(Boolean) ? exact : foldedWords.map((name) => name.includes(sought));
+}
+
+function imageTest() {
+  const sought = state.search.trim().toLowerCase();
+  const predicted = wantedWords(state.predicted);
+  const label = wantedWords(state.label);
+  const right = state.right === "" ? null : Number(state.right);
+  const whole = state.low <= 0 && state.high >= 1;
+  return (image) => {
+    if (sought && !folded[image].includes(sought)) return false;
+    if (predicted && !predicted[images.predicted[image]]) return false;
+    if (label && !label[images.label[image]]) return false;
+    if (right !== null && images.correct[image] !== right) return false;
+    const confidence = images.confidence[image];
+    return whole || (confidence !== null && confidence >= state.low && confidence <= state.high);
+  };
+}
+
+function itemTest() {
+  const explained = wantedWords(state.explained);
+  const rowsOnly = explained || state.layer !== "" || state.method !== "";
+  return (item) => {
+    if (state.hidden.includes(statusOf(item))) return false;
+    if (isFailure(item)) return !rowsOnly && (!state.stage || failures.stage[item - rowCount] === state.stage);
+    if (state.stage || (explained && !explained[rows.class_name[item]])) return false;
+    if (state.layer !== "" && rows.layer[item] !== Number(state.layer)) return false;
+    return state.method === "" || rows.method[item] === Number(state.method);
+  };
+}
+
+const KEYS = {
+  path: (item) => images.name[imageOf(item)],
+  probability: (item) => rows.probability[item],
+  margin: (item) => margins[rows.image[item]],
+  peak: (item) => rows.peak[item],
+  entropy: (item) => rows.entropy[item],
+  border: (item) => rows.border[item],
+};
+
+// Items without a value come last in both directions; equal ones keep the order of the input.
+function sorted(items) {
+  if (state.sort === "input") return state.descending ? items.reverse() : items;
+  const keyOf = KEYS[state.sort];
+  const sign = state.descending ? -1 : 1;
+  const keyed = items.map((item) => [state.sort !== "path" && isFailure(item) ? null : keyOf(item), item]);
+  const valued = keyed.filter(([key]) => key !== null && key !== undefined);
+  valued.sort(([a], [b]) => (a < b ? -sign : a > b ? sign : 0));
+  return [...valued, ...keyed.filter(([key]) => key === null || key === undefined)].map(([, item]) => item);
+}
+
+// The items to show, in order, and the images among them.
+function select() {
+  const isImage = imageTest();
+  const isItem = itemTest();
+  const found = [];
+  const passing = new Set();
+  let last = -1;
+  let isLast = false;
+  for (const item of everything) {
+    const image = imageOf(item);
+    if (image !== last) isLast = isImage((last = image));
+    if (!isLast || !isItem(item)) continue;
+    if (!state.single || !passing.has(image)) found.push(item);
+    passing.add(image);
+  }
+  return { items: sorted(found), images: passing };
+}
+
+const percent = (value) => (value === null || value === undefined ? "" : (100 * value).toFixed(value < 0.1 ? 1 : 0) + " %");
+const plain = (value) => (value === null || value === undefined ? "" : String(Number(value.toPrecision(4))));
+const counted = (number, noun) => number.toLocaleString("en") + " " + noun + (number === 1 ? "" : "s");
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}

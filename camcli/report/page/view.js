@@ -1,0 +1,257 @@
+"use strict";
+// The large view of one item: original and overlay in one place, what the table says, and the other maps of the same image.
+
+const view = { place: 0, item: 0, map: null, size: null, cell: null, turn: 0 };
+
+function openView(place) {
+  view.place = place;
+  showItem(grid.items[place]);
+  if (!byId("view").open) {
+    byId("view").showModal();
+    byId("view").focus();
+  }
+  layStage();
+}
+
+function go(step) {
+  const place = view.place + step;
+  if (place >= 0 && place < grid.items.length) openView(place);
+}
+
+function showItem(item) {
+  view.item = item;
+  view.turn += 1;
+  view.map = view.size = view.cell = null;
+  const image = imageOf(item);
+  byId("view-title").textContent = images.name[image];
+  byId("view-title").title = images.name[image];
+  byId("place").textContent = `${(view.place + 1).toLocaleString("en")} of ${grid.items.length.toLocaleString("en")}`;
+  byId("previous").disabled = view.place === 0;
+  byId("next").disabled = view.place === grid.items.length - 1;
+  byId("cell").hidden = true;
+  byId("value").textContent = "";
+  byId("picture-note").textContent = "";
+  byId("easel").removeAttribute("tabindex");
+  for (const id of ["original", "overlay"]) byId(id).removeAttribute("src");
+  showFacts(item);
+  showOthers(item);
+  showPictures(item);
+}
+
+const say = (text) => byId("picture-note").append((byId("picture-note").textContent ? " " : "") + text);
+
+function withoutOriginal(why) {
+  byId("original").removeAttribute("src");
+  byId("opacity").disabled = true;
+  byId("overlay").style.opacity = 1;
+  say(why);
+}
+
+function showPictures(item) {
+  const turn = view.turn;
+  const still = (act) => (turn === view.turn ? act() : undefined);
+  const overlay = byId("overlay");
+  byId("opacity").disabled = false;
+  overlay.style.opacity = byId("opacity").value / 100;
+  const url = isFailure(item) ? "" : overlayUrl(item);
+  if (!url) say(isFailure(item) ? "This image was not explained." : "Nothing is painted: the map is " + statusOf(item) + ".");
+  const picture = new Image();
+  picture.onload = () => still(() => {
+    overlay.src = url;
+    view.size = { width: picture.naturalWidth, height: picture.naturalHeight };
+    layStage();
+    showOriginal(item, still);
+    if (data.maps) loadMap(item).then((map) => still(() => useMap(map)));
+    else say("Values under the mouse come from raw maps: camcli run --save-maps.");
+  });
+  picture.onerror = () => still(() => {
+    say("The overlay is not there.");
+    showOriginal(item, still);
+  });
+  if (url) picture.src = url;
+  else showOriginal(item, still);
+}
+
+function showOriginal(item, still) {
+  const image = imageOf(item);
+  if (view.size && data.settings.style === "side-by-side") return withoutOriginal("The overlay shows the original beside the map.");
+  if (images.original[image] === 1) return withoutOriginal("The original was gone when this report was written.");
+  if (images.original[image] === 2) return withoutOriginal("Browsers do not show originals of this format.");
+  const places = data.originals.filter((place) => location.protocol === "file:" || !place.startsWith("file:"));
+  const attempt = () => {
+    const place = places.shift();
+    if (place === undefined) return withoutOriginal("The original is gone, or the browser cannot show it.");
+    const picture = new Image();
+    picture.onerror = () => still(attempt);
+    picture.onload = () => still(() => useOriginal(picture));
+    picture.src = place + imageUrl(image);
+  };
+  attempt();
+}
+
+// Browsers turn most originals upright themselves; one that has another shape than its overlay would not lie under it.
+function useOriginal(picture) {
+  const original = { width: picture.naturalWidth, height: picture.naturalHeight };
+  if (!view.size) {
+    view.size = original;
+    byId("opacity").disabled = true;
+  }
+  const inner = photoHeight(view.size.width, view.size.height);
+  const off = (view.size.width / inner) / (original.width / original.height);
+  if (off < 0.97 || off > 1.03) return withoutOriginal("The browser shows the original in another shape than the overlay.");
+  view.size.scale = view.size.width / original.width;
+  byId("original").style.height = (100 * inner) / view.size.height + "%";
+  byId("original").src = picture.src;
+  layStage();
+}
+
+function layStage() {
+  if (!view.size) return;
+  const frame = byId("frame");
+  const phone = window.innerWidth <= 850;
+  const room = phone ? window.innerHeight * 0.6 : frame.clientHeight;
+  const scale = Math.min(frame.clientWidth / view.size.width, room / view.size.height);
+  byId("easel").style.width = view.size.width * scale + "px";
+  byId("easel").style.height = view.size.height * scale + "px";
+  markCell();
+}
+
+function useMap(map) {
+  view.map = map;
+  if (!map) return say("Its raw map is not there.");
+  byId("easel").tabIndex = 0;
+  byId("value").textContent = `${map.height} × ${map.width} map; point at it for its values`;
+}
+
+// Where in the stage, as fractions of it, the map lies: {x, y, w, h, halves}.
+function mapPlace() {
+  if (!view.map || !view.size) return null;
+  const halves = data.settings.style === "side-by-side" ? 2 : 1;
+  const inner = photoHeight(view.size.width, view.size.height);
+  const scale = data.settings["max-side"] ? view.size.scale : 1;
+  if (!scale) return null;
+  const width = view.size.width / halves / scale;
+  const height = inner / scale;
+  const box = mapBox(view.item, width, height);
+  const down = inner / view.size.height / height;
+  return box && { x: box.x / width / halves, y: box.y * down, w: box.w / width / halves, h: box.h * down, halves };
+}
+
+function pointAt(event) {
+  const box = byId("easel").getBoundingClientRect();
+  const place = mapPlace();
+  if (!place) return;
+  const across = (event.clientX - box.left) / box.width;
+  const half = Math.floor(across * place.halves) / place.halves;
+  const column = Math.floor(((across - half - place.x) / place.w) * view.map.width);
+  const row = Math.floor((((event.clientY - box.top) / box.height - place.y) / place.h) * view.map.height);
+  const inside = column >= 0 && column < view.map.width && row >= 0 && row < view.map.height;
+  view.cell = inside ? { row, column, half } : null;
+  markCell();
+  if (!inside) byId("value").textContent = "outside of what the network saw";
+}
+
+function markCell() {
+  const place = mapPlace();
+  const mark = byId("cell");
+  mark.hidden = !view.cell || !place;
+  if (mark.hidden) return;
+  const { row, column, half } = view.cell;
+  const { height, width, values } = view.map;
+  const value = values[row * width + column];
+  mark.style.left = 100 * (half + place.x + (place.w * column) / width) + "%";
+  mark.style.top = 100 * (place.y + (place.h * row) / height) + "%";
+  mark.style.width = (100 * place.w) / width + "%";
+  mark.style.height = (100 * place.h) / height + "%";
+  const peak = rows.peak[view.item];
+  const share = peak > 0 ? ` (${Math.round((100 * value) / peak)} % of the peak)` : "";
+  byId("value").textContent = `${plain(value)}${share}, row ${row + 1} of ${height}, column ${column + 1} of ${width}`;
+}
+
+function moveCell(key) {
+  const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+  const from = view.cell || { row: Math.floor(view.map.height / 2), column: Math.floor(view.map.width / 2), half: 0 };
+  const clamp = (value, end) => Math.min(Math.max(value, 0), end - 1);
+  const [down, right] = view.cell ? steps[key] : [0, 0];
+  view.cell = { ...from, row: clamp(from.row + down, view.map.height), column: clamp(from.column + right, view.map.width) };
+  markCell();
+}
+
+function showFacts(item) {
+  const image = imageOf(item);
+  const facts = [];
+  if (isFailure(item)) {
+    facts.push(["status", FAILED, "bad"], ["stage", failures.stage[item - rowCount]], ["reason", failures.error[item - rowCount]]);
+  } else {
+    facts.push(
+      ["explained", word(rows.class_name[item])], ["probability", plain(rows.probability[item])], ["rank", plain(rows.rank[item])],
+      ["logit", plain(rows.logit[item])], ["predicted", `${word(images.predicted[image])} (${plain(images.confidence[image])})`],
+    );
+    if (images.label[image] !== null) {
+      const right = images.correct[image] === 1;
+      facts.push(["true class", word(images.label[image])], ["prediction", right ? "right" : "wrong", right ? "good" : "bad"]);
+    }
+    facts.push(
+      ["margin", plain(margins[image])], ["layer", word(rows.layer[item])], ["method", word(rows.method[item])],
+      ["status", word(rows.status[item])], ["peak", plain(rows.peak[item])], ["entropy", percent(rows.entropy[item])],
+      ["at the border", percent(rows.border[item])],
+      ["network saw", `${rows.box_w[item]} × ${rows.box_h[item]} from ${rows.box_x[item]}, ${rows.box_y[item]}`],
+    );
+  }
+  byId("facts").replaceChildren(
+    ...facts.filter(([, text]) => text !== "").flatMap(([name, text, kind]) => [element("dt", "", name), element("dd", kind || "", text)]),
+  );
+}
+
+function showOthers(item) {
+  const own = isFailure(item) ? [] : rowsOfImage.get(imageOf(item));
+  byId("others-title").hidden = own.length < 2;
+  byId("others").replaceChildren(...(own.length < 2 ? [] : own.map((row) => otherButton(row, row === item))));
+}
+
+function otherButton(row, isShown) {
+  const button = element("button");
+  button.type = "button";
+  button.dataset.item = row;
+  button.setAttribute("aria-current", String(isShown));
+  const name = `${rows.rank[row]} · ${word(rows.class_name[row])} ${percent(rows.probability[row])}`;
+  const how = many.method ? `${word(rows.layer[row])} · ${word(rows.method[row])}` : word(rows.layer[row]);
+  button.append(...thumbnail(row).childNodes, element("span", "", name), element("span", "quiet", how));
+  button.addEventListener("click", () => {
+    showItem(row);
+    byId("others").querySelector('[aria-current="true"]').focus({ preventScroll: true });
+  });
+  return button;
+}
+
+function viewKey(event) {
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
+  const arrow = event.key.startsWith("Arrow");
+  if (arrow && document.activeElement === byId("opacity")) return;
+  if (arrow && document.activeElement === byId("easel") && view.map) {
+    event.preventDefault();
+    moveCell(event.key);
+    return;
+  }
+  const step = { ArrowRight: 1, ArrowDown: 1, PageDown: 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1 }[event.key];
+  if (step === undefined) return;
+  event.preventDefault();
+  go(step);
+}
+
+function startView() {
+  const dialog = byId("view");
+  dialog.addEventListener("keydown", viewKey);
+  dialog.addEventListener("close", () => {
+    view.turn += 1;
+    focusPlace(view.place);
+  });
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  byId("close").addEventListener("click", () => dialog.close());
+  byId("previous").addEventListener("click", () => go(-1));
+  byId("next").addEventListener("click", () => go(1));
+  byId("opacity").addEventListener("input", () => (byId("overlay").style.opacity = byId("opacity").value / 100));
+  byId("easel").addEventListener("pointermove", pointAt);
+  byId("easel").addEventListener("pointerdown", pointAt);
+  new ResizeObserver(layStage).observe(byId("frame"));
+}

@@ -1,0 +1,32 @@
+"""Values -> script files: a page that is opened from disk may not fetch, but it may load scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+from urllib.parse import quote
+
+_ESCAPES = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
+
+
+def json_script(value: Any) -> str:
+    """``value`` as JSON that may stand anywhere in a page: nothing in it can end or open a tag, or break a line of a script."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
+
+
+def quoted(name: str) -> str:
+    """The path of a file as part of a URL: every byte but letters, digits, ``_.-~`` and ``/`` percent-encoded."""
+    return quote(os.fsencode(name), safe="/")
+
+
+def folder_urls(folder: str, seen_from: str) -> list[str]:
+    """URLs under which a page in ``seen_from`` may find the files of ``folder``, the best first; each ends in a slash.
+
+    A relative one comes first where both have a place in common, so that they can be moved together.
+    """
+    absolute = f"file://{quoted(os.path.abspath(folder)).rstrip('/')}/"
+    common = os.path.commonpath([os.path.abspath(folder), os.path.abspath(seen_from)])
+    if common == os.path.abspath(os.sep):
+        return [absolute]
+    return [f"{quoted(os.path.relpath(folder, seen_from))}/", absolute]
