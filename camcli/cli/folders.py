@@ -126,8 +126,8 @@ def report(
 ) -> None:
     """Write a page that shows a run, DIR/report.html, with its data and thumbnails in DIR/report: open it in a browser.
 
-    [dim]It needs no server and no network. Written again, only what has changed is. Values under the mouse, and sorting by
-    entropy, need the raw maps of camcli run --save-maps.[/dim]
+    [dim]It needs no server and no network. Written again, only what has changed is. Values under the mouse, and sorting by entropy
+    or share at the border, need the raw maps of camcli run --save-maps.[/dim]
     """
     from camcli.report.write import report_run
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from camcli import __version__
-from camcli.errors import InputError, OutputError
+from camcli.errors import InputError, OutputError, SettingsError
 from camcli.machine import available_cores
 from camcli.output.files import is_report, report_files
 from camcli.output.journal import read_settings
@@ -61,13 +61,16 @@ def report_run(path: str, stop: threading.Event | None = None) -> Report:
 def write_report(path: str, stop: threading.Event | None = None) -> Report:
     """Write the report of the run in the folder ``path``, whose lock is held. ``stop``, once set, ends it before the page.
 
-    Raises InputError where the folder holds no run, SettingsError where another program has rewritten a table, OutputError.
+    Raises InputError where the folder holds no run, SettingsError where another program has rewritten a table or the overlays are
+    of two kinds, OutputError.
     """
     stop = stop or threading.Event()
     page = os.path.join(path, REPORT_PAGE)
     settings = read_settings(journal_path(path))
     if settings is None:
         raise InputError(f"{shown(path)!r} holds no run of camcli, or its journal is damaged.")
+    if os.path.lexists(os.path.join(path, RUN_MARKER, "redrawing")):
+        raise SettingsError(f"a camcli render did not come to its end in {shown(path)!r}: run it again, then report.")
     try:
         if os.path.lexists(page) and not is_report(page):
             raise OutputError(f"{shown(page)!r} is not a report of camcli; move it away first.")
