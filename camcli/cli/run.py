@@ -110,8 +110,9 @@ class _Work:
     stages: Stages
 
 
-_MOST_DEATHS = 3
-"""A file that was alone in hand at so many deaths of the process is set aside, although a process of its own survives it."""
+_MOST_DEATHS = 8
+"""A file that was alone in hand at so many deaths in a row is set aside, although a process of its own survives it. Fewer could be
+chance: a process that is killed again and again may have the same file in hand three times."""
 
 
 def execute(inputs: Sequence[str], config: RunConfig) -> int:

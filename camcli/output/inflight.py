@@ -42,17 +42,17 @@ class InFlight:
         return list(dict.fromkeys(os.fsdecode(name) for name in names if name))
 
     def deaths(self) -> dict[str, int]:
-        """How often a process died with that image alone in hand, for each that was in hand when one died."""
+        """How often in a row a process died with that image alone in hand, for each that was in hand when the last one died."""
         counts: dict[str, int] = {}
         with contextlib.suppress(OSError, ValueError), open(self._deaths_path, "rb") as file:
             counts = {str(image): int(number) for image, number in dict(json.load(file)).items()}
         names = self.left_over()
-        for name in names:
-            counts[name] = counts.get(name, 0) + (len(names) == 1)
-        return counts
+        return {name: counts.get(name, 0) + 1 if len(names) == 1 else 0 for name in names}
 
     def begin(self, deaths: Mapping[str, int]) -> None:
         """Forget what was left over, but for the ``deaths`` counted so far. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._deaths_path)
         if any(deaths.values()):
             with open(self._deaths_path, "wb") as file:
                 file.write(json.dumps({image: number for image, number in deaths.items() if number}).encode("ascii"))
