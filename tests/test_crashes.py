@@ -96,14 +96,24 @@ def test_a_file_that_was_in_hand_when_the_process_was_killed_is_not_blamed(deadl
 
 
 def test_what_kills_only_inside_a_run_keeps_nothing_else_from_being_done_and_is_set_aside(deadly, many, tmp_path):
-    """As lack of memory does: a process of its own survives the file. It is put last, and given up after eight more deaths."""
+    """As lack of memory does: a process of its own survives the file. It is put last, and given up after eight more deaths.
+
+    The first death leaves several names. The second run takes those last, one by one, and dies at the culprit, maybe before it came
+    to an innocent one; it leaves the culprit's name alone, so the third does all the rest.
+    """
     out, whole = tmp_path / "out", tmp_path / "whole"
     assert run(many, "-o", whole).returncode == 0
     (many / "more-07-x.jpg").write_bytes(encoded(photo(), "JPEG") + b"greedy")
-    ends = [run(many, "-o", out).returncode for _ in range(2)]
-    assert ends == [-signal.SIGKILL] * 2
+    ends = [run(many, "-o", out).returncode]
+    in_hand = InFlight(str(out / ".camcli" / "in-flight")).left_over()
+    assert "more-07-x.jpg" in in_hand
+    ends.append(run(many, "-o", out).returncode)
+    assert len(rows_of(out)) >= 36 - len(in_hand) + 1, "what was not in hand was not done"
+    assert InFlight(str(out / ".camcli" / "in-flight")).left_over() == ["more-07-x.jpg"]
+    ends.append(run(many, "-o", out).returncode)
+    assert ends == [-signal.SIGKILL] * 3
     assert len(rows_of(out)) == 36, "what can be done was not done"
-    for _ in range(9):
+    for _ in range(8):
         ends.append(run(many, "-o", out).returncode)
         if ends[-1] >= 0:
             break
