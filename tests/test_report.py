@@ -619,42 +619,43 @@ def test_values_under_the_mouse(browser, camcli, tmp_path, options, size):
     assert values[1] < 0.2 * peak
 
 
-def test_ten_thousand_images_are_smooth(browser, large):
+def open_large(page, large):
     report_run(str(large))
-    open_page(browser, large / "report.html")
-    page = browser
+    open_page(page, large / "report.html")
     wait(
         page,
         "[...document.querySelectorAll('.card img')].every((i) => i.complete) && document.querySelectorAll('.card').length > 0",
     )
-    first = page.execute_script("return performance.now()")  # since the page was asked for; an upper bound, polling included
-    timed = """const began = performance.now(), e = byId(arguments[0]); e.value = arguments[1];
-        e.dispatchEvent(new Event('input', {bubbles: true})); document.body.offsetHeight; return performance.now() - began"""
-    steps = [
-        ("search", "class 7"),
-        ("search", ""),
-        ("predicted", "9"),
-        ("right", "0"),
-        ("sort", "path"),
-        ("sort", "probability"),
-        ("low", "0.5"),
-    ]
-    taken = {f"{element}={value}": page.execute_script(timed, element, value) for element, value in steps}
-    page.execute_script("change({...START, hidden: []})")
+
+
+def test_of_ten_thousand_images_only_those_in_sight_are_in_the_page(browser, large):
+    page = browser
+    open_large(page, large)
     nodes = [page.execute_script("return document.getElementsByTagName('*').length")]
     for place in range(0, 10_000, 1_000):
         page.execute_script("focusPlace(arguments[0])", place)
         nodes.append(page.execute_script("return document.getElementsByTagName('*').length"))
         assert page.execute_script("return document.activeElement.dataset.place") == str(place)
-    heap = page.execute_script("return performance.memory ? performance.memory.usedJSHeapSize : 0")
-    worst = max(taken, key=taken.get)
-    print(
-        f"first screen {first:.0f} ms; slowest {worst} {taken[worst]:.0f} ms; nodes at most {max(nodes)}; heap {heap / 1e6:.0f} MB"
-    )
-    assert first < 2000
-    assert taken[worst] < 200, taken
     assert max(nodes) < 1500
     assert complaints(page) == []
+
+
+@pytest.mark.soak
+def test_ten_thousand_images_are_smooth(browser, large, capsys):
+    """In milliseconds, so with the long tests: where others use the same cores, they are not the page's."""
+    page = browser
+    open_large(page, large)
+    first = page.execute_script("return performance.now()")  # since the page was asked for; an upper bound, polling included
+    timed = """const began = performance.now(), e = byId(arguments[0]); e.value = arguments[1];
+        e.dispatchEvent(new Event('input', {bubbles: true})); document.body.offsetHeight; return performance.now() - began"""
+    steps = [("search", "class 7"), ("search", ""), ("predicted", "9"), ("right", "0"), ("sort", "path"), ("sort", "probability")]
+    taken = {f"{name}={value}": page.execute_script(timed, name, value) for name, value in [*steps, ("low", "0.5")]}
+    heap = page.execute_script("return performance.memory ? performance.memory.usedJSHeapSize : 0")
+    worst = max(taken, key=taken.get)
+    with capsys.disabled():
+        print(f"\nreport of 10,000: first screen {first:.0f} ms; slowest {worst} {taken[worst]:.0f} ms; heap {heap / 1e6:.0f} MB")
+    assert first < 2000
+    assert taken[worst] < 200, taken
 
 
 def test_a_phone_has_no_sideways_scrolling(browser, reported):

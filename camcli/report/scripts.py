@@ -1,11 +1,18 @@
-"""Values -> script files: a page that is opened from disk may not fetch, but it may load scripts."""
+"""Values -> pages and their script files: a page that is opened from disk may not fetch, but it may load scripts."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
+from importlib import resources
 from typing import Any
 from urllib.parse import quote
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from camcli import __version__
 
 _ESCAPES = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 
@@ -30,3 +37,14 @@ def folder_urls(folder: str, seen_from: str) -> list[str]:
     if common == os.path.abspath(os.sep):
         return [absolute]
     return [f"{quoted(os.path.relpath(folder, seen_from))}/", absolute]
+
+
+def filled_page(template: str, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
+    """The page ``template`` with ``styles`` and ``scripts`` within it, all of the folder ``page``; ``values`` are escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    style, program = (Markup("\n".join(map(_resource, names))) for names in (styles, scripts))
+    return environment.from_string(_resource(template)).render(version=__version__, style=style, program=program, **values)
+
+
+def _resource(name: str) -> str:
+    return resources.files("camcli.report").joinpath("page", name).read_text(encoding="utf-8")

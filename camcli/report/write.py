@@ -8,13 +8,8 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from camcli import __version__
 from camcli.errors import InputError, OutputError, SettingsError
 from camcli.machine import available_cores
 from camcli.output.files import is_report, report_files
@@ -25,10 +20,10 @@ from camcli.output.verify import run_folders
 from camcli.output.writers import output_error, write_whole
 from camcli.records import REPORT_FOLDER, REPORT_PAGE, RUN_MARKER, shown
 from camcli.report.data import Gathered, gather
-from camcli.report.scripts import json_script
+from camcli.report.scripts import filled_page, json_script
 from camcli.report.thumbnails import make_thumbnails, thumbnail_of
 
-_SCRIPTS = ("state.js", "grid.js", "charts.js", "values.js", "view.js", "main.js")
+_SCRIPTS = ("base.js", "state.js", "grid.js", "cards.js", "charts.js", "values.js", "view.js", "main.js")
 """In the order in which they need one another."""
 
 
@@ -145,18 +140,13 @@ def _title(path: str) -> str:
 
 def page_html(title: str, record: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """The page: style and scripts within, the data beside it. ``record``: ``run.json``."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     model = record.get("model", {})
-    return environment.from_string(_resource("report.html")).render(
+    return filled_page(
+        "report.html",
+        ("report.css",),
+        _SCRIPTS,
         title=title,
-        version=__version__,
         model=shown(str(model.get("name", settings.get("model", "")))),
         weights=shown(str(model.get("weights", settings.get("weights", "")))),
         finished=record.get("state") == "finished",
-        style=Markup(_resource("report.css")),
-        program=Markup("\n".join(_resource(name) for name in _SCRIPTS)),
     )
-
-
-def _resource(name: str) -> str:
-    return resources.files("camcli.report").joinpath("page", name).read_text(encoding="utf-8")

@@ -5,14 +5,13 @@ const TEXT_HEIGHT = 76;
 const GAP = 12;
 const BEYOND = 2;
 
-const grid = { items: [], active: 0, cards: new Map(), columns: 1, width: 0, height: 0, onOpen: null };
+const grid = { items: [], active: 0, cards: new Map(), columns: 1, width: 0, height: 0, fill: null, least: null, shape: 0 };
 
 function measureGrid() {
   const room = byId("grid").clientWidth;
-  const least = room < 520 ? 150 : 190;
-  grid.columns = Math.max(1, Math.floor((room + GAP) / (least + GAP)));
+  grid.columns = Math.max(1, Math.floor((room + GAP) / (grid.least(room) + GAP)));
   grid.width = (room - GAP * (grid.columns - 1)) / grid.columns;
-  grid.height = Math.round(grid.width * 0.75) + TEXT_HEIGHT;
+  grid.height = Math.round(grid.width * grid.shape) + TEXT_HEIGHT;
   byId("grid").style.height = Math.ceil(grid.items.length / grid.columns) * (grid.height + GAP) + "px";
 }
 
@@ -56,52 +55,9 @@ function addCard(place) {
   card.type = "button";
   card.dataset.place = place;
   card.dataset.item = item;
-  if (isFailure(item)) fillFailure(card, item - rowCount);
-  else fillCard(card, item);
-  const path = element("span", "path");
-  path.append(element("bdi", "", images.name[imageOf(item)]));
-  path.title = images.name[imageOf(item)];
-  card.append(path);
+  grid.fill(card, item);
   grid.cards.set(place, card);
   byId("grid").append(card);
-}
-
-function fillCard(card, row) {
-  const image = rows.image[row];
-  card.append(thumbnail(row));
-  const heading = element("span", "class");
-  heading.append(element("b", "", word(rows.class_name[row])), element("i", "", percent(rows.probability[row])));
-  const under = [word(rows.layer[row])];
-  if (many.method) under.push(word(rows.method[row]));
-  if (images.correct[image] === 0) {
-    card.classList.add("wrong");
-    under.unshift("wrong");
-  }
-  card.append(heading, element("span", "under", under.join(" · ")));
-}
-
-function fillFailure(card, failure) {
-  card.classList.add("failed");
-  const thumb = element("span", "thumb");
-  thumb.append(element("p", "", failures.error[failure]));
-  card.append(thumb, element("span", "class", "failed"), element("span", "under", "at stage " + failures.stage[failure]));
-}
-
-// The small picture of a row, or why there is none.
-function thumbnail(row) {
-  const box = element("span", "thumb");
-  const url = thumbUrl(row);
-  if (!url) {
-    box.append(element("p", "", "not painted: the map is " + (word(rows.status[row]) === "empty" ? "empty" : "not finite")));
-    return box;
-  }
-  const picture = new Image();
-  picture.decoding = "async";
-  picture.alt = "";
-  picture.addEventListener("error", () => picture.replaceWith(element("p", "", "its thumbnail is not there")));
-  picture.src = url;
-  box.append(picture);
-  return box;
 }
 
 function scrollToPlace(place) {
@@ -134,7 +90,9 @@ function gridKey(event) {
 
 const headerHeight = () => document.querySelector("header").offsetHeight;
 
-function startGrid(onOpen) {
+// How a page's grid is made: fill(card, item) draws a card, least(room) is the width it wants, shape its picture's height by width.
+function startGrid({ fill, least, shape, onOpen }) {
+  Object.assign(grid, { fill, least, shape });
   const box = byId("grid");
   let waiting = false;
   const later = (what) => () => {

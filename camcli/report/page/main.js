@@ -121,6 +121,6 @@ if (!data) {
   showWhatThereIs();
   startControls();
   startView();
-  startGrid(openView);
+  startGrid({ fill: drawCard, least: cardWidth, shape: 0.75, onOpen: openView });
   update();
 }

@@ -2,7 +2,6 @@
 // The tables of the run, what of them is asked for, and in which order. Nothing here touches the page.
 
 const data = window.camcliData;
-const byId = (id) => document.getElementById(id);
 const images = data && data.images;
 const rows = data && data.rows;
 const failures = data && data.failures;
@@ -134,15 +133,4 @@ function select() {
     passing.add(image);
   }
   return { items: sorted(found), images: passing };
-}
-
-const percent = (value) => (value === null || value === undefined ? "" : (100 * value).toFixed(value < 0.1 ? 1 : 0) + " %");
-const plain = (value) => (value === null || value === undefined ? "" : String(Number(value.toPrecision(4))));
-const counted = (number, noun) => number.toLocaleString("en") + " " + noun + (number === 1 ? "" : "s");
-
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
 }

@@ -1,0 +1,48 @@
+"use strict";
+// The cards of a run: a map, or an image that could not be explained.
+
+const cardWidth = (room) => (room < 520 ? 150 : 190);
+
+function drawCard(card, item) {
+  if (isFailure(item)) fillFailure(card, item - rowCount);
+  else fillCard(card, item);
+  card.append(pathLine(images.name[imageOf(item)]));
+}
+
+function fillCard(card, row) {
+  const image = rows.image[row];
+  card.append(thumbnail(row));
+  const heading = element("span", "class");
+  heading.append(element("b", "", word(rows.class_name[row])), element("i", "", percent(rows.probability[row])));
+  const under = [word(rows.layer[row])];
+  if (many.method) under.push(word(rows.method[row]));
+  if (images.correct[image] === 0) {
+    card.classList.add("wrong");
+    under.unshift("wrong");
+  }
+  card.append(heading, element("span", "under", under.join(" · ")));
+}
+
+function fillFailure(card, failure) {
+  card.classList.add("failed");
+  const thumb = element("span", "thumb");
+  thumb.append(element("p", "", failures.error[failure]));
+  card.append(thumb, element("span", "class", "failed"), element("span", "under", "at stage " + failures.stage[failure]));
+}
+
+// The small picture of a row, or why there is none.
+function thumbnail(row) {
+  const box = element("span", "thumb");
+  const url = thumbUrl(row);
+  if (!url) {
+    box.append(element("p", "", "not painted: the map is " + (word(rows.status[row]) === "empty" ? "empty" : "not finite")));
+    return box;
+  }
+  const picture = new Image();
+  picture.decoding = "async";
+  picture.alt = "";
+  picture.addEventListener("error", () => picture.replaceWith(element("p", "", "its thumbnail is not there")));
+  picture.src = url;
+  box.append(picture);
+  return box;
+}
