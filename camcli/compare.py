@@ -22,13 +22,19 @@ _SAMPLES = 56
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One image in two runs. ``correlation`` and ``overlap`` of the maps: None where there are none to compare."""
+    """One image in two runs. ``correlation`` and ``overlap`` of the maps: None where there are none to compare.
+
+    ``explained`` are the classes of the two rows that were compared, ``overlays`` their pictures, each relative to its run's
+    folder, empty where none was painted.
+    """
 
     image: str
     predicted: tuple[str, str]
     probability: tuple[float, float]
     correlation: float | None
     overlap: float | None
+    explained: tuple[str, str]
+    overlays: tuple[str, str]
 
     @property
     def flipped(self) -> bool:
@@ -99,9 +105,11 @@ def _change(image: str, runs: tuple[_Run, _Run], threshold: float) -> Change:
     if maps[0] is not None and maps[1] is not None and seen is not None:
         placed = [_sampled(values, row, seen) for values, row in zip(maps, (one, other), strict=True) if values is not None]
         correlation, overlap = _correlation(*placed), _overlap(placed[0] >= threshold, placed[1] >= threshold)
-    predicted = recovered(one["predicted_class"]), recovered(other["predicted_class"])
+    predicted, explained, overlays = (
+        (recovered(one[column]), recovered(other[column])) for column in ("predicted_class", "class_name", "overlay")
+    )
     probability = float(one["predicted_probability"]), float(other["predicted_probability"])
-    return Change(image, predicted, probability, correlation, overlap)
+    return Change(image, predicted, probability, correlation, overlap, explained, overlays)
 
 
 def _matched(first: list[dict[str, str]], second: list[dict[str, str]]) -> tuple[dict[str, str], dict[str, str]]:

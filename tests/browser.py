@@ -54,3 +54,34 @@ def open_page(page, path: Path) -> None:
 def complaints(page) -> list[str]:
     """What the browser has written on its console since it was asked last: warnings and errors."""
     return [line["message"] for line in page.get_log("browser") if line["level"] in ("WARNING", "SEVERE")]
+
+
+def put(page, element, value):
+    """Give an input a value, as typing does."""
+    page.execute_script(
+        "const e = byId(arguments[0]); e.value = arguments[1];"
+        "e.dispatchEvent(new Event('input', {bubbles: true})); e.dispatchEvent(new Event('change', {bubbles: true}))",
+        element, str(value),
+    )  # fmt: skip
+
+
+def click(page, selector):
+    """A real click, where a person would."""
+    from selenium.webdriver.common.by import By
+
+    page.find_element(By.CSS_SELECTOR, selector).click()
+
+
+def press(page, *keys):
+    """Press keys, by selenium's names or as characters, wherever the focus is."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    ActionChains(page).send_keys(*(getattr(Keys, key, key) for key in keys)).perform()
+
+
+def wait(page, condition):
+    """Until the JavaScript expression is true."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(page, 10, 0.02).until(lambda _: page.execute_script(f"return {condition}"), condition)

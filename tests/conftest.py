@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.browser import chromium
 from tests.pictures import encoded, photo
 
 # no test may reach a model hub, nor take the weights that a developer has cached
@@ -71,6 +72,14 @@ def imgs(tmp_path):
         path = folder / name
         path.write_bytes(encoded(photo(seed), "PNG" if name.endswith("png") else "JPEG"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; skips where there is none."""
+    with chromium() as page:
+        yield page
+        assert page.capabilities["browserName"] == "chrome"
 
 
 class Cam(nn.Module):

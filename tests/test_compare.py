@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 
 import numpy as np
 import pytest
 
 from camcli.compare import compare_runs
+from camcli.records import recovered
+from camcli.report.scripts import quoted
+from tests.browser import click, complaints, open_page, press, put, wait
 from tests.folders import TINY, rows_of
 from tests.pictures import encoded, photo
 
@@ -97,3 +101,115 @@ def test_what_cannot_be_compared_is_told_why(camcli, imgs, tmp_path):
     camcli("run", imgs, "-o", tmp_path / "c", *TINY)
     assert "1 image only in" in camcli("diff", tmp_path / "a", tmp_path / "c").err
     assert len(rows_of(tmp_path / "c")) == 7
+
+
+@pytest.fixture
+def pair(camcli, scenes, on_path, tmp_path):
+    """Two runs with maps: one predicts the half of the scenes otherwise, and looks elsewhere; names of all kinds."""
+    for old, new in (
+        ("0.png", "<img src=x onerror=alert(1)>.png"),
+        ("1.png", "a#b?c%41&amp;.png"),
+        ("2.png", os.fsdecode(b"\xff.png")),
+    ):
+        (scenes / old).rename(scenes / new)
+    (on_path / "other.py").write_text(
+        "from tests.networks import red\ndef model():\n    module = red(); module.categories = ('dark', 'bright'); return module\n"
+    )
+    folders = tmp_path / "a", tmp_path / "b"
+    assert camcli("run", scenes, "-o", folders[0], *TINY[:4], "--save-maps").code == 0
+    assert camcli("run", scenes, "-o", folders[1], "--model", "other:model", "--layer", "cells", "--save-maps").code == 0
+    return folders
+
+
+def test_the_page_of_a_comparison_says_what_the_table_says(browser, camcli, pair, tmp_path):
+    a, b = pair
+    page_file = tmp_path / "pages" / "changes.html"
+    page_file.parent.mkdir()
+    done = camcli("diff", a, b, "--report", page_file)
+    assert done.code == 0
+    assert "changes.html" in done.err
+    expected = list(csv.DictReader(io.StringIO(done.out), delimiter="\t"))
+    page = browser
+    open_page(page, page_file)
+    complaints(page)
+    wait(page, "document.querySelectorAll('.card img').length === 8")
+    wait(page, "[...document.querySelectorAll('.card img')].every((i) => i.complete && i.naturalWidth > 0)")
+    assert page.execute_script("return grid.items.map((item) => changes.names[item])") == [row["image"] for row in expected]
+    for side, column in enumerate(("predicted_a", "predicted_b")):
+        assert page.execute_script(f"return grid.items.map((item) => word(changes.predicted[{side}][item]))") == [
+            row[column] for row in expected
+        ]
+    for name, column in (("correlations", "correlation"), ("overlaps", "overlap")):
+        found = page.execute_script(f"return grid.items.map((item) => changes.{name}[item])")
+        assert found == pytest.approx([float(row[column]) for row in expected], abs=1e-4)
+    flips = [row["image"] for row in expected if row["predicted_a"] != row["predicted_b"]]
+    assert flips
+    click(page, "#flips")
+    shown = "return grid.items.map((item) => changes.names[item])"
+    assert page.execute_script(shown) == flips
+    click(page, "#reset")
+    put(page, "sort", "overlap")
+    assert page.execute_script("return grid.items.map((item) => changes.overlaps[item])") == sorted(
+        round(change.overlap, 5) for change in compare_runs(str(a), str(b)).changes
+    )
+    put(page, "search", "onerror")
+    assert len(page.execute_script(shown)) == 1
+    click(page, "#reset")
+    click(page, "#pairs button")
+    assert page.execute_script(shown) == flips
+    click(page, "#pairs button")
+    bins = page.execute_script("return every.map(binOf)")
+    click(page, f'#histogram [data-bin="{bins[0]}"] .hit')
+    assert len(page.execute_script(shown)) == bins.count(bins[0])
+    click(page, "#reset")
+    assert complaints(page) == [], "no error, no missing file, no alert"
+
+
+def test_the_large_view_of_a_comparison(browser, camcli, pair, tmp_path):
+    a, b = pair
+    assert camcli("report", a).code == 0, "thumbnails are used where there are some"
+    page_file = tmp_path / "changes.html"
+    assert camcli("diff", a, b, "--report", page_file, "--quiet").code == 0
+    page = browser
+    open_page(page, page_file)
+    complaints(page)
+    wait(page, "[...document.querySelectorAll('.card img')].length === 8")
+    sources = page.execute_script("return [...document.querySelectorAll('.card img')].map((i) => i.getAttribute('src'))")
+    assert [("report/thumbs" in url) for url in sources] == [True, False] * 4
+    click(page, ".card")
+    wait(page, "byId('first').naturalWidth > 0 && byId('second').naturalWidth > 0")
+    first = rows_of(a)[[row["image"] for row in rows_of(a)].index(page.execute_script("return changes.names[grid.items[0]]"))]
+    assert page.execute_script("return byId('first').getAttribute('src')") == f"a/{quoted(recovered(first['overlay']))}"
+    boxes = page.execute_script(
+        "return ['first', 'second'].map((id) => byId(id).getBoundingClientRect()).map((b) => [b.x, b.y, b.width, b.height])"
+    )
+    assert boxes[0] == boxes[1], "one lies over the other"
+    opacity = "return byId('second').style.opacity"
+    assert page.execute_script(opacity) == "0"
+    press(page, "SPACE")
+    assert page.execute_script(opacity) == "1"
+    put(page, "fade", 30)
+    assert page.execute_script(opacity) == "0.3"
+    press(page, "ARROW_RIGHT")
+    assert page.execute_script("return view.place") == 1
+    press(page, "ESCAPE")
+    wait(page, "!byId('view').open && document.activeElement.classList.contains('card')")
+    assert complaints(page) == []
+
+
+def test_a_page_of_somebody_else_is_not_replaced(camcli, pair, tmp_path):
+    a, b = pair
+    page = tmp_path / "notes.html"
+    page.write_text("<p>mine</p>")
+    refused = camcli("diff", a, b, "--report", page)
+    assert (refused.code, "name another file" in refused.err) == (3, True)
+    assert page.read_text() == "<p>mine</p>"
+    for place in (tmp_path, tmp_path / "nowhere" / "changes.html"):
+        refused = camcli("diff", a, b, "--report", place)
+        assert (refused.code, "in a folder that exists" in refused.err) == (2, True)
+    own = tmp_path / "changes.html"
+    assert camcli("diff", a, b, "--report", own, "--fail-below", 1).code == 1, "the page is written, the gate is closed"
+    before = own.read_bytes()
+    assert camcli("diff", a, b, "--report", own).code == 0
+    assert own.read_bytes() == before
+    assert "<img src=x" not in own.read_text()

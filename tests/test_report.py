@@ -21,7 +21,7 @@ from camcli.records import Explained, Failure, Row, Stamp, recovered
 from camcli.report.maps import MapChunks, border_share, entropy
 from camcli.report.scripts import folder_urls, json_script
 from camcli.report.write import page_html, report_run
-from tests.browser import chromium, complaints, open_page
+from tests.browser import click, complaints, open_page, press, put, wait
 from tests.folders import TINY, failures_of, rows_of, state_of
 from tests.pictures import encoded, photo
 
@@ -334,13 +334,6 @@ def test_ten_thousand_images(large):
     assert again < 10
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as page:
-        yield page
-        assert page.capabilities["browserName"] == "chrome"
-
-
 def cards(page):
     return page.execute_script(
         "return [...grid.items].map((item) => [images.name[imageOf(item)], statusOf(item), isFailure(item) ? null : item])"
@@ -349,34 +342,6 @@ def cards(page):
 
 def names(page):
     return [name for name, _, _ in cards(page)]
-
-
-def put(page, element, value):
-    page.execute_script(
-        "const e = byId(arguments[0]); e.value = arguments[1];"
-        "e.dispatchEvent(new Event('input', {bubbles: true})); e.dispatchEvent(new Event('change', {bubbles: true}))",
-        element, str(value),
-    )  # fmt: skip
-
-
-def click(page, selector):
-    """A real click, where a person would."""
-    from selenium.webdriver.common.by import By
-
-    page.find_element(By.CSS_SELECTOR, selector).click()
-
-
-def press(page, *keys):
-    from selenium.webdriver.common.action_chains import ActionChains
-    from selenium.webdriver.common.keys import Keys
-
-    ActionChains(page).send_keys(*(getattr(Keys, key, key) for key in keys)).perform()
-
-
-def wait(page, condition):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(page, 10, 0.02).until(lambda _: page.execute_script(f"return {condition}"), condition)
 
 
 def opened(page, out):

@@ -33,6 +33,15 @@ def diff(
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Only the N largest changes.", show_default=False)
     ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.html",
+            help="Write a page that shows the pairs, the largest changes first.",
+            show_default=False,
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the exit code, and errors.")] = False,
 ) -> None:
     """Compare two runs over the same images: two checkpoints, layers or methods. The largest changes come first.
@@ -58,6 +67,11 @@ def diff(
     for number, folder in zip(found.only, (first, second), strict=True):
         if number:
             talk.say(f"{count_words(number, 'image')} only in {shown(folder)}.")
+    if report is not None:
+        from camcli.report.changes import write_changes
+
+        write_changes(found, (first, second), report)
+        talk.say(f"Look at {shown(report)}.")
     measured = [found.agreement, *([] if found.correlation is None else [found.correlation])]
     if fail_below is not None and min(measured) < fail_below:
         correlation = _number(found.correlation) or "unknown"

@@ -34,6 +34,15 @@ def thumbnail_of(overlay: str) -> str:
     return os.path.join(REPORT_FOLDER, "thumbs", f"{os.path.splitext(os.path.relpath(overlay, 'overlays'))[0]}.jpg")
 
 
+def current_thumbnail(path: str, overlay: str) -> str:
+    """The thumbnail of ``overlay`` in the output folder ``path``, relative to it; empty where there is none, or an older one."""
+    name = thumbnail_of(overlay)
+    try:
+        return name if _is_current(os.path.join(path, name), os.path.join(path, overlay)) else ""
+    except OSError:
+        return ""
+
+
 def make_thumbnails(path: str, overlays: Iterable[str], workers: int, stop: threading.Event) -> Made:
     """Thumbnails for ``overlays`` of the output folder ``path``. Raises OutputError.
 

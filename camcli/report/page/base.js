@@ -20,3 +20,13 @@ function pathLine(name) {
   line.title = name;
   return line;
 }
+
+// A picture, or a word where it is not there.
+function pictureOf(url, otherwise) {
+  const picture = new Image();
+  picture.decoding = "async";
+  picture.alt = "";
+  picture.addEventListener("error", () => picture.replaceWith(element("p", "", otherwise)));
+  picture.src = url;
+  return picture;
+}

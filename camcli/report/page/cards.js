@@ -38,11 +38,6 @@ function thumbnail(row) {
     box.append(element("p", "", "not painted: the map is " + (word(rows.status[row]) === "empty" ? "empty" : "not finite")));
     return box;
   }
-  const picture = new Image();
-  picture.decoding = "async";
-  picture.alt = "";
-  picture.addEventListener("error", () => picture.replaceWith(element("p", "", "its thumbnail is not there")));
-  picture.src = url;
-  box.append(picture);
+  box.append(pictureOf(url, "its thumbnail is not there"));
   return box;
 }

@@ -4,23 +4,6 @@
 const MOST_BARS = 12;
 const MOST_CONFUSED = 12;
 const BINS = 10;
-const SVG = "http://www.w3.org/2000/svg";
-
-function shape(tag, attributes, text) {
-  const made = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-
-function tally(keyOf, among) {
-  const found = new Map();
-  for (const image of among) {
-    const key = keyOf(image);
-    if (key !== null && key !== undefined) found.set(key, (found.get(key) || 0) + 1);
-  }
-  return found;
-}
 
 const binOf = (image) => {
   const value = images.confidence[image];
@@ -33,19 +16,6 @@ const totals = data && {
   label: tally((image) => images.label[image], allImages),
 };
 const common = (counts) => [...counts].sort((a, b) => b[1] - a[1] || (data.words[a[0]] < data.words[b[0]] ? -1 : 1));
-
-function pressable(group, name, pressed, act) {
-  group.setAttribute("role", "button");
-  group.setAttribute("tabindex", "0");
-  group.setAttribute("aria-label", name);
-  group.setAttribute("aria-pressed", String(pressed));
-  group.addEventListener("click", act);
-  group.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" && event.key !== " ") return;
-    event.preventDefault();
-    act();
-  });
-}
 
 function drawClasses(passing, change) {
   const now = tally((image) => images.predicted[image], passing);
@@ -69,27 +39,17 @@ function drawClasses(passing, change) {
     svg.append(group);
   });
   const rest = totals.predicted.size - bars.length;
-  replaceChart("classes", svg, rest > 0 ? [element("p", "quiet", `and ${rest.toLocaleString("en")} more`)] : []);
+  replaceChart("classes", [svg, ...(rest > 0 ? [element("p", "quiet", `and ${rest.toLocaleString("en")} more`)] : [])]);
 }
 
 function drawHistogram(passing, change) {
-  const now = tally(binOf, passing);
-  const most = Math.max(1, ...totals.bins.values());
-  const svg = shape("svg", { viewBox: "0 0 280 112", role: "group", "aria-label": "Images by confidence" });
-  for (let bin = 0; bin < BINS; bin++) {
-    const all = totals.bins.get(bin) || 0;
-    const shown = now.get(bin) || 0;
-    const low = bin / BINS;
-    const high = (bin + 1) / BINS;
+  const svg = histogram({ all: totals.bins, now: tally(binOf, passing), bins: BINS, label: "Images by confidence" }, (bin) => {
+    const [low, high] = [bin / BINS, (bin + 1) / BINS];
     const pressed = state.low === low && state.high === high;
-    const group = shape("g", { transform: `translate(${bin * 28} 0)`, "data-bin": bin });
-    const bar = (count, kind) => shape("rect", { x: 2, y: 90 - (84 * count) / most, width: 24, height: (84 * count) / most, class: kind });
-    group.append(bar(all, "all"), bar(shown, "now"), shape("rect", { x: 0, y: 2, width: 28, height: 92, rx: 3, class: "hit" }));
-    pressable(group, `${low} to ${high}: ${shown} of ${all}`, pressed, () => change(pressed ? { low: 0, high: 1 } : { low, high }));
-    svg.append(group);
-  }
+    return { name: `${low} to ${high}`, pressed, act: () => change(pressed ? { low: 0, high: 1 } : { low, high }) };
+  });
   for (const tick of [0, 0.5, 1]) svg.append(shape("text", { x: 280 * tick, y: 107, class: "tick" }, String(tick)));
-  replaceChart("histogram", svg, []);
+  replaceChart("histogram", [svg]);
 }
 
 // The classes that were taken for one another most often, then the largest.
@@ -122,7 +82,7 @@ function drawConfusion(passing, change) {
   const body = table.createTBody();
   for (const label of classes) body.append(confusionRow(label, classes, all, now, change));
   const note = count > classes.length ? [element("p", "quiet", `the ${classes.length} most confused of ${count} classes`)] : [];
-  replaceChart("confusion", table, note);
+  replaceChart("confusion", [table, ...note]);
 }
 
 function confusionRow(label, classes, all, now, change) {
@@ -147,13 +107,4 @@ function confusionRow(label, classes, all, now, change) {
     cell.append(button);
   }
   return line;
-}
-
-// A chart drawn anew keeps the keyboard's place in it.
-function replaceChart(id, chart, more) {
-  const box = byId(id);
-  const parts = (top) => [...top.querySelectorAll('[role="button"], button')];
-  const place = parts(box).indexOf(document.activeElement);
-  box.replaceChildren(chart, ...more);
-  if (place >= 0 && parts(box)[place]) parts(box)[place].focus();
 }

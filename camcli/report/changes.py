@@ -1,0 +1,81 @@
+"""A comparison of two runs -> one page on which to look at it; the overlays stay where they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from camcli.compare import Change, Comparison
+from camcli.errors import InputError, OutputError
+from camcli.output.files import is_report
+from camcli.output.writers import output_error, write_whole
+from camcli.records import shown
+from camcli.report.data import Words
+from camcli.report.scripts import filled_page, folder_urls, json_script, quoted
+from camcli.report.thumbnails import current_thumbnail
+
+_SCRIPTS = ("base.js", "grid.js", "shapes.js", "changes.js")
+
+
+def write_changes(found: Comparison, runs: tuple[str, str], page: str) -> None:
+    """Write the comparison of the output folders ``runs`` to the file ``page``; one of camcli's own is replaced.
+
+    The page shows each run's thumbnails where ``camcli report`` has made them, otherwise the overlays themselves. Raises InputError
+    where ``page`` is a folder or in none, OutputError.
+    """
+    folder = os.path.dirname(os.path.abspath(page))
+    if os.path.isdir(page) or not os.path.isdir(folder):
+        raise InputError(f"{shown(page)!r} cannot be the page: name a file, such as changes.html, in a folder that exists.")
+    try:
+        if os.path.lexists(page) and not is_report(page):
+            raise OutputError(f"{shown(page)!r} is not a page of camcli; name another file.")
+    except OSError as error:
+        raise output_error(page, error) from error
+    write_whole(page, changes_html(found, runs, folder).encode("utf-8"), folder)
+
+
+def changes_html(found: Comparison, runs: tuple[str, str], folder: str) -> str:
+    """The page, to stand in ``folder``: style, program and data within."""
+    data = {
+        "runs": [shown(run) for run in runs],
+        "urls": [folder_urls(run, folder)[0] for run in runs],
+        "agreement": found.agreement,
+        "correlation": found.correlation,
+        "only": found.only,
+        **_columns(found.changes, runs),
+    }
+    title = " and ".join(_names(runs))
+    return filled_page("changes.html", ("report.css", "changes.css"), _SCRIPTS, title=title, data=Markup(json_script(data)))
+
+
+def _names(runs: tuple[str, str]) -> tuple[str, str]:
+    """What to call the two: their folders' own names, or their whole paths where those are the same."""
+    one, other = (os.path.abspath(run) for run in runs)
+    if os.path.basename(one) != os.path.basename(other):
+        one, other = os.path.basename(one), os.path.basename(other)
+    return shown(one), shown(other)
+
+
+def _columns(changes: Sequence[Change], runs: tuple[str, str]) -> dict[str, Any]:
+    words = Words()
+    columns: dict[str, Any] = {
+        "names": [shown(change.image) for change in changes],
+        "correlations": [_rounded(change.correlation) for change in changes],
+        "overlaps": [_rounded(change.overlap) for change in changes],
+    }
+    for key in ("predicted", "explained"):
+        columns[key] = [[words.number(shown(getattr(change, key)[side])) for change in changes] for side in (0, 1)]
+    columns["probabilities"] = [[_rounded(change.probability[side]) for change in changes] for side in (0, 1)]
+    columns["overlays"] = [[quoted(change.overlays[side]) for change in changes] for side in (0, 1)]
+    columns["thumbs"] = [
+        [quoted(current_thumbnail(run, change.overlays[side])) if change.overlays[side] else "" for change in changes]
+        for side, run in enumerate(runs)
+    ]
+    return {"words": list(words.numbers), **columns}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or value != value else round(value, 5)

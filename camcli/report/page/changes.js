@@ -1,0 +1,251 @@
+"use strict";
+// Two runs over the same images: the page of camcli diff.
+
+const changes = camcliChanges;
+const total = changes.names.length;
+const every = changes.names.map((_, item) => item); // the largest change first, as camcli diff puts them
+const folded = changes.names.map((name) => name.toLowerCase());
+const word = (number) => changes.words[number];
+const isFlip = (item) => changes.predicted[0][item] !== changes.predicted[1][item];
+const pairOf = (item) => (isFlip(item) ? changes.predicted[0][item] + " " + changes.predicted[1][item] : null);
+const pairName = (pair) => pair.split(" ").map((number) => word(Number(number))).join(" → ");
+const hasMaps = changes.correlation !== null;
+
+const START = { search: "", sort: "change", descending: false, flips: false, pair: "", low: null };
+const state = { ...START };
+const MOST_PAIRS = 12;
+const BINS = 10;
+
+// Correlations run from -1 to 1; whatever is below 0 is as little alike as can be, and stands in the first bin.
+const binOf = (item) => {
+  const value = changes.correlations[item];
+  return value === null ? null : Math.min(BINS - 1, Math.max(0, Math.floor(value * BINS + 1e-9)));
+};
+
+const KEYS = {
+  correlation: (item) => changes.correlations[item],
+  overlap: (item) => changes.overlaps[item],
+  probability: (item) => shift(item),
+  path: (item) => changes.names[item],
+};
+
+function shift(item) {
+  const [one, other] = changes.probabilities.map((side) => side[item]);
+  return one === null || other === null ? null : other - one;
+}
+
+function sorted(items) {
+  if (state.sort === "change") return state.descending ? items.reverse() : items;
+  const sign = state.descending ? -1 : 1;
+  const keyed = items.map((item) => [KEYS[state.sort](item), item]);
+  const valued = keyed.filter(([key]) => key !== null);
+  valued.sort(([a], [b]) => (a < b ? -sign : a > b ? sign : 0));
+  return [...valued, ...keyed.filter(([key]) => key === null)].map(([, item]) => item);
+}
+
+function select() {
+  const sought = state.search.trim().toLowerCase();
+  return every.filter(
+    (item) =>
+      (!sought || folded[item].includes(sought)) &&
+      (!state.flips || isFlip(item)) &&
+      (!state.pair || pairOf(item) === state.pair) &&
+      (state.low === null || binOf(item) === state.low),
+  );
+}
+
+function change(changed) {
+  Object.assign(state, changed);
+  update();
+}
+
+function update() {
+  for (const id of ["search", "sort"]) if (byId(id).value !== state[id]) byId(id).value = state[id];
+  byId("flips").checked = state.flips;
+  byId("direction").textContent = state.descending ? "Descending" : "Ascending";
+  byId("direction").setAttribute("aria-pressed", String(state.descending));
+  const found = select();
+  drawPairs(found);
+  drawCorrelations(found);
+  byId("count").textContent = `${found.length.toLocaleString("en")} of ${counted(total, "image")}`;
+  byId("nothing").hidden = found.length > 0;
+  showItems(sorted(found));
+}
+
+const allPairs = [...tally(pairOf, every)].sort((a, b) => b[1] - a[1] || (pairName(a[0]) < pairName(b[0]) ? -1 : 1));
+const allBins = tally(binOf, every);
+
+function drawPairs(found) {
+  const now = tally(pairOf, found);
+  const buttons = allPairs.slice(0, MOST_PAIRS).map(([pair, count]) => {
+    const pressed = state.pair === pair;
+    const shown = now.get(pair) || 0;
+    const button = element("button");
+    button.type = "button";
+    button.setAttribute("aria-pressed", String(pressed));
+    button.append(element("span", "", pairName(pair)), element("span", "", shown === count ? String(count) : `${shown} of ${count}`));
+    button.addEventListener("click", () => change({ pair: pressed ? "" : pair }));
+    return button;
+  });
+  const rest = allPairs.length - buttons.length;
+  if (!allPairs.length) buttons.push(element("p", "quiet", "No image."));
+  replaceChart("pairs", [...buttons, ...(rest > 0 ? [element("p", "quiet", `and ${rest.toLocaleString("en")} more`)] : [])]);
+}
+
+function drawCorrelations(found) {
+  if (!hasMaps) return;
+  const ends = Array.from({ length: BINS }, (_, bin) => (bin ? bin / BINS : -1));
+  const svg = histogram({ all: allBins, now: tally(binOf, found), bins: BINS, label: "Images by correlation of their maps" }, (bin) => ({
+    name: `${ends[bin]} to ${(bin + 1) / BINS}`,
+    pressed: state.low === bin,
+    act: () => change({ low: state.low === bin ? null : bin }),
+  }));
+  for (const [tick, text] of [[0, "≤ 0"], [0.5, "0.5"], [1, "1"]]) svg.append(shape("text", { x: 280 * tick, y: 107, class: "tick" }, text));
+  replaceChart("histogram", [svg]);
+}
+
+const number = (value) => (value === null ? "" : value.toFixed(3));
+
+function drawCard(card, item) {
+  const pair = element("span", "pair");
+  pair.append(half(item, 0), half(item, 1));
+  const heading = element("span", "class");
+  if (isFlip(item)) card.classList.add("wrong");
+  heading.append(element("b", "", isFlip(item) ? pairName(pairOf(item)) : word(changes.predicted[0][item])));
+  const parts = [changes.probabilities.map((side) => percent(side[item])).join(" → ")];
+  if (changes.correlations[item] !== null) parts.push("correlation " + number(changes.correlations[item]));
+  if (changes.overlaps[item] !== null) parts.push("overlap " + number(changes.overlaps[item]));
+  card.append(pair, heading, element("span", "under", parts.join(" · ")), pathLine(changes.names[item]));
+}
+
+const overlayUrl = (item, side) => changes.overlays[side][item] && changes.urls[side] + changes.overlays[side][item];
+
+function half(item, side) {
+  const box = element("span", "thumb");
+  const small = changes.thumbs[side][item];
+  const url = small ? changes.urls[side] + small : overlayUrl(item, side);
+  box.append(url ? pictureOf(url, "its overlay is not there") : element("p", "", "not painted"));
+  return box;
+}
+
+const view = { place: 0, turn: 0 };
+
+function openView(place) {
+  view.place = place;
+  view.turn += 1;
+  const item = grid.items[place];
+  byId("view-title").textContent = byId("view-title").title = changes.names[item];
+  byId("place").textContent = `${(place + 1).toLocaleString("en")} of ${grid.items.length.toLocaleString("en")}`;
+  byId("previous").disabled = place === 0;
+  byId("next").disabled = place === grid.items.length - 1;
+  byId("picture-note").textContent = "";
+  showFacts(item);
+  showPictures(item);
+  if (!byId("view").open) {
+    byId("view").showModal();
+    byId("view").focus();
+  }
+}
+
+function showFacts(item) {
+  const both = (name, of) => [[name + " A", of(0)], [name + " B", of(1)]];
+  const facts = [
+    ...both("predicted", (side) => word(changes.predicted[side][item])),
+    ...both("probability", (side) => plain(changes.probabilities[side][item])),
+    ...both("map of", (side) => word(changes.explained[side][item])),
+    ["correlation", plain(changes.correlations[item])],
+    ["overlap", plain(changes.overlaps[item])],
+    ...both("run", (side) => changes.runs[side]),
+  ];
+  const shown = facts.filter(([, text]) => text !== "");
+  byId("facts").replaceChildren(...shown.flatMap(([name, text]) => [element("dt", "", name), element("dd", "", text)]));
+}
+
+function showPictures(item) {
+  const turn = view.turn;
+  ["first", "second"].forEach((id, side) => {
+    const shown = byId(id);
+    shown.removeAttribute("src");
+    const url = overlayUrl(item, side);
+    const missing = (why) => byId("picture-note").append(`${"AB"[side]}: ${why} `);
+    if (!url) return missing("nothing is painted.");
+    const picture = new Image();
+    picture.onerror = () => turn === view.turn && missing("the overlay is not there.");
+    picture.onload = () => {
+      if (turn !== view.turn) return;
+      shown.src = url;
+      layEasel();
+    };
+    picture.src = url;
+  });
+  fade();
+}
+
+function layEasel() {
+  const shown = [byId("first"), byId("second")].find((picture) => picture.naturalWidth > 0);
+  if (!shown) return;
+  const frame = byId("frame");
+  const room = window.innerWidth <= 850 ? window.innerHeight * 0.6 : frame.clientHeight;
+  const scale = Math.min(frame.clientWidth / shown.naturalWidth, room / shown.naturalHeight);
+  byId("easel").style.width = shown.naturalWidth * scale + "px";
+  byId("easel").style.height = shown.naturalHeight * scale + "px";
+}
+
+function fade(to) {
+  if (to !== undefined) byId("fade").value = to;
+  byId("second").style.opacity = byId("fade").value / 100;
+}
+
+function go(step) {
+  const place = view.place + step;
+  if (place >= 0 && place < grid.items.length) openView(place);
+}
+
+function viewKey(event) {
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
+  const onButton = document.activeElement.tagName === "BUTTON";
+  if (event.key === " " && !onButton) {
+    event.preventDefault();
+    return fade(byId("fade").value < 50 ? 100 : 0);
+  }
+  if (event.key.startsWith("Arrow") && document.activeElement === byId("fade")) return;
+  const step = { ArrowRight: 1, ArrowDown: 1, PageDown: 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1 }[event.key];
+  if (step === undefined) return;
+  event.preventDefault();
+  go(step);
+}
+
+function startView() {
+  const dialog = byId("view");
+  dialog.addEventListener("keydown", viewKey);
+  dialog.addEventListener("close", () => {
+    view.turn += 1;
+    focusPlace(view.place);
+  });
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  for (const [id, act] of [["close", () => dialog.close()], ["previous", () => go(-1)], ["next", () => go(1)]]) byId(id).addEventListener("click", act);
+  for (const [id, act] of [["to-first", () => fade(0)], ["to-second", () => fade(100)]]) byId(id).addEventListener("click", act);
+  byId("fade").addEventListener("input", () => fade());
+  for (const id of ["first", "second"]) byId(id).addEventListener("load", layEasel);
+  new ResizeObserver(layEasel).observe(byId("frame"));
+}
+
+function startPage() {
+  const parts = [`${counted(total, "image")} in both runs, ${every.filter(isFlip).length.toLocaleString("en")} predicted differently`];
+  if (hasMaps) parts.push("median correlation of the maps " + number(changes.correlation));
+  changes.only.forEach((count, side) => count && parts.push(`${counted(count, "image")} only in ${"AB"[side]}`));
+  byId("summary").textContent = `A: ${changes.runs[0]}, B: ${changes.runs[1]}. ${parts.join("; ")}.`;
+  for (const part of document.querySelectorAll("[data-needs=maps]")) part.hidden = !hasMaps;
+  byId("no-maps").hidden = hasMaps;
+  for (const choice of byId("sort").options) if (["correlation", "overlap"].includes(choice.value)) choice.disabled = !hasMaps;
+  byId("panel").open = window.matchMedia("(min-width: 851px)").matches;
+  for (const id of ["search", "sort"]) byId(id).addEventListener("input", () => change({ [id]: byId(id).value }));
+  byId("flips").addEventListener("change", () => change({ flips: byId("flips").checked }));
+  byId("direction").addEventListener("click", () => change({ descending: !state.descending }));
+  for (const id of ["reset", "reset-too"]) byId(id).addEventListener("click", () => change({ ...START }));
+  startView();
+  startGrid({ fill: drawCard, least: (room) => (room < 520 ? 280 : 340), shape: 0.4, onOpen: openView });
+  update();
+}
+
+startPage();

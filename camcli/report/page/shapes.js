@@ -1,0 +1,59 @@
+"use strict";
+// What charts are made of: shapes, parts that can be pressed, counts.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function shape(tag, attributes, text) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+function tally(keyOf, among) {
+  const found = new Map();
+  for (const image of among) {
+    const key = keyOf(image);
+    if (key !== null && key !== undefined) found.set(key, (found.get(key) || 0) + 1);
+  }
+  return found;
+}
+
+function pressable(group, name, pressed, act) {
+  group.setAttribute("role", "button");
+  group.setAttribute("tabindex", "0");
+  group.setAttribute("aria-label", name);
+  group.setAttribute("aria-pressed", String(pressed));
+  group.addEventListener("click", act);
+  group.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    act();
+  });
+}
+
+// Bars of bins: pale for all, strong for what the filters let through. part(bin) gives {name, pressed, act}.
+function histogram({ all, now, bins, label }, part) {
+  const most = Math.max(1, ...all.values());
+  const width = 280 / bins;
+  const svg = shape("svg", { viewBox: "0 0 280 112", role: "group", "aria-label": label });
+  const bar = (count, kind) => shape("rect", { x: 2, y: 90 - (84 * count) / most, width: width - 4, height: (84 * count) / most, class: kind });
+  for (let bin = 0; bin < bins; bin++) {
+    const [shown, whole] = [now.get(bin) || 0, all.get(bin) || 0];
+    const { name, pressed, act } = part(bin);
+    const group = shape("g", { transform: `translate(${bin * width} 0)`, "data-bin": bin });
+    group.append(bar(whole, "all"), bar(shown, "now"), shape("rect", { x: 0, y: 2, width, height: 92, rx: 3, class: "hit" }));
+    pressable(group, `${name}: ${shown} of ${whole}`, pressed, act);
+    svg.append(group);
+  }
+  return svg;
+}
+
+// A chart drawn anew keeps the keyboard's place in it.
+function replaceChart(id, chart) {
+  const box = byId(id);
+  const parts = (top) => [...top.querySelectorAll('[role="button"], button')];
+  const place = parts(box).indexOf(document.activeElement);
+  box.replaceChildren(...chart);
+  if (place >= 0 && parts(box)[place]) parts(box)[place].focus();
+}
