@@ -193,6 +193,24 @@ def test_a_part_that_was_killed_is_not_joined_although_it_had_finished_before(ca
     assert "has not come to its end" in camcli("merge", out).err
 
 
+@pytest.mark.parametrize("table", ["predictions.csv", "failures.csv"])
+def test_damaged_rows_of_a_part_are_not_joined(camcli, imgs, tmp_path, table):
+    """Nothing is joined before the part has mended them; then it is the run of one machine."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    (imgs / "broken.jpg").write_text("text")
+    camcli("run", imgs, "-o", whole, *TINY)
+    run_parts(camcli, imgs, out)
+    part = next(folder for folder in out.glob("shard-*") if len((folder / table).read_bytes().splitlines()) > 1)
+    header, rows = (part / table).read_bytes().split(b"\n", 1)
+    (part / table).write_bytes(header + b"\n" + b"?" + rows[1:])
+    refused = camcli("merge", out)
+    assert (refused.code, part.name in refused.err, "run its command again" in refused.err) == (3, True, True)
+    assert not (out / "predictions.csv").exists()
+    run_parts(camcli, imgs, out)
+    camcli("merge", out)
+    assert results_in(out) == contents_of(whole)
+
+
 def test_folders_that_can_be_read_again_leave_no_row_in_parts(camcli, imgs, tmp_path, monkeypatch):
     """The part that has the row of the folder may have none of its images."""
     real = os.scandir

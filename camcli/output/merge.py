@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from camcli.output.checks import differences
 from camcli.output.files import files_of
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, read_settings
-from camcli.output.ledger import Ledger, journal_path, table_headers
+from camcli.output.ledger import Ledger, journal_path
 from camcli.output.locks import undisturbed
 from camcli.output.names import shard_name, shard_of_name
 from camcli.output.writers import output_error
@@ -56,7 +55,7 @@ def merge_shards(path: str) -> Merged:
         contents = {entry.image: (entry, rows) for entry, rows in folder.ledger.rows() if not entry.stage}
         for part, ledger in zip(parts, ledgers, strict=True):
             for entry, rows in ledger.rows():
-                _link_files(part, folder, entry, rows, settings)
+                _link_files(part, folder, entry, ledger.own_rows(entry, rows))
                 contents[entry.image] = entry, rows
         folder.ledger.exchange(contents[image] for image in sorted(contents, key=lambda image: image.split("/")))
         folder.sweep()
@@ -126,13 +125,12 @@ def _ledger(part: str) -> Ledger:
     return ledger
 
 
-def _link_files(part: str, folder: OutputFolder, entry: Entry, rows: bytes, settings: Mapping[str, Any]) -> None:
+def _link_files(part: str, folder: OutputFolder, entry: Entry, rows: Sequence[Mapping[str, str]] | None) -> None:
     """Put the overlays and maps of an image of ``part`` into the joined folder as well. Raises OutputError."""
-    if entry.stage:
-        return
-    columns = next(csv.reader([table_headers(settings)["predictions.csv"].decode("utf-8")]))
-    for row in csv.DictReader(rows.decode("utf-8").splitlines(), columns):
-        for name in files_of(recovered(row["overlay"]), settings):
+    if rows is None:
+        raise OutputError(f"the rows of {shown(entry.image)!r} in {shown(part)!r} are damaged: run its command again, then merge.")
+    for row in () if entry.stage else rows:
+        for name in files_of(recovered(row["overlay"]), folder.ledger.settings):
             _link(os.path.join(part, name), os.path.join(folder.path, name), os.path.join(folder.path, RUN_MARKER, "scratch"))
 
 
