@@ -13,7 +13,7 @@ follow it: whatever a table holds beyond the last journal line that it covers is
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,14 @@ def read_entries(path: str, starts: Mapping[str, int], sizes: Mapping[str, int] 
             else:
                 entries.append(entry)
     return entries, torn
+
+
+def table_ends(starts: Mapping[str, int], entries: Iterable[Entry]) -> dict[str, int]:
+    """The sizes of the tables with the rows of ``entries`` and no others. ``starts``: bytes of their headers."""
+    ends = dict(starts)
+    for entry in entries:
+        ends[entry.table] += entry.length
+    return ends
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

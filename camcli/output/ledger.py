@@ -15,7 +15,7 @@ from typing import Any
 
 from camcli.errors import SettingsError
 from camcli.output.checks import check_settings, exists, size_of
-from camcli.output.journal import TABLES, Entry, header_line, read_entries, read_settings
+from camcli.output.journal import TABLES, Entry, header_line, read_entries, read_settings, table_ends
 from camcli.output.writers import (
     FAILURE_COLUMNS,
     csv_line,
@@ -28,7 +28,7 @@ from camcli.output.writers import (
 from camcli.records import RUN_MARKER, Explained, Outcome, recovered, shown
 
 
-def table_headers(settings: Mapping[str, Any]) -> dict[str, bytes]:
+def _table_headers(settings: Mapping[str, Any]) -> dict[str, bytes]:
     """The first line of each table of a run with ``settings``."""
     labelled, boxed = settings.get("class-from") is not None, settings.get("boxes") is not None
     return {
@@ -68,15 +68,17 @@ def _foreign_table(path: str) -> str:
 class Ledger:
     """The tables and the journal of the output folder at ``path``, for a run with ``settings``.
 
-    ``entries``: what the journal knows, by image, in the order of the rows. Nothing is opened for writing before the first
-    ``append``. Its user holds the folder's lock.
+    ``entries``: what the journal knows, by image, in the order of the rows. ``headers``: the first line of each table; ``starts``:
+    how many bytes that is. Nothing is opened for writing before the first ``append``. Its user holds the folder's lock.
     """
 
     def __init__(self, path: str, settings: Mapping[str, Any]) -> None:
         self.settings = dict(settings)
         self.entries: dict[str, Entry] = {}
         self._path = path
-        self._headers = table_headers(settings)
+        self.headers = _table_headers(settings)
+        self.starts = {name: len(header) for name, header in self.headers.items()}
+        self._columns = {name: header.decode("utf-8").rstrip("\n").split(",") for name, header in self.headers.items()}
         self._handles: dict[str, int] = {}
         self._ends: dict[str, int] = {}
 
@@ -100,11 +102,9 @@ class Ledger:
             return
         check_settings(self._path, earlier, self.settings)
         sizes = {name: self._checked_size(name) for name in TABLES}
-        kept, torn = read_entries(self._at("journal.jsonl"), self._starts(), sizes)
+        kept, torn = read_entries(self._at("journal.jsonl"), self.starts, sizes)
         self.entries = {entry.image: entry for entry in kept}
-        ends = self._starts()
-        for entry in kept:
-            ends[entry.table] += entry.length
+        ends = table_ends(self.starts, kept)
         for name in TABLES:
             if sizes[name] > ends[name]:
                 os.truncate(self._at(name), ends[name])
@@ -114,17 +114,14 @@ class Ledger:
     def set_aside(self) -> set[str]:
         """The images that took a process down, by whatever journal there is: also of a run that is to be overwritten."""
         try:
-            entries, _ = read_entries(self._at("journal.jsonl"), self._starts(), None)
+            entries, _ = read_entries(self._at("journal.jsonl"), self.starts, None)
         except OSError:
             return set()
         return {entry.image for entry in entries if entry.stage == "crashed"}
 
-    def _starts(self) -> dict[str, int]:
-        return {name: len(header) for name, header in self._headers.items()}
-
     def _journal_lines(self, entries: Iterable[Entry]) -> Iterator[bytes]:
         yield header_line(self.settings)
-        ends = self._starts()
+        ends = dict(self.starts)
         for entry in entries:
             ends[entry.table] += entry.length
             yield entry.line(ends)
@@ -134,7 +131,7 @@ class Ledger:
 
         Raises SettingsError when another program has rewritten it.
         """
-        header, path = self._headers[name], self._at(name)
+        header, path = self.headers[name], self._at(name)
         if size_of(path) < len(header):
             write_whole(path, header, self._at("scratch"))
         with open(path, "rb") as file:
@@ -179,7 +176,7 @@ class Ledger:
             )
             self._ends[name] = size_of(self._at(name))
             if self._ends[name] == 0:
-                self._write(name, self._headers[name])
+                self._write(name, self.headers[name])
 
     def _write(self, name: str, data: bytes) -> None:
         view = memoryview(data)
@@ -196,7 +193,7 @@ class Ledger:
         """The entries of ``images``, by default of all, each with its rows as they stand in its table."""
         with contextlib.ExitStack() as stack:
             tables = {name: stack.enter_context(open(self._at(name), "rb")) for name in TABLES if self.entries}
-            offsets, ends = {}, self._starts()
+            offsets, ends = {}, dict(self.starts)
             for entry in self.entries.values():
                 offsets[entry.image] = ends[entry.table]
                 ends[entry.table] += entry.length
@@ -207,14 +204,14 @@ class Ledger:
 
     def own_rows(self, entry: Entry, data: bytes) -> list[dict[str, str]] | None:
         """The rows of ``entry``, by column; None where ``data``, what stands in their place, are not all its own and whole."""
-        header = self._headers[entry.table].decode("utf-8").rstrip("\n").split(",")
+        columns = self._columns[entry.table]
         try:
             rows = list(csv.reader(data.decode("utf-8", "replace").rstrip("\n").split("\n")))
         except csv.Error:
             return None
-        if not rows or any(len(row) != len(header) or recovered(row[0]) != entry.image for row in rows):
+        if not rows or any(len(row) != len(columns) or recovered(row[0]) != entry.image for row in rows):
             return None
-        return [dict(zip(header, row, strict=True)) for row in rows]
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def keep(self, images: Iterable[str]) -> None:
         """Reduce tables and journal to ``images``, in that order. Raises OutputError."""
@@ -229,7 +226,7 @@ class Ledger:
             os.mkdir(draft)
             with contextlib.ExitStack() as stack:
                 files = {name: stack.enter_context(open(os.path.join(draft, name), "wb")) for name in (*TABLES, "journal.jsonl")}
-                for name, header in self._headers.items():
+                for name, header in self.headers.items():
                     files[name].write(header)
                 for entry, rows in contents:
                     files[entry.table].write(rows)

@@ -11,8 +11,8 @@ from typing import Any
 from camcli.errors import InputError, SettingsError
 from camcli.output.checks import is_unchanged, size_of
 from camcli.output.files import files_of, is_whole_file, stray_files
-from camcli.output.journal import TABLES, Entry, read_entries, read_settings
-from camcli.output.ledger import Ledger, journal_path, table_headers
+from camcli.output.journal import TABLES, Entry, read_entries, read_settings, table_ends
+from camcli.output.ledger import Ledger, journal_path
 from camcli.output.locks import undisturbed
 from camcli.output.names import shard_of_name
 from camcli.records import RUN_MARKER, recovered, shown
@@ -56,27 +56,24 @@ def verify_folder(path: str, *, with_inputs: bool = False) -> Iterator[Problem]:
 def _problems(path: str, *, with_inputs: bool) -> Iterator[Problem]:
     settings = read_settings(journal_path(path))
     if settings is None:
-        yield Problem(_below(RUN_MARKER, "journal.jsonl"), "its first line is damaged; nothing can be said of the rest")
+        yield Problem(os.path.join(RUN_MARKER, "journal.jsonl"), "its first line is damaged; nothing can be said of the rest")
         return
     yield from _leftovers(path)
-    headers = table_headers(settings)
+    ledger = Ledger(path, settings)
     sizes = {name: size_of(os.path.join(path, name)) for name in TABLES}
-    for name, header in headers.items():
+    for name, header in ledger.headers.items():
         if _start(os.path.join(path, name), len(header)) != header:
             yield Problem(name, "missing, or its first line is not as camcli wrote it")
             return
-    starts = {name: len(header) for name, header in headers.items()}
-    entries, torn = read_entries(journal_path(path), starts, sizes)
+    entries, torn = read_entries(journal_path(path), ledger.starts, sizes)
     if torn:
-        yield Problem(_below(RUN_MARKER, "journal.jsonl"), f"{torn} lines at its end are damaged, or their rows are missing")
-    ends = {**starts}
-    for entry in entries:
-        ends[entry.table] += entry.length
+        yield Problem(os.path.join(RUN_MARKER, "journal.jsonl"), f"{torn} lines at its end are damaged, or their rows are missing")
+    ends = table_ends(ledger.starts, entries)
     for name in TABLES:
         if sizes[name] > ends[name]:
             yield Problem(name, f"{sizes[name] - ends[name]} bytes at its end that the journal does not know")
     try:
-        yield from _entries(path, settings, entries)
+        yield from _entries(path, ledger, entries)
         for stray in stray_files(path, settings):
             yield Problem(os.path.relpath(stray, path), "no row of the table names it")
     except SettingsError as error:
@@ -86,22 +83,17 @@ def _problems(path: str, *, with_inputs: bool) -> Iterator[Problem]:
         yield from _inputs(settings, entries)
 
 
-def _below(*parts: str) -> str:
-    return os.path.join(*parts)
-
-
 def _leftovers(path: str) -> Iterator[Problem]:
     for name in ("exchange", "draft", "in-flight", "redrawing"):
         if os.path.lexists(os.path.join(path, RUN_MARKER, name)):
-            yield Problem(_below(RUN_MARKER, name), "left over: the last run did not end by itself")
+            yield Problem(os.path.join(RUN_MARKER, name), "left over: the last run did not end by itself")
 
 
-def _entries(path: str, settings: dict[str, Any], entries: list[Entry]) -> Iterator[Problem]:
+def _entries(path: str, ledger: Ledger, entries: list[Entry]) -> Iterator[Problem]:
     """What is wrong with the rows of each image and the files they name."""
-    ledger = Ledger(path, settings)
     ledger.entries = {entry.image: entry for entry in entries}
     if len(ledger.entries) < len(entries):
-        yield Problem(_below(RUN_MARKER, "journal.jsonl"), f"{len(entries) - len(ledger.entries)} images stand in it twice")
+        yield Problem(os.path.join(RUN_MARKER, "journal.jsonl"), f"{len(entries) - len(ledger.entries)} images stand in it twice")
         return
     for entry, data in ledger.rows():
         rows = ledger.own_rows(entry, data)
@@ -109,7 +101,7 @@ def _entries(path: str, settings: dict[str, Any], entries: list[Entry]) -> Itera
             yield Problem(entry.table, f"the rows of {entry.image} are not where the journal says, or not whole")
         elif not entry.stage:
             for row in rows:
-                yield from _files(path, row, settings)
+                yield from _files(path, row, ledger.settings)
 
 
 def _files(path: str, row: dict[str, str], settings: dict[str, Any]) -> Iterator[Problem]:
