@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from camcli.errors import ImageError, InputError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import view_of
 from camcli.machine import available_cores
-from camcli.output.checks import is_unchanged
+from camcli.output.checks import is_unchanged, read_record
 from camcli.output.files import files_of
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, read_settings
@@ -101,11 +100,10 @@ def _all_redrawn(explained: Sequence[tuple[Entry, _Rows]], look: _Look) -> Itera
 
 def _preprocess(path: str) -> Preprocess:
     try:
-        with open(os.path.join(path, "run.json"), "rb") as file:
-            stored: dict[str, Any] = json.load(file)["preprocess"]
+        stored: dict[str, Any] = read_record(path)["preprocess"]
         values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
         return Preprocess(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{shown(path)!r} has no run.json that says how images were prepared: finish the run first.") from error
 
 

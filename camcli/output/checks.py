@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -79,6 +80,16 @@ def check_settings(path: str, earlier: Mapping[str, Any], now: Mapping[str, Any]
             f"{shown(path)!r} holds a run with other settings ({different}). "
             "Choose another folder with --output, or start anew with --overwrite."
         )
+
+
+def read_record(path: str) -> dict[str, Any]:
+    """``run.json`` in the output folder ``path``; empty where there is none that can be read: the run has not come to its end."""
+    try:
+        with open(os.path.join(path, "run.json"), "rb") as file:
+            record = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from camcli.errors import InUseError, SettingsError
-from camcli.output.checks import OURS, check_place, exists, is_listable, is_readable, is_unchanged, size_of
+from camcli.output.checks import OURS, check_place, exists, is_listable, is_readable, is_unchanged, read_record, size_of
 from camcli.output.files import files_of, report_files, stray_files
 from camcli.output.inflight import InFlight
 from camcli.output.journal import Entry
@@ -146,8 +145,7 @@ class OutputFolder:
         contents = list(contents)
         self.ledger.settings = dict(settings)
         self.ledger.exchange(contents)
-        with open(self._at("run.json"), "rb") as file:
-            record = json.load(file)
+        record = read_record(self.path)
         record["settings"] = {key: settings.get(key, value) for key, value in record.get("settings", {}).items()}
         self.finish(record)
         os.unlink(self._at(RUN_MARKER, "redrawing"))
@@ -240,14 +238,9 @@ class OutputFolder:
 
     def is_finished(self, sources: Sequence[Source]) -> bool:
         """Whether the last run came to its end: rows in the order of ``sources``, and ``run.json`` counts what the tables hold."""
-        try:
-            with open(self._at("run.json"), "rb") as file:
-                record = json.load(file)
-        except (OSError, ValueError):
-            return False
         explained, failed = self.totals()
         said = {"state": "finished", "images": {"explained": explained, "failed": failed}}
-        return self._in_order(sources) == list(self.ledger.entries) and isinstance(record, dict) and said.items() <= record.items()
+        return self._in_order(sources) == list(self.ledger.entries) and said.items() <= read_record(self.path).items()
 
     def _in_order(self, sources: Sequence[Source]) -> list[str]:
         """The images of the tables so that those of ``sources`` come in their order; as they stand where they do so already.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import InputError, OutputError, SettingsError
-from camcli.output.checks import differences
+from camcli.output.checks import differences, read_record
 from camcli.output.files import files_of
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, read_settings
@@ -81,11 +80,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _finished_record(part: str) -> dict[str, Any]:
-    try:
-        with open(os.path.join(part, "run.json"), "rb") as file:
-            record: dict[str, Any] = json.load(file)
-    except (OSError, ValueError):
-        record = {}
+    record = read_record(part)
     if record.get("state") != "finished":
         raise InputError(f"{shown(part)!r} has not come to its end: run its command again, then merge.")
     return record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from camcli.errors import InputError, OutputError, SettingsError
 from camcli.machine import available_cores
+from camcli.output.checks import read_record
 from camcli.output.files import is_report, report_files
 from camcli.output.journal import read_settings
 from camcli.output.ledger import Ledger, journal_path
@@ -91,7 +91,7 @@ def write_report(path: str, stop: threading.Event | None = None) -> Report:
 
 def _write_page(path: str, found: Gathered, settings: Mapping[str, Any]) -> None:
     """Data first, the page last; then remove what an earlier report had and this one has not."""
-    record = _run_record(path)
+    record = read_record(path)
     files = dict(_data_files(found, settings, record, path))
     files[REPORT_PAGE] = page_html(_title(path), record, settings).encode("utf-8")
     try:
@@ -122,16 +122,6 @@ def _write_changed(path: str, name: str, data: bytes) -> None:
         if file.read() == data:
             return
     write_whole(target, data, os.path.join(path, RUN_MARKER, "scratch"))
-
-
-def _run_record(path: str) -> dict[str, Any]:
-    """``run.json``, empty where there is none: the run has not come to its end."""
-    try:
-        with open(os.path.join(path, "run.json"), "rb") as file:
-            record = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _title(path: str) -> str:
