@@ -14,6 +14,9 @@ from camcli.records import OUTPUT_FOLDERS, REPORT_PAGE, RUN_MARKER, Stamp, shown
 
 OURS = (*TABLES, "run.json", "boxes.json", REPORT_PAGE, *OUTPUT_FOLDERS)
 
+REDRAWING = os.path.join(RUN_MARKER, "redrawing")
+"""Is there while overlays are drawn anew, and for as long as that has not come to its end."""
+
 
 def is_unchanged(earlier: Stamp | None, path: str) -> bool:
     """Whether the file at ``path`` holds the bytes that ``earlier`` stands for; None stands for a file that is not there.
@@ -79,6 +82,15 @@ def check_settings(path: str, earlier: Mapping[str, Any], now: Mapping[str, Any]
         raise SettingsError(
             f"{shown(path)!r} holds a run with other settings ({different}). "
             "Choose another folder with --output, or start anew with --overwrite."
+        )
+
+
+def check_one_look(path: str) -> None:
+    """Raise SettingsError where the overlays in the output folder ``path`` are of two kinds."""
+    if os.path.lexists(os.path.join(path, REDRAWING)):
+        raise SettingsError(
+            f"a camcli render did not come to its end in {shown(path)!r}, so its overlays are of two kinds. "
+            "Run it again, or start anew with camcli run --overwrite."
         )
 
 

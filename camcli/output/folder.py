@@ -17,8 +17,19 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from camcli.errors import InUseError, SettingsError
-from camcli.output.checks import OURS, check_place, exists, is_listable, is_readable, is_unchanged, read_record, size_of
+from camcli.errors import InUseError
+from camcli.output.checks import (
+    OURS,
+    REDRAWING,
+    check_one_look,
+    check_place,
+    exists,
+    is_listable,
+    is_readable,
+    is_unchanged,
+    read_record,
+    size_of,
+)
 from camcli.output.files import files_of, report_files, stray_files
 from camcli.output.inflight import InFlight
 from camcli.output.journal import Entry
@@ -58,7 +69,8 @@ class OutputFolder:
         self._claim()
         try:
             if not self._overwrite:
-                self._refuse_half_redrawn()
+                if not self._redrawing:
+                    check_one_look(self.path)
                 self.ledger.load()
         except OSError as error:
             self._release()
@@ -124,21 +136,14 @@ class OutputFolder:
     def _clear(self) -> None:
         """Remove what earlier runs left here; files that camcli did not write stay."""
         self.ledger.clear()
-        for name in ("run.json", "boxes.json", os.path.join(RUN_MARKER, "redrawing"), *report_files(self.path)):
+        for name in ("run.json", "boxes.json", REDRAWING, *report_files(self.path)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._at(name))
         self.sweep()
 
-    def _refuse_half_redrawn(self) -> None:
-        if not self._redrawing and os.path.lexists(self._at(RUN_MARKER, "redrawing")):
-            raise SettingsError(
-                f"a camcli render did not come to its end in {shown(self.path)!r}, so its overlays are of two kinds. "
-                "Run it again, or start anew with --overwrite."
-            )
-
     def begin_redrawing(self) -> None:
         """From now on overlays are of two kinds, until ``finish_redrawing``. Raises OutputError."""
-        self.write(os.path.join(RUN_MARKER, "redrawing"), b"")
+        self.write(REDRAWING, b"")
 
     def finish_redrawing(self, settings: Mapping[str, Any], contents: Iterable[tuple[Entry, bytes]]) -> None:
         """All overlays are as ``settings`` want them: write them down, with entries and rows that name them. Raises OutputError."""
@@ -148,7 +153,7 @@ class OutputFolder:
         record = read_record(self.path)
         record["settings"] = {key: settings.get(key, value) for key, value in record.get("settings", {}).items()}
         self.finish(record)
-        os.unlink(self._at(RUN_MARKER, "redrawing"))
+        os.unlink(self._at(REDRAWING))
         self.sweep()
 
     def sweep(self) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from camcli.errors import InputError, OutputError, SettingsError
+from camcli.errors import InputError, OutputError
 from camcli.machine import available_cores
-from camcli.output.checks import read_record
+from camcli.output.checks import check_one_look, read_record
 from camcli.output.files import is_report, report_files
 from camcli.output.journal import read_settings
 from camcli.output.ledger import Ledger, journal_path
@@ -64,8 +64,7 @@ def write_report(path: str, stop: threading.Event | None = None) -> Report:
     settings = read_settings(journal_path(path))
     if settings is None:
         raise InputError(f"{shown(path)!r} holds no run of camcli, or its journal is damaged.")
-    if os.path.lexists(os.path.join(path, RUN_MARKER, "redrawing")):
-        raise SettingsError(f"a camcli render did not come to its end in {shown(path)!r}: run it again, then report.")
+    check_one_look(path)
     try:
         if os.path.lexists(page) and not is_report(page):
             raise OutputError(f"{shown(page)!r} is not a report of camcli; move it away first.")
