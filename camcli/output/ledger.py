@@ -113,10 +113,10 @@ class Ledger:
 
     def set_aside(self) -> set[str]:
         """The images that took a process down, by whatever journal there is: also of a run that is to be overwritten."""
-        try:
-            entries, _ = read_entries(self._at("journal.jsonl"), self.starts, None)
-        except OSError:
-            return set()
+        entries = list(self.entries.values())
+        if not entries:  # not loaded, or nothing in it
+            with contextlib.suppress(OSError):
+                entries, _ = read_entries(self._at("journal.jsonl"), self.starts, None)
         return {entry.image for entry in entries if entry.stage == "crashed"}
 
     def _journal_lines(self, entries: Iterable[Entry]) -> Iterator[bytes]:
