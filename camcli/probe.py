@@ -79,12 +79,11 @@ def main() -> None:
     from camcli.images.decode import decode_image
     from camcli.images.geometry import prepare_input, view_of
     from camcli.records import Image, Preprocess
-    from camcli.render.encode import encode_image
-    from camcli.render.styles import Style, paint_overlay
+    from camcli.render.styles import Style, fitted, overlay_bytes
 
     _without_core_dumps()
     PillowImage.MAX_IMAGE_PIXELS = None  # as in a run: --max-pixels is the limit
-    style, heatmap = Style(), np.eye(7, dtype=np.float32)
+    heatmap = np.eye(7, dtype=np.float32)
     os.write(1, _READY)
     for name in sys.stdin.buffer.read().split(b"\0"):
         signal.alarm(int(sys.argv[2]))  # which ends the process, also from within C code
@@ -92,7 +91,7 @@ def main() -> None:
         if isinstance(image, Image):
             view = view_of((image.pixels.shape[1], image.pixels.shape[0]), Preprocess(), "crop")
             prepare_input(image.pixels, view, Preprocess())
-            encode_image(paint_overlay(image.pixels, heatmap, view.box, view.pixels, style), "jpg", style.quality)
+            overlay_bytes(fitted(image.pixels, None), heatmap, view.box, view.pixels, Style())
         os.write(1, _BACK)
 
 

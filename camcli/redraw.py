@@ -23,8 +23,7 @@ from camcli.output.journal import Entry, read_settings
 from camcli.output.ledger import journal_path
 from camcli.output.writers import csv_line
 from camcli.records import Box, Failure, Preprocess, Source, recovered, shown
-from camcli.render.encode import encode_image
-from camcli.render.styles import Style, fitted, paint_overlay
+from camcli.render.styles import Style, fitted, overlay_bytes, style_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class _Look:
     def overlay_of(self, row: Mapping[str, str]) -> str:
         """Where the overlay of a row goes, relative to the output folder; empty where nothing is painted."""
         overlay = recovered(row["overlay"])
-        return f"{os.path.splitext(overlay)[0]}.{self.settings['image-format']}" if overlay else ""
+        return f"{os.path.splitext(overlay)[0]}.{self.style.image_format}" if overlay else ""
 
 
 def redraw(path: str, changes: Mapping[str, Any], tell: Callable[[int, int], None] = lambda _done, _of: None) -> Redrawn:
@@ -66,7 +65,7 @@ def redraw(path: str, changes: Mapping[str, Any], tell: Callable[[int, int], Non
         )
     settings = {**earlier, **{key: value for key, value in changes.items() if key in LOOKS}}
     with OutputFolder(path, earlier, redrawing=True) as folder:
-        look = _Look(settings, _preprocess(path), _style(settings), folder)
+        look = _Look(settings, _preprocess(path), style_of(settings), folder)
         folder.begin_redrawing()
         left: dict[str, str] = {}
         drawn = 0
@@ -107,18 +106,6 @@ def _preprocess(path: str) -> Preprocess:
         raise InputError(f"{shown(path)!r} has no run.json that says how images were prepared: finish the run first.") from error
 
 
-def _style(settings: Mapping[str, Any]) -> Style:
-    return Style(
-        colormap=settings["colormap"],
-        alpha=settings["alpha"],
-        threshold=settings["threshold"],
-        outline=settings["outline"],
-        quality=settings["quality"],
-        style=settings["style"],
-        legend=settings["legend"],
-    )
-
-
 def _redrawn(entry: Entry, rows: _Rows, look: _Look) -> int | str:
     """How many overlays of an image were drawn, or why none was."""
     source = Source(str(look.settings["inputs"]), entry.image)
@@ -138,9 +125,8 @@ def _redrawn(entry: Entry, rows: _Rows, look: _Look) -> int | str:
             stored = files_of(recovered(row["overlay"]), look.settings)[1]
             values = np.load(os.path.join(look.folder.path, stored), allow_pickle=False)
             boxes = [Box(*map(int, box.split(" "))) for box in row.get("bboxes", "").split(";") if box]
-            where = canvas.part(view.box), canvas.pixels(view.pixels)
-            painted = paint_overlay(canvas.image, values, *where, look.style, map(canvas.pixels, boxes))
-            look.folder.write(look.overlay_of(row), encode_image(painted, look.settings["image-format"], look.style.quality))
+            overlay = overlay_bytes(canvas, values, view.box, view.pixels, look.style, boxes)
+            look.folder.write(look.overlay_of(row), overlay)
         except (OSError, ValueError, ImageError) as error:
             return f"its map or overlay: {error}"
         drawn += 1

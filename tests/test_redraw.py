@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from camcli.render import styles
 from tests.folders import TINY, contents_of, rows_of, state_of
 from tests.pictures import encoded, photo
 
@@ -84,7 +85,7 @@ def test_a_rendering_that_ends_early_binds_the_folder_until_it_is_repeated(camcl
     out, whole = tmp_path / "out", tmp_path / "whole"
     camcli("run", imgs, "-o", out, *TINY, "--save-maps")
     camcli("run", imgs, "-o", whole, *TINY, "--save-maps", "--style", "heatmap")
-    real, drawn = __import__("camcli.redraw", fromlist=["encode_image"]).encode_image, []
+    real, drawn = styles.encode_image, []
 
     def failing(*arguments):
         drawn.append(1)
@@ -92,9 +93,9 @@ def test_a_rendering_that_ends_early_binds_the_folder_until_it_is_repeated(camcl
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr("camcli.redraw.encode_image", failing)
+    monkeypatch.setattr("camcli.render.styles.encode_image", failing)
     assert camcli("render", out, "--style", "heatmap").code != 0
-    monkeypatch.setattr("camcli.redraw.encode_image", real)
+    monkeypatch.setattr("camcli.render.styles.encode_image", real)
     refused = camcli("run", imgs, "-o", out, *TINY, "--save-maps")
     assert (refused.code, "did not come to its end" in refused.err) == (2, True)
     assert "redrawing" in camcli("verify", out).out

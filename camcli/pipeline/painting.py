@@ -18,7 +18,7 @@ from camcli.records import Box, Boxes, Explained, Failure, Findings, Heatmap, Ou
 from camcli.render.encode import encode_image
 from camcli.render.maps import place_map, scale_map
 from camcli.render.regions import find_boxes, segment
-from camcli.render.styles import Canvas, Style, fitted, paint_overlay
+from camcli.render.styles import Canvas, fitted, overlay_bytes, style_of
 from camcli.stages import Stages
 
 
@@ -32,12 +32,9 @@ class Painter:
         self._pool, self._job, self._folder, self._stages, self._most = pool, job, folder, stages, most
         self._under_way: deque[tuple[Future[Outcome], int]] = deque()
         self._held = 0
-        config, results = job.config, job.results()
-        self._style = Style(
-            config.colormap, config.alpha, config.threshold, config.outline, config.quality, config.style, config.legend
-        )
-        self._show_layer = len({layer for layer, _ in results}) > 1
-        self._show_method = len(config.method) > 1
+        self._style = style_of(job.config.as_dict())
+        self._show_layer = len({layer for layer, _ in job.results()}) > 1
+        self._show_method = len(job.config.method) > 1
 
     def add(self, item: Prepared | Failure, findings: Findings | None) -> None:
         """Begin to paint an image with what was found in it; a failure has nothing to paint."""
@@ -88,9 +85,8 @@ class Painter:
                 if config.masks:
                     mask = segment(image, placed, view.pixels, config.mask_method, config.region_threshold)
                     files[f"masks/{stem}.png"] = encode_image(mask, "png", config.quality)
-            where = canvas.part(view.box), canvas.pixels(view.pixels)
-            painted = paint_overlay(canvas.image, heatmap.values, *where, self._style, map(canvas.pixels, boxes))
-            files[f"overlays/{stem}.{config.image_format}"] = encode_image(painted, config.image_format, config.quality)
+            overlay = overlay_bytes(canvas, heatmap.values, view.box, view.pixels, self._style, boxes)
+            files[f"overlays/{stem}.{config.image_format}"] = overlay
         if config.save_maps:
             buffer = io.BytesIO()
             np.save(buffer, heatmap.values.astype(np.float32))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,12 +14,16 @@ from PIL import ImageDraw, ImageFont
 
 from camcli.records import Box
 from camcli.registry import Registry
+from camcli.render.encode import encode_image
 from camcli.render.maps import PlacedMap, place_map, scale_map
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a picture looks. ``threshold``: fraction of the peak below which nothing is painted. ``legend``: a bar of the colours."""
+    """How a picture looks, and what its file is like.
+
+    ``threshold``: fraction of the peak below which nothing is painted. ``legend``: a bar of the colours.
+    """
 
     colormap: str = "turbo"
     alpha: float = 0.5
@@ -27,6 +32,12 @@ class Style:
     quality: int = 90
     style: str = "overlay"
     legend: bool = False
+    image_format: str = "jpg"
+
+
+def style_of(settings: Mapping[str, Any]) -> Style:
+    """The style that a run's ``settings`` ask for, by the names of its options."""
+    return Style(**{field.name: settings[field.name.replace("_", "-")] for field in fields(Style)})
 
 
 Painter = Callable[[np.ndarray, PlacedMap, Box, Style], None]
@@ -189,3 +200,19 @@ def fitted(image: np.ndarray, most: int | None) -> Canvas:
         return Canvas(image, scale)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return Canvas(np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA)), scale)
+
+
+def overlay_bytes(
+    canvas: Canvas,
+    values: np.ndarray,
+    box: tuple[float, float, float, float],
+    pixels: Box,
+    style: Style,
+    found: Iterable[Box] = (),
+) -> bytes:
+    """The file of what ``paint_overlay`` makes of ``canvas`` and the map ``values`` (h, w); boxes are in pixels of the photo.
+
+    Raises ImageError (stage ``render``) for a picture too large for its format.
+    """
+    painted = paint_overlay(canvas.image, values, canvas.part(box), canvas.pixels(pixels), style, map(canvas.pixels, found))
+    return encode_image(painted, style.image_format, style.quality)
