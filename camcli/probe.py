@@ -74,15 +74,15 @@ def _without_core_dumps() -> None:
 def main() -> None:
     """Decode and paint each path on standard input, as a run would, without the network."""
     import numpy as np
-    from PIL import Image as PillowImage
 
     from camcli.images.decode import decode_image
     from camcli.images.geometry import prepare_input, view_of
+    from camcli.images.limits import allow_any_size
     from camcli.records import Image, Preprocess
     from camcli.render.styles import Style, fitted, overlay_bytes
 
     _without_core_dumps()
-    PillowImage.MAX_IMAGE_PIXELS = None  # as in a run: --max-pixels is the limit
+    allow_any_size()
     heatmap = np.eye(7, dtype=np.float32)
     os.write(1, _READY)
     for name in sys.stdin.buffer.read().split(b"\0"):

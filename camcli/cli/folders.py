@@ -13,7 +13,7 @@ import typer
 
 from camcli.cli.options import changed_settings, config_parameters
 from camcli.cli.signals import SIGNALS
-from camcli.cli.summary import allow_any_size, count_words, failed_words, tell_report
+from camcli.cli.summary import count_words, failed_words, tell_report
 from camcli.cli.talk import Talk, print_table
 from camcli.config import LOOKS, RunConfig
 from camcli.records import shown
@@ -90,6 +90,7 @@ def render_command() -> Callable[..., None]:
 
 
 def _render(folder: str, changes: dict[str, Any], talk: Talk) -> None:
+    from camcli.images.limits import allow_any_size
     from camcli.redraw import redraw
 
     allow_any_size()
@@ -129,6 +130,7 @@ def report(
     [dim]It needs no server and no network. Written again, only what has changed is. Values under the mouse, and sorting by entropy
     or share at the border, need the raw maps of camcli run --save-maps.[/dim]
     """
+    from camcli.images.limits import allow_any_size
     from camcli.report.write import report_run
 
     allow_any_size()

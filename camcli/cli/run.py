@@ -21,16 +21,7 @@ from camcli.cli.inputs import gathered_sources
 from camcli.cli.options import config_parameters, gathered_config
 from camcli.cli.rows import RowStream
 from camcli.cli.signals import SIGNALS
-from camcli.cli.summary import (
-    allow_any_size,
-    announce,
-    count_words,
-    failed_words,
-    summarize,
-    tell_failure,
-    tell_report,
-    tell_stages,
-)
+from camcli.cli.summary import announce, count_words, failed_words, summarize, tell_failure, tell_report, tell_stages
 from camcli.cli.talk import Talk, stdout_for_data
 from camcli.config import RunConfig
 from camcli.machine import keep_memory
@@ -168,13 +159,14 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
     started = time.monotonic()
     config, folder, talk = run.config, run.folder, run.talk
     keep_memory()
-    allow_any_size()
     if config.model != RunConfig.model:
         talk.say(f"Loading {shown(config.model)}, weights {shown(config.weights)}.")
     warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata: what matters becomes a failure
+    from camcli.images.limits import allow_any_size
     from camcli.job import prepare_job, run_record
     from camcli.stages import Stages
 
+    allow_any_size()
     show = talk.on_terminal and not talk.quiet
     job = prepare_job(config, run.sources, left=len(todo), show_progress=show, say=talk.say)
     announce(job, talk)
@@ -217,6 +209,7 @@ def _report(run: _Run) -> None:
     """Write the report, where it is asked for; the folder's lock is held."""
     if not run.config.report:
         return
+    from camcli.images.limits import allow_any_size
     from camcli.report.write import write_report
 
     allow_any_size()

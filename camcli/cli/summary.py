@@ -81,13 +81,6 @@ def tell_report(report: Report, place: str, talk: Talk) -> None:
         talk.warn(f"the rows of {count_words(report.damaged, 'image')} are damaged and left out; see camcli verify.")
 
 
-def allow_any_size() -> None:
-    """Let Pillow open pictures of any size: camcli has its own limit, --max-pixels, and checks it before anything is decoded."""
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = None
-
-
 def failed_words(failed: int, output: str) -> str:
     """How many images failed, and where it says why."""
     return f"{count_words(failed, 'image')} could not be explained; see {shown(os.path.join(output, 'failures.csv'))}."
