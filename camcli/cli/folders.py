@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -94,7 +92,7 @@ def _render(folder: str, changes: dict[str, Any], talk: Talk) -> None:
     from camcli.redraw import redraw
 
     allow_any_size()
-    with _bar(talk) as tell:
+    with talk.bar() as tell:
         drawn = redraw(folder, changes, tell)
     talk.say(f"{count_words(drawn.overlays, 'overlay')} drawn anew in {shown(folder)}.")
     for image, reason in drawn.left[:5]:
@@ -102,23 +100,6 @@ def _render(folder: str, changes: dict[str, Any], talk: Talk) -> None:
     if drawn.left:
         talk.complain(f"{count_words(len(drawn.left), 'image')} kept the overlays they had.")
         raise typer.Exit(1)
-
-
-@contextlib.contextmanager
-def _bar(talk: Talk) -> Iterator[Callable[[int, int], None]]:
-    """What tells how far it is: a bar while a person watches."""
-    if talk.quiet or not talk.on_terminal:
-        yield lambda _done, _of: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit="img", dynamic_ncols=True, file=sys.stderr) as bar:
-
-        def tell(done: int, of: int) -> None:
-            bar.total = of
-            bar.update(done - bar.n)
-
-        yield tell
 
 
 def report(

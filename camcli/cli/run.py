@@ -249,17 +249,10 @@ def _outcomes(todo: Sequence[Source], crashed: Sequence[Failure], alone: Collect
 
 def _with_progress(outcomes: Iterator[Outcome], total: int, counts: Counts, talk: Talk) -> Iterator[Outcome]:
     """The same outcomes, with a bar on stderr while a person watches."""
-    if talk.quiet or not talk.on_terminal:
-        yield from outcomes
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="img", dynamic_ncols=True, file=sys.stderr, smoothing=0.1) as bar:
-        for outcome in outcomes:
+    with talk.bar(total) as tell:
+        for done, outcome in enumerate(outcomes, 1):
             yield outcome
-            bar.update()
-            if counts.failed:
-                bar.set_postfix_str(f"{counts.failed} failed", refresh=False)
+            tell(done, total, f"{counts.failed} failed" if counts.failed else "")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import datetime
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, TextIO
 
 from camcli.errors import ConfigError
@@ -125,6 +125,24 @@ class Talk:
                 print(now, text, file=self._log, flush=True)
             except (OSError, ValueError):
                 self.close_log()
+
+    @contextlib.contextmanager
+    def bar(self, total: int | None = None) -> Iterator[Callable[..., None]]:
+        """What tells how far it is, as ``tell(done, of, note)``: a bar on stderr while a person watches, else nothing."""
+        if self.quiet or not self.on_terminal:
+            yield lambda _done, _of, _note="": None
+            return
+        from tqdm import tqdm
+
+        with tqdm(total=total, unit="img", dynamic_ncols=True, file=sys.stderr, smoothing=0.1) as bar:
+
+            def tell(done: int, of: int, note: str = "") -> None:
+                bar.total = of
+                bar.update(done - bar.n)
+                if note:
+                    bar.set_postfix_str(note, refresh=False)
+
+            yield tell
 
     def _print(self, text: str) -> None:
         try:
