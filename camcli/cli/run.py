@@ -142,8 +142,8 @@ def _continue(run: _Run) -> int:
             run.rows.add_table(rows)
     if not todo and folder.is_finished(sources):
         folder.tidy()
-        if run.config.boxes_json and not coco.is_written(folder.path):
-            folder.write(coco.NAME, coco.coco_boxes(folder.path))
+        if not coco.is_written(folder.path):
+            _write_boxes(run)
         explained, failed = folder.totals(sources)
         talk.say(f"Nothing to do: {count_words(explained, 'image')} already explained in {shown(folder.place)}.")
         _report(run)
@@ -188,8 +188,7 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
         totals = folder.totals(run.sources)
         state = "finished" if counts.explained + counts.failed == len(todo) else "interrupted"
         seconds = time.monotonic() - started
-        if config.boxes_json:
-            folder.write(coco.NAME, coco.coco_boxes(folder.path))
+        _write_boxes(run)
         folder.finish(run_record(job, counts, folder.totals(), seconds, state, stages))
     summarize(counts, totals, seconds, folder.place, talk)
     if config.verbose:
@@ -203,6 +202,12 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
         talk.say("The reader of the rows has left; the same command goes on from here.")
         return 0
     return 1 if totals[1] else 0
+
+
+def _write_boxes(run: _Run) -> None:
+    """Write ``boxes.json``, where it is asked for. Raises OutputError."""
+    if run.config.boxes_json:
+        run.folder.write(coco.NAME, coco.coco_boxes(run.folder.path))
 
 
 def _report(run: _Run) -> None:
