@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from camcli.cli.options import changed_settings, config_parameters
+from camcli.cli.options import changed_settings, config_parameters, take_parameters
 from camcli.cli.signals import SIGNALS
 from camcli.cli.summary import count_words, failed_words, tell_report
 from camcli.cli.talk import Talk, print_table
@@ -82,9 +82,7 @@ def render_command() -> Callable[..., None]:
         *config_parameters(LOOKS),
         inspect.Parameter("quiet", keyword, default=False, annotation=Annotated[bool, about_quiet]),
     ]
-    render.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    render.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return render
+    return take_parameters(render, parameters)
 
 
 def _render(folder: str, changes: dict[str, Any], talk: Talk) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -62,22 +62,32 @@ def _number_or(word: str) -> Callable[[str], int | None]:
     return parse
 
 
-def changed_settings(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
+def take_parameters(function: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:
+    """``function`` itself, which Typer now sees with ``parameters``."""
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return function
+
+
+def _given(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``values`` that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in values}
+    # by name: Typer carries its own copy of Click's enum
+    return {name: values[name] for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
+
+
+def changed_settings(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
     """The options that stand on the command line, by name. Raises ConfigError for a value outside its limits."""
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(RunConfig):
-        source = context.get_parameter_source(field.name) if field.name in values else None
-        if source is not None and source.name != "DEFAULT":
-            check_value(field, values[field.name])
-            changes[option_name(field)] = values[field.name]
-    return changes
+    given = _given(context, values)
+    fields = [field for field in dataclasses.fields(RunConfig) if field.name in given]
+    for field in fields:
+        check_value(field, given[field.name])
+    return {option_name(field): given[field.name] for field in fields}
 
 
-def gathered_config(context: typer.Context, config_file: str | None, values: dict[str, Any]) -> RunConfig:
+def gathered_config(context: typer.Context, config_file: str | None, values: Mapping[str, Any]) -> RunConfig:
     """The defaults, over them the TOML file, over it what stands on the command line. Raises ConfigError."""
     merged = read_config_file(config_file) if config_file is not None else {}
-    for name, value in values.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name != "DEFAULT":  # by name: Typer carries its own copy of Click's enum
-            merged[name] = tuple(value) if isinstance(value, list) else value
+    for name, value in _given(context, values).items():
+        merged[name] = tuple(value) if isinstance(value, list) else value
     return RunConfig(**merged).check()

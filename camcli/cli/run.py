@@ -18,7 +18,7 @@ import typer
 
 from camcli import __version__
 from camcli.cli.inputs import gathered_sources
-from camcli.cli.options import config_parameters, gathered_config
+from camcli.cli.options import config_parameters, gathered_config, take_parameters
 from camcli.cli.rows import RowStream
 from camcli.cli.signals import SIGNALS
 from camcli.cli.summary import announce, count_words, failed_words, summarize, tell_failure, tell_report, tell_stages
@@ -75,9 +75,7 @@ def run_command() -> Callable[..., None]:
         ],
     )
     parameters = [*head, *config_parameters(), config]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+    return take_parameters(run, parameters)
 
 
 @dataclass(frozen=True)
