@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from camcli.errors import InputError
-from camcli.output.files import files_of
+from camcli.output.files import map_file
 from camcli.output.journal import read_settings
 from camcli.output.ledger import journal_path, read_rows
 from camcli.records import Box, recovered, shown
@@ -126,7 +126,7 @@ def _matched(first: list[dict[str, str]], second: list[dict[str, str]]) -> tuple
 def _map_of(row: Mapping[str, str], run: _Run) -> np.ndarray | None:
     if not run.has_maps or not row["overlay"]:
         return None
-    name = files_of(recovered(row["overlay"]), {"save-maps": True})[1]
+    name = map_file(recovered(row["overlay"]))
     try:
         values: np.ndarray = np.load(os.path.join(run.path, name), allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from camcli.images.decode import decode_image
 from camcli.images.geometry import view_of
 from camcli.machine import available_cores
 from camcli.output.checks import is_unchanged, read_record
-from camcli.output.files import files_of
+from camcli.output.files import map_file
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, read_settings
 from camcli.output.ledger import journal_path
@@ -122,8 +122,8 @@ def _redrawn(entry: Entry, rows: _Rows, look: _Look) -> int | str:
         if not row["overlay"]:
             continue
         try:
-            stored = files_of(recovered(row["overlay"]), look.settings)[1]
-            values = np.load(os.path.join(look.folder.path, stored), allow_pickle=False)
+            stored = os.path.join(look.folder.path, map_file(recovered(row["overlay"])))
+            values = np.load(stored, allow_pickle=False)
             boxes = [Box(*map(int, box.split(" "))) for box in row.get("bboxes", "").split(";") if box]
             overlay = overlay_bytes(canvas, values, view.box, view.pixels, look.style, boxes)
             look.folder.write(look.overlay_of(row), overlay)

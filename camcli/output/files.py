@@ -23,13 +23,21 @@ def files_of(overlay: str, settings: Mapping[str, Any]) -> list[str]:
     """The files of the row with the path ``overlay``, relative to the output folder; none for an unpainted map."""
     if not overlay:
         return []
-    stem = os.path.splitext(os.path.relpath(overlay, "overlays"))[0]
     files = [overlay]
     if settings.get("save-maps"):
-        files.append(os.path.join("maps", f"{stem}.npy"))
+        files.append(map_file(overlay))
     if settings.get("masks"):
-        files.append(os.path.join("masks", f"{stem}.png"))
+        files.append(os.path.join("masks", f"{_stem(overlay)}.png"))
     return files
+
+
+def map_file(overlay: str) -> str:
+    """Where the raw map of ``overlay`` is, if it was stored; both paths are relative to the output folder."""
+    return os.path.join("maps", f"{_stem(overlay)}.npy")
+
+
+def _stem(overlay: str) -> str:
+    return os.path.splitext(os.path.relpath(overlay, "overlays"))[0]
 
 
 def stray_files(path: str, settings: Mapping[str, Any]) -> Iterator[str]:

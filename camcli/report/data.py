@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from camcli.output.files import files_of
+from camcli.output.files import map_file
 from camcli.output.ledger import Ledger
 from camcli.records import recovered, shown
 from camcli.report.maps import MapChunks, border_share, entropy, read_map
@@ -142,13 +142,9 @@ def _overlay_url(overlay: str, image: str) -> str:
 def _add_map(found: Gathered, path: str, row: Mapping[str, str], settings: Mapping[str, Any]) -> None:
     values = None
     if settings.get("save-maps"):
-        for name in _map_files(row, settings):
-            values = read_map(os.path.join(path, name))
+        if row["overlay"]:
+            values = read_map(os.path.join(path, map_file(recovered(row["overlay"]))))
         found.maps.add(len(found.rows["image"]) - 1, values)
     for column, measure in (("entropy", entropy), ("border", border_share)):
         value = None if values is None else measure(values)
         found.rows[column].append(None if value is None else round(value, 5))
-
-
-def _map_files(row: Mapping[str, str], settings: Mapping[str, Any]) -> Iterator[str]:
-    return (name for name in files_of(recovered(row["overlay"]), settings) if name.endswith(".npy"))
