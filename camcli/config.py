@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from camcli.errors import ConfigError, did_you_mean
+from camcli.errors import ConfigError
+from camcli.option import as_json, check_value, option, option_name
 
 COLORMAPS = (
     "turbo", "jet", "viridis", "inferno", "magma", "plasma", "cividis", "hot", "bone", "parula", "rainbow", "ocean",
@@ -45,38 +46,6 @@ MASK_METHODS = ("threshold", "otsu", "grabcut")
 
 FITS = ("crop", "squash", "pad")
 """How an image becomes the network's input; see ``camcli.images.geometry``."""
-
-
-def option(
-    default: Any,
-    help: str,
-    panel: str,
-    *,
-    short: str | None = None,
-    metavar: str | None = None,
-    choices: tuple[str, ...] = (),
-    at_least: float | None = None,
-    at_most: float | None = None,
-    none_word: str | None = None,
-    affects_results: bool = True,
-) -> Any:
-    """A field of RunConfig. ``none_word``: how a user says None. ``affects_results``: a folder made with another value may not be
-    continued.
-    """
-    return dataclasses.field(
-        default=default,
-        metadata={
-            "help": help,
-            "panel": panel,
-            "short": short,
-            "metavar": metavar or ("|".join(choices) if choices else None),
-            "choices": choices,
-            "at_least": at_least,
-            "at_most": at_most,
-            "none_word": none_word,
-            "affects_results": affects_results,
-        },
-    )
 
 
 @dataclass(frozen=True)
@@ -349,14 +318,14 @@ class RunConfig:
     def settings(self) -> dict[str, Any]:
         """The options that decide what a run writes, as JSON values: equal settings, equal results."""
         return {
-            option_name(field): _as_json(field, getattr(self, field.name))
+            option_name(field): as_json(field, getattr(self, field.name))
             for field in dataclasses.fields(self)
             if field.metadata["affects_results"]
         } | {"shard": self.part and "/".join(map(str, self.part))}
 
     def as_dict(self) -> dict[str, Any]:
         """All options by name, as JSON values."""
-        return {option_name(field): _as_json(field, getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {option_name(field): as_json(field, getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def check(self) -> RunConfig:
         """Itself, when every value is within its limits. Raises ConfigError."""
@@ -370,31 +339,3 @@ class RunConfig:
         if self.top_count == 0 and not self.class_ and not self.class_from:
             raise ConfigError("--topk 0 leaves nothing to explain: name a class with --class, or ask for --topk 1.")
         return self
-
-
-def option_name(field: dataclasses.Field[Any]) -> str:
-    """The option's long name without the dashes: ``batch-size`` for ``batch_size``, ``class`` for ``class_``."""
-    return field.name.rstrip("_").replace("_", "-")
-
-
-def check_value(field: dataclasses.Field[Any], value: Any) -> None:
-    """Raise ConfigError when ``value`` is outside the field's choices or limits."""
-    name, meta = option_name(field), field.metadata
-    if value is None:
-        return
-    if meta["choices"] and value not in meta["choices"]:
-        raise ConfigError(
-            f"--{name} {value!r} is not one of {', '.join(meta['choices'])}.{did_you_mean(str(value), meta['choices'])}"
-        )
-    low, high = meta["at_least"], meta["at_most"]
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
-        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise ConfigError(f"--{name} {value} must be {bounds}.")
-    if field.default != "" and value == "":
-        raise ConfigError(f"--{name} is empty.")
-
-
-def _as_json(field: dataclasses.Field[Any], value: Any) -> Any:
-    if value is None:
-        return field.metadata["none_word"]
-    return list(value) if isinstance(value, tuple) else value

@@ -6,8 +6,9 @@ import dataclasses
 import tomllib
 from typing import Any
 
-from camcli.config import RunConfig, check_value, option_name
+from camcli.config import RunConfig
 from camcli.errors import ConfigError, did_you_mean
+from camcli.option import check_value, option_name
 from camcli.records import shown
 
 

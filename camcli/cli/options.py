@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from camcli.config import RunConfig, check_value, option_name
+from camcli.config import RunConfig
 from camcli.config_file import read_config_file
+from camcli.option import check_value, option_name
 
 _KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": float}
 

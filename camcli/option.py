@@ -1,0 +1,69 @@
+"""What an option is: a dataclass field that knows its help, its limits and its name on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from camcli.errors import ConfigError, did_you_mean
+
+
+def option(
+    default: Any,
+    help: str,
+    panel: str,
+    *,
+    short: str | None = None,
+    metavar: str | None = None,
+    choices: tuple[str, ...] = (),
+    at_least: float | None = None,
+    at_most: float | None = None,
+    none_word: str | None = None,
+    affects_results: bool = True,
+) -> Any:
+    """A field of RunConfig. ``none_word``: how a user says None. ``affects_results``: a folder made with another value may not be
+    continued.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "help": help,
+            "panel": panel,
+            "short": short,
+            "metavar": metavar or ("|".join(choices) if choices else None),
+            "choices": choices,
+            "at_least": at_least,
+            "at_most": at_most,
+            "none_word": none_word,
+            "affects_results": affects_results,
+        },
+    )
+
+
+def option_name(field: dataclasses.Field[Any]) -> str:
+    """The option's long name without the dashes: ``batch-size`` for ``batch_size``, ``class`` for ``class_``."""
+    return field.name.rstrip("_").replace("_", "-")
+
+
+def check_value(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raise ConfigError when ``value`` is outside the field's choices or limits."""
+    name, meta = option_name(field), field.metadata
+    if value is None:
+        return
+    if meta["choices"] and value not in meta["choices"]:
+        raise ConfigError(
+            f"--{name} {value!r} is not one of {', '.join(meta['choices'])}.{did_you_mean(str(value), meta['choices'])}"
+        )
+    low, high = meta["at_least"], meta["at_most"]
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ConfigError(f"--{name} {value} must be {bounds}.")
+    if field.default != "" and value == "":
+        raise ConfigError(f"--{name} is empty.")
+
+
+def as_json(field: dataclasses.Field[Any], value: Any) -> Any:
+    """The field's value as JSON: lists for tuples, and for None the word that a user says."""
+    if value is None:
+        return field.metadata["none_word"]
+    return list(value) if isinstance(value, tuple) else value
