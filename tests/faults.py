@@ -22,8 +22,6 @@ from camcli.images.decode import check_jpeg_end
 from camcli.records import recovered
 from tests.networks import Brightness, brightness
 
-TINY = ("--model", "tests.networks:brightness", "--layer", "cells", "--class", "bright")
-
 
 def slow() -> torch.nn.Module:
     """Sleeps for half a minute in a batch of three, after it has made the file that FAULTS_ASLEEP names."""

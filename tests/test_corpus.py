@@ -21,8 +21,8 @@ from camcli.images.decode import decode_image
 from camcli.records import Failure, Image, Source
 from tests.conftest import ROOT, Result
 from tests.corpus import Case, corpus
+from tests.folders import TINY, failures_of, rows_of, state_of
 from tests.fuzz import format_of, planted
-from tests.test_run import TINY, failures_of, rows_of, state_of
 
 LIMIT = 178_000_000
 PLANTED = "tests.fuzz:planted"

@@ -23,7 +23,6 @@ from camcli.images import decode
 from camcli.records import recovered
 from tests.failing import CHANGING, FAILS_WITH, LOOKING, READING, Failing
 from tests.faults import (
-    TINY,
     Whole,
     differences,
     files_below,
@@ -34,6 +33,7 @@ from tests.faults import (
     rows_of,
     violations_of_always,
 )
+from tests.folders import TINY
 from tests.forks import ROOT, Forks, Run, fresh, listens, rows_written, wait_for, written
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.failing import FAILS_WITH, LOOKING, Failing
-from tests.faults import TINY, differences, fill_album, fill_with_copies, leftovers
+from tests.faults import differences, fill_album, fill_with_copies, leftovers
+from tests.folders import TINY
 from tests.forks import fresh, rows_written
 from tests.test_faults import (
     Kills,
