@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import features
 
-from tests.test_decode import as_stored, encoded, scene
+from tests.pictures import as_stored, encoded, noise, scene
 
 ORIENTATION = 0x0112
 HAS_AVIF = bool(features.check("avif"))
@@ -78,7 +78,7 @@ def smooth() -> np.ndarray:
 
 def grain() -> np.ndarray:
     """(48, 64, 3) noise: what compresses badly, so that a cut hits pixels."""
-    return np.random.default_rng(3).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    return noise(3, (64, 48))
 
 
 def grey(values: np.ndarray) -> np.ndarray:

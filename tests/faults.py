@@ -21,6 +21,7 @@ import torch
 from camcli.images.decode import check_jpeg_end
 from camcli.records import recovered
 from tests.networks import Brightness, brightness
+from tests.pictures import noise
 
 
 def slow() -> torch.nn.Module:
@@ -48,10 +49,9 @@ def counting() -> torch.nn.Module:
     return Counting(brightness().preprocess)
 
 
-def noise(seed: int, size: tuple[int, int], kind: str = ".jpg") -> bytes:
+def noise_file(seed: int, size: tuple[int, int], kind: str = ".jpg") -> bytes:
     """An image file of random pixels. ``size``: (width, height)."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return cv2.imencode(kind, pixels)[1].tobytes()
+    return cv2.imencode(kind, noise(seed, size))[1].tobytes()
 
 
 def fill_album(folder: Path, count: int, *, largest: int = 400, seed: int = 0) -> None:
@@ -61,7 +61,7 @@ def fill_album(folder: Path, count: int, *, largest: int = 400, seed: int = 0) -
         place = folder / ("", "sub", "sub/deeper")[k % 3]
         place.mkdir(parents=True, exist_ok=True)
         kind = ".png" if k % 5 == 0 else ".jpg"
-        data = noise(k, tuple(int(side) for side in random.integers(16, largest, 2)), kind)
+        data = noise_file(k, tuple(int(side) for side in random.integers(16, largest, 2)), kind)
         if k % 9 == 4:
             data = (data[: len(data) // 2], b"this is no picture\n", b"", bytes(500))[k // 9 % 4]
         (place / f"{k:04d}{kind}").write_bytes(data)
@@ -69,7 +69,7 @@ def fill_album(folder: Path, count: int, *, largest: int = 400, seed: int = 0) -
 
 def fill_with_copies(folder: Path, count: int, *, contents: int = 300) -> None:
     """``count`` JPEGs of 32 x 32 pixels, a thousand to a folder, of ``contents`` different pictures."""
-    pictures = [noise(seed, (32, 32)) for seed in range(contents)]
+    pictures = [noise_file(seed, (32, 32)) for seed in range(contents)]
     for k in range(count):
         if k % 1000 == 0:
             (folder / f"{k // 1000:03d}").mkdir(parents=True)

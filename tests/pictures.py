@@ -42,5 +42,10 @@ def as_stored(pixels, orientation):
     return np.ascontiguousarray(turned[orientation](pixels))
 
 
+def noise(seed=0, size=(60, 50)):
+    """(H, W, 3) random pixels. ``size``: (width, height)."""
+    return np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+
+
 def photo(seed=0, size=(60, 50)):
-    return PillowImage.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    return PillowImage.fromarray(noise(seed, size))

@@ -14,7 +14,7 @@ from PIL import Image as PillowImage
 
 from camcli.images.decode import check_jpeg_end, decode_bytes, decode_image
 from camcli.records import Failure, Image, Source
-from tests.pictures import as_stored, encoded, scene
+from tests.pictures import as_stored, encoded, noise, scene
 
 LIMIT = 178_000_000
 
@@ -88,7 +88,7 @@ def test_wide_samples_are_refused():
 
 
 def jpegs():
-    textured = np.random.default_rng(3).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+    textured = noise(3, (100, 80))
     exif = PillowImage.Exif()
     exif[0x0112] = 1
     thumbnail = encoded(scene(), "JPEG")

@@ -22,7 +22,7 @@ from camcli.records import Failure, Image, Source, Stamp
 from camcli.stages import STAGES, Stages
 from tests.conftest import SAMPLES
 from tests.folders import TINY, contents_of, rows_of
-from tests.pictures import encoded, photo
+from tests.pictures import encoded, noise, photo
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +305,7 @@ def test_batches_on_a_gpu_overlap_and_come_back_in_order():
     """Several batches are begun before the first is collected."""
     job = prepare_job(RunConfig(device="cuda", batch_size=4))
     working = Engine(job)
-    inputs = [np.random.default_rng(number).integers(0, 256, (224, 224, 3), dtype=np.uint8) for number in range(12)]
+    inputs = [noise(number, (224, 224)) for number in range(12)]
     alone = [working.collect(working.explain([image]))[0] for image in inputs]
     torch.cuda.synchronize()
     begun = [working.explain(inputs[start : start + 4]) for start in (0, 4, 8)]

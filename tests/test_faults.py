@@ -29,7 +29,7 @@ from tests.faults import (
     fill_album,
     fill_with_copies,
     leftovers,
-    noise,
+    noise_file,
     rows_of,
     violations_of_always,
 )
@@ -251,7 +251,7 @@ def test_law_2_a_second_interrupt_ends_at_once(forks, tmp_path):
     assert differences(out, tmp_path / "whole") == []
 
 
-USERS = {"notes.txt": b"mine", "overlays/mine.txt": b"mine", "overlays/sub/mine.jpg": noise(99, (20, 20))}
+USERS = {"notes.txt": b"mine", "overlays/mine.txt": b"mine", "overlays/sub/mine.jpg": noise_file(99, (20, 20))}
 """Files of the user in the output folder, which no fault may touch."""
 
 
@@ -389,7 +389,7 @@ def photos(folder: Path, count: int) -> Path:
     """``count`` JPEGs of about 60 kB whose overlays take about 30 kB."""
     folder.mkdir()
     for k in range(count):
-        (folder / f"{k:03d}.jpg").write_bytes(noise(k, (200, 150)))
+        (folder / f"{k:03d}.jpg").write_bytes(noise_file(k, (200, 150)))
     return folder
 
 
@@ -495,7 +495,7 @@ def test_law_6_an_impossible_output_folder_is_refused_before_the_model_is_loaded
 
 
 def _rewrite(path: Path) -> None:
-    path.write_bytes(noise(1234, (90, 70)))
+    path.write_bytes(noise_file(1234, (90, 70)))
 
 
 def _truncate(path: Path) -> None:
@@ -517,7 +517,7 @@ def test_law_14_an_image_that_changes_during_the_run_has_the_state_of_the_bytes_
     images, out = tmp_path / "imgs", tmp_path / "out"
     images.mkdir()
     for k in range(8):
-        (images / f"{k}.jpg").write_bytes(noise(k, (80, 60)))
+        (images / f"{k}.jpg").write_bytes(noise_file(k, (80, 60)))
     assert camcli("run", images, "-o", tmp_path / "old", *TINY).code == 0
     _change_when_read(monkeypatch, images / "4.jpg", CHANGES[change], moment)
     first = camcli("run", images, "-o", out, *TINY)
@@ -595,7 +595,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 def test_law_17_a_picture_that_claims_billions_of_pixels_is_refused_at_once(camcli, tmp_path, name, data):
     (tmp_path / "imgs").mkdir()
     (tmp_path / "imgs" / name).write_bytes(data)
-    (tmp_path / "imgs" / "good.jpg").write_bytes(noise(0, (50, 50)))
+    (tmp_path / "imgs" / "good.jpg").write_bytes(noise_file(0, (50, 50)))
     begun = time.monotonic()
     assert camcli("run", tmp_path / "imgs", "-o", tmp_path / "out", *TINY).code == 1
     assert time.monotonic() - begun < 2

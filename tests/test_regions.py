@@ -18,7 +18,7 @@ from camcli.render.maps import place_map, scale_map
 from camcli.render.regions import find_boxes, segment
 from tests.folders import TINY, contents_of, rows_of
 from tests.networks import brightness
-from tests.pictures import encoded, photo
+from tests.pictures import encoded, noise, photo
 
 
 def upsampled(values, width, height):
@@ -116,7 +116,7 @@ def test_all_boxes_and_cocos_file(camcli, tmp_path):
 
 def test_masks_are_the_map_at_the_size_of_the_photo():
     values, pixels = blobs(3), Box(10, 5, 90, 70)
-    image = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
+    image = noise(0, (120, 80))
     placed = place_map(scale_map(values), (10.0, 5.0, 90.0, 70.0), pixels, (90, 70))
     whole = np.zeros((80, 120))
     whole[5:75, 10:100] = upsampled(values, 90, 70)

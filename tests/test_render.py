@@ -19,6 +19,7 @@ from camcli.records import Box
 from camcli.render.encode import encode_image
 from camcli.render.maps import place_map, scale_map
 from camcli.render.styles import STYLES, Style, color_table, fitted, paint_overlay
+from tests.pictures import noise
 
 
 def bare(**options):
@@ -85,7 +86,7 @@ def test_colors_run_from_cold_to_hot_in_rgb():
 
 
 def test_below_the_threshold_nothing_is_painted():
-    image = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
+    image = noise(0, (50, 50))
     values = np.tile(np.linspace(0, 1, 50, dtype=np.float32), (50, 1))
     whole = Box(0, 0, 50, 50)
     overlay = paint_overlay(image, values, (0, 0, 50, 50), whole, bare(threshold=0.6, alpha=1.0))
