@@ -112,6 +112,17 @@ def prepare_module(module: nn.Module, config: RunConfig, preprocess: Preprocess)
     return Job(config, model, device, layers, (), _options(config, binary=False), None, eager(module), config.batch_size or 16)
 
 
+def feature_job(config: RunConfig, model: LoadedModel, layer: Layer, warn: Callable[[str], None]) -> Job:
+    """A job that explains nothing: the logits of ``model`` (B, C) are features, pooled from ``layer``, on its module's device.
+
+    ``warn`` is told in one sentence what could not be done.
+    """
+    device = next(parameter.device for parameter in model.module.parameters())
+    batch_size = config.batch_size or fitting_batch_size(model, [layer.name], device)
+    network = prepare_network(model, [layer.name], device, Preparation(), warn)
+    return Job(config, model, device, (layer,), (), _options(config, binary=False), None, network, batch_size)
+
+
 def _found_classes(config: RunConfig, model: LoadedModel) -> tuple[int, ...]:
     if config.top_count > len(model.classes):
         raise ClassError(f"--topk {config.top_count}: {model.name} has {len(model.classes)} classes.")

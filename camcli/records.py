@@ -25,6 +25,9 @@ REPORT_FOLDER, REPORT_PAGE = "report", "report.html"
 OUTPUT_FOLDERS = (*ROW_FOLDERS, REPORT_FOLDER)
 """Folders in an output folder whose pictures are no photos."""
 
+FITTED_MARK, FITTED_WEIGHTS = "model.json", "model.safetensors"
+"""What makes a folder a model that ``camcli fit`` has written: its description, and its weights."""
+
 _JOINER = "\u200d"
 """Holds the parts of one emoji together."""
 

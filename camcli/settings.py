@@ -9,14 +9,15 @@ from typing import Any
 
 from camcli.config import RunConfig
 from camcli.errors import ConfigError
-from camcli.records import shown
+from camcli.records import FITTED_MARK, FITTED_WEIGHTS, shown
 
 
 def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
     """What must be equal for two runs to share an output folder, as JSON values.
 
     The options that decide the results, ``root`` (the folder that the images' names are relative to), and the SHA-256 of the
-    files given with ``--weights``, ``--labels`` and ``--class-from`` and of the module that holds a model factory. Raises
+    files given with ``--weights``, ``--labels`` and ``--class-from``, of the module that holds a model factory, and of a fitted
+    model's weights. Raises
     ConfigError for a file that cannot be read.
     """
     settings = {**config.settings(), "inputs": root}
@@ -24,7 +25,7 @@ def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
         ("weights", config.weights),
         ("labels", config.labels),
         ("class-from", config.class_from),
-        ("model", _factory_file(config.model)),
+        ("model", _model_file(config.model)),
     )
     for name, path in files:
         if path is not None and os.path.isfile(path):
@@ -36,8 +37,13 @@ def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
     return settings
 
 
-def _factory_file(model: str) -> str | None:
-    """The source file of the module in ``package.module:factory``, without importing it; None where there is none."""
+def _model_file(model: str) -> str | None:
+    """The weights of a fitted model, or the source file of the module in ``package.module:factory``, without importing it.
+
+    None where there is none.
+    """
+    if os.path.isfile(os.path.join(model, FITTED_MARK)):
+        return os.path.join(model, FITTED_WEIGHTS)
     if ":" not in model:
         return None
     relative = model.partition(":")[0].replace(".", os.sep)

@@ -10,13 +10,16 @@ import torch
 from camcli.errors import ModelError, did_you_mean
 from camcli.models.bundled import BundledSource
 from camcli.models.factory import FactorySource
+from camcli.models.fitted import FittedSource
 from camcli.models.labels import read_labels
 from camcli.models.request import ModelInfo, ModelRequest, ModelSource
 from camcli.models.timm_models import TimmSource
 from camcli.models.torchvision_models import TorchvisionSource
 from camcli.records import LoadedModel
 
-SOURCES: tuple[ModelSource, ...] = (BundledSource(), TorchvisionSource(), TimmSource(), FactorySource())
+_BACKBONES: tuple[ModelSource, ...] = (BundledSource(), TorchvisionSource(), TimmSource(), FactorySource())
+
+SOURCES: tuple[ModelSource, ...] = (*_BACKBONES[:-1], FittedSource(_BACKBONES), _BACKBONES[-1])
 """In the order in which a name is offered to them."""
 
 

@@ -59,6 +59,19 @@ def explain_images(
         yield from painter.finished(wait_for_all=True)
 
 
+def prepared_batches(
+    sources: Sequence[Source], job: Job, stop: threading.Event | None = None
+) -> Iterator[list[Prepared | Failure]]:
+    """``sources`` read and prepared in threads, in order, in batches of the job's size; failures keep their place.
+
+    While batches are taken the network has its own number of threads, as in ``explain_images``. After ``stop`` is set no more
+    follow.
+    """
+    workers = job.config.workers or available_cores()
+    with _threads(workers, job.config.threads) as (readers, _):
+        yield from batches(read_ahead(readers, sources, job, Stages(), job.batch_size + workers), job.batch_size, stop)
+
+
 @contextmanager
 def _threads(workers: int, threads: int | None) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
     """Threads that read and threads that write; the network gets ``threads``, by default all cores. All as before afterwards."""

@@ -1,0 +1,162 @@
+"""A folder of images, one folder a class -> labelled sources, and their division into training and validation."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from camcli.errors import InputError
+from camcli.images.discover import discover_sources
+from camcli.records import Source, shown
+
+PARTS = ("train", "val")
+_FEWEST = 2
+"""Images of a class: one to learn from, one to be judged by."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images. ``labels``: the class of each source, an index into ``classes``. ``given``: its part, where DATA says so."""
+
+    root: str
+    classes: tuple[str, ...]
+    sources: tuple[Source, ...]
+    labels: tuple[int, ...]
+    given: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Doubles:
+    """Files with the same bytes: how many images ``between`` classes, with two of them, and how many ``across`` the parts."""
+
+    between: int
+    example: tuple[str, str] | None
+    across: int
+
+
+def read_dataset(folder: str, output: str) -> Dataset:
+    """The images below ``folder``: ``folder/CLASS/...``, or ``folder/train/CLASS/...`` and ``folder/val/CLASS/...``.
+
+    Classes are in sorted order, as ImageFolder of torchvision has them. ``output`` is left out. Raises InputError where there are
+    fewer than two classes, a class without images, or classes in only one of the parts.
+    """
+    if not os.path.isdir(folder):
+        raise InputError(f"{shown(folder)!r} is not a folder; camcli fit wants a folder a class: DATA/cats/..., DATA/dogs/...")
+    top = _folders(folder, output)
+    divided = set(PARTS) == set(top)
+    if not divided and set(PARTS) & set(top):
+        raise InputError(
+            f"{shown(folder)!r} holds {' and '.join(sorted(set(PARTS) & set(top)))} beside other folders: give both or none."
+        )
+    classes = _classes(folder, top, output, divided=divided)
+    root = os.path.abspath(folder)
+    depth = 2 if divided else 1
+    sources, labels, given = [], [], []
+    for source in discover_sources([folder], output):
+        parts = source.image.split("/")
+        if len(parts) > depth and parts[depth - 1] in classes:  # what lies beside the classes has none
+            sources.append(Source(root, source.image))
+            labels.append(classes.index(parts[depth - 1]))
+            given.append(parts[0] if divided else "")
+    _refuse_empty(folder, classes, labels, given, divided=divided)
+    return Dataset(root, classes, tuple(sources), tuple(labels), tuple(given) if divided else None)
+
+
+def _folders(folder: str, output: str) -> list[str]:
+    try:
+        found = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_dir()]
+    except OSError as error:
+        raise InputError(f"cannot list {shown(folder)!r}: {error.strerror}.") from error
+    return sorted(name for name in found if os.path.realpath(os.path.join(folder, name)) != os.path.realpath(output))
+
+
+def _classes(folder: str, top: Sequence[str], output: str, *, divided: bool) -> tuple[str, ...]:
+    classes = tuple(top)
+    if divided:
+        train, val = (_folders(os.path.join(folder, part), output) for part in PARTS)
+        if train != val:
+            odd = sorted(set(train) ^ set(val))
+            raise InputError(
+                f"the classes in train and val of {shown(folder)!r} are not the same: {_named(odd)} only in one of them."
+            )
+        classes = tuple(train)
+    if len(classes) < 2:
+        found = f"only {_named(classes)}" if classes else "no folder"
+        raise InputError(f"{shown(folder)!r} holds {found}; a classifier needs two classes at least: DATA/cats/..., DATA/dogs/...")
+    return classes
+
+
+def _refuse_empty(folder: str, classes: Sequence[str], labels: Iterable[int], given: Iterable[str], *, divided: bool) -> None:
+    counts = Counter(zip(labels, given, strict=True))
+    for part in PARTS if divided else ("",):
+        empty = [name for index, name in enumerate(classes) if not counts[index, part]]
+        if empty:
+            place = os.path.join(folder, part) if part else folder
+            raise InputError(f"no images in {_named(empty)} of {shown(place)!r}: fill or remove it.")
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(repr(shown(name)) for name in names[:3]) + more
+
+
+def refuse_equal_classes(classes: Sequence[str], labels: Sequence[int], digests: Sequence[str]) -> None:
+    """Raise InputError where two classes consist of the same files. ``digests``: the SHA-256 of each image's file."""
+    contents: dict[int, set[str]] = defaultdict(set)
+    for label, digest in zip(labels, digests, strict=True):
+        contents[label].add(digest)
+    seen: dict[frozenset[str], int] = {}
+    for label, found in sorted(contents.items()):
+        other = seen.setdefault(frozenset(found), label)
+        if other != label:
+            raise InputError(
+                f"classes {_named([classes[other]])} and {_named([classes[label]])} are the same files: nothing tells them apart."
+            )
+
+
+def find_doubles(images: Sequence[str], labels: Sequence[int], parts: Sequence[str], digests: Sequence[str]) -> Doubles:
+    """Which files are there more than once, byte by byte, under another class or in another part."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for place, digest in enumerate(digests):
+        groups[digest].append(place)
+    between = across = 0
+    example = None
+    for places in groups.values():
+        if len({labels[place] for place in places}) > 1:
+            between += len(places)
+            other = next(place for place in places if labels[place] != labels[places[0]])
+            example = example or (images[places[0]], images[other])
+        across += len(places) if len({parts[place] for place in places}) > 1 else 0
+    return Doubles(between, example, across)
+
+
+def divide(labels: Sequence[int], digests: Sequence[str], classes: Sequence[str], share: float, seed: int) -> list[str]:
+    """``train`` or ``val`` for each image: in every class the same ``share`` for validation, 0 to 1, drawn with ``seed``.
+
+    Images with the same bytes come into the same part, so that none is judged by what it was taught. Raises InputError for a class
+    with fewer than two different images.
+    """
+    parts = ["train"] * len(labels)
+    draw = np.random.default_rng(seed)
+    for label, name in enumerate(classes):
+        different = list(dict.fromkeys(digest for own, digest in zip(labels, digests, strict=True) if own == label))
+        if len(different) < _FEWEST:
+            raise InputError(
+                f"class {_named([name])} has {len(different)} readable image(s) that differ; it needs {_FEWEST} at least."
+            )
+        count = min(max(1, round(share * len(different))), len(different) - 1)
+        chosen = {different[place] for place in draw.permutation(len(different))[:count]}
+        for place, (own, digest) in enumerate(zip(labels, digests, strict=True)):
+            if own == label and digest in chosen:
+                parts[place] = "val"
+    return parts
+
+
+def counts_of(labels: Sequence[int], parts: Sequence[str], classes: Sequence[str]) -> Mapping[str, tuple[int, int]]:
+    """Class -> how many images it has for training and for validation."""
+    found = Counter(zip(labels, parts, strict=True))
+    return {name: (found[index, "train"], found[index, "val"]) for index, name in enumerate(classes)}

@@ -1,0 +1,130 @@
+"""Images -> pooled features of the frozen backbone, computed once: they are kept in the model's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from camcli.errors import ConfigError, OutOfMemoryError
+from camcli.job import Job
+from camcli.output.writers import write_whole
+from camcli.pipeline import prepared_batches
+from camcli.pipeline.engine import normalised
+from camcli.pipeline.reading import Prepared
+from camcli.records import Failure, Source, stamp_of
+
+_CHUNK = 512
+"""Images whose features are written into one file: what is lost when the process dies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Featured:
+    """One image: the SHA-256 of its file, and its pooled features (C,) float32."""
+
+    sha256: str
+    features: np.ndarray
+
+
+_Key = tuple[str, int, int]
+"""An image's name, its size in bytes, its modification time in nanoseconds."""
+
+
+class FeatureCache:
+    """Features in files below ``folder``, for one backbone and preprocessing, which ``key`` tells from any other."""
+
+    def __init__(self, folder: str, key: str, scratch: str) -> None:
+        self._folder, self._scratch = os.path.join(folder, key), scratch
+        self._known: dict[_Key, Featured] = {}
+        self._waiting: dict[_Key, Featured] = {}
+        self._chunks = 0
+
+    def load(self) -> None:
+        """Read what is there; a file that is damaged counts for nothing."""
+        from safetensors import safe_open
+
+        names = sorted(os.listdir(self._folder)) if os.path.isdir(self._folder) else []
+        for name in names:
+            try:
+                with safe_open(os.path.join(self._folder, name), framework="np") as file:
+                    images = json.loads(file.metadata()["images"])
+                    features = file.get_tensor("features")
+            except Exception:  # safetensors raises its own, undocumented class; what cannot be read is computed again
+                continue
+            for (image, size, time, digest), own in zip(images, features, strict=True):
+                self._known[image, size, time] = Featured(digest, own)
+        self._chunks = 1 + max((int(name.partition(".")[0]) for name in names if name[:6].isdigit()), default=-1)
+
+    def get(self, source: Source) -> Featured | None:
+        """The features of the image as its file is now; None where they are to be computed."""
+        stamp = stamp_of(source.path)
+        return None if stamp is None else self._known.get((source.image, stamp.size, stamp.mtime_ns))
+
+    def add(self, prepared: Prepared, features: np.ndarray) -> None:
+        """Keep the features of an image. Raises OutputError."""
+        stamp = prepared.image.stamp
+        key = prepared.source.image, stamp.size, stamp.mtime_ns
+        self._known[key] = self._waiting[key] = Featured(stamp.sha256, features)
+        if len(self._waiting) >= _CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is not on disk yet. Raises OutputError."""
+        from safetensors.numpy import save
+
+        if not self._waiting:
+            return
+        images = json.dumps([[*key, item.sha256] for key, item in self._waiting.items()])
+        data = save({"features": np.stack([item.features for item in self._waiting.values()])}, {"images": images})
+        write_whole(os.path.join(self._folder, f"{self._chunks:06}.safetensors"), data, self._scratch)
+        self._chunks += 1
+        self._waiting.clear()
+
+
+def cache_key(module: torch.nn.Module, described: Mapping[str, object]) -> str:
+    """What tells a backbone with these weights and ``described`` settings from any other: 16 hexadecimal digits."""
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def compute_features(sources: Sequence[Source], job: Job, cache: FeatureCache, stop: threading.Event) -> Iterator[Source | Failure]:
+    """Put the features of ``sources`` into ``cache``, and yield each source once that is done, or its Failure.
+
+    The logits of the job's network are the features. After ``stop`` is set no further batch is begun. Raises OutputError,
+    OutOfMemoryError.
+    """
+    for batch in prepared_batches(sources, job, stop):
+        images = [item for item in batch if isinstance(item, Prepared)]
+        found = iter(_features(images, job)) if images else iter(())
+        for item in batch:
+            if isinstance(item, Failure):
+                yield item
+                continue
+            features = next(found)
+            if not np.isfinite(features).all():
+                raise ConfigError(
+                    f"{job.model.name} gives features that are not finite for {item.source.image!r}: take another backbone."
+                )
+            cache.add(item, features)
+            yield item.source
+    cache.flush()
+
+
+def _features(images: Sequence[Prepared], job: Job) -> np.ndarray:
+    try:
+        inputs = job.network.taken(normalised([image.input for image in images], job))
+        with torch.no_grad():
+            return job.network.run(inputs, []).logits.float().cpu().numpy()
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemoryError(
+            f"{job.device} has not enough memory for {len(images)} images with {job.model.name}: try a smaller --batch-size."
+        ) from error

@@ -1,0 +1,208 @@
+"""From a folder of labelled images to a model's folder: every step of ``camcli fit``, in order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from camcli.config import RunConfig
+from camcli.errors import ConfigError
+from camcli.fit.card import model_files
+from camcli.fit.config import FitConfig
+from camcli.fit.data import PARTS, Dataset, Doubles, divide, find_doubles, read_dataset, refuse_equal_classes
+from camcli.fit.features import FeatureCache, cache_key, compute_features
+from camcli.fit.finetune import LEARNING_RATE, RANDOM_LEARNING_RATE, Epoch, Tuning, fine_tune, predict
+from camcli.fit.folder import ModelFolder, dataset_digest
+from camcli.fit.head import Head, train_head
+from camcli.fit.metrics import measure
+from camcli.fit.records import Backbone, Examples, Result
+from camcli.job import Job, feature_job
+from camcli.models.cut import FEATURES, GapClassifier, PooledFeatures, cut_classifier
+from camcli.models.device import resolve_device
+from camcli.models.fitted import Fitted
+from camcli.models.layers import resolve_layers
+from camcli.models.request import ModelRequest
+from camcli.models.sources import load_model
+from camcli.records import Failure, Layer, Preprocess
+
+
+class Listener(Protocol):
+    """Who is told how far it is."""
+
+    def say(self, text: str) -> None:
+        """A line for those who watch."""
+
+    def warn(self, text: str) -> None:
+        """A line about something the user should know."""
+
+    def failed(self, failure: Failure) -> None:
+        """An image that is left out."""
+
+    def images(self, done: int, of: int) -> None:
+        """How many images have their features."""
+
+
+def fit_model(config: FitConfig, listener: Listener, stop: threading.Event) -> Result:
+    """Train a classifier on the images of ``config.data`` and write it to ``config.output``.
+
+    Nothing is done where that folder holds a model of the same settings and images. After ``stop`` is set what was computed is
+    kept and no model is written. Raises UsageError for what does not exist or does not fit, SettingsError for a folder with
+    another model, RunError.
+    """
+    if not 0 < config.val < 1:
+        raise ConfigError(f"--val {config.val:g}: a share of the images, more than 0 and less than 1.")
+    dataset = read_dataset(config.data, config.output)
+    folder = ModelFolder(config.output, config.settings(), dataset_digest(dataset), overwrite=config.overwrite)
+    with ExitStack() as stack:
+        stack.enter_context(folder)
+        if folder.is_done:
+            return Result(dataset, folder.metrics(), already=True)
+        backbone = load_backbone(config, len(dataset.classes))
+        for note in backbone.model.notes:
+            listener.warn(note)
+        listener.say(
+            f"{len(dataset.sources):,} images of {len(dataset.classes)} classes; {config.backbone} cut at {backbone.layer.name}."
+        )
+        result = Result(dataset)
+        job = _job(config, backbone, listener)
+        examples = _examples(dataset, job, folder, config, result, listener, stop)
+        if examples is None:
+            return result
+        _warn_of_doubles(examples, dataset, listener)
+        head = train_head(examples.tensors("train"), examples.tensors("val"), len(dataset.classes))
+        give_head(backbone.classifier, head)
+        if config.unfreeze:
+            result.epochs = _tuned(config, backbone, examples, job, listener, stop)
+            if stop.is_set():
+                return result
+        logits = {part: _logits(backbone.classifier, examples, part, job if config.unfreeze else None) for part in PARTS}
+        result.metrics = measure(examples.tensors("val")[1].tolist(), logits["val"].argmax(dim=1).tolist(), dataset.classes)
+        folder.write(model_files(config, backbone, examples, head, result, logits), describe(config, backbone, dataset))
+    return result
+
+
+def _logits(classifier: GapClassifier, examples: Examples, part: str, job: Job | None) -> Tensor:
+    """What the model says of a part: from the features, or with a ``job`` from the images, where the features are others by now."""
+    if job is not None:
+        return predict(classifier, examples.labelled(part), job)
+    head = classifier.head.cpu()
+    with torch.no_grad():
+        logits: Tensor = head(examples.tensors(part)[0])
+    return logits
+
+
+def load_backbone(config: FitConfig, classes: int) -> Backbone:
+    """The network of ``config``, cut, with a head of zeros for ``classes``.
+
+    Raises ModelError, WeightsError, LayerError, DeviceError.
+    """
+    device = resolve_device(config.device)
+    model = load_model(ModelRequest(config.backbone, config.weights), device)
+    model = replace(model, preprocess=fitting_preprocess(model.preprocess, config.fit))
+    (layer,) = resolve_layers(model, [config.layer] if config.layer else [])
+    return Backbone(model, layer, cut_classifier(model, layer, classes))
+
+
+def fitting_preprocess(preprocess: Preprocess, fit: str) -> Preprocess:
+    """``preprocess`` as it is for ``crop``; for ``squash`` and ``pad`` such that the whole image becomes the network's input."""
+    if fit == "crop":
+        return preprocess
+    return replace(preprocess, resize="squash" if fit == "squash" else "contain", resize_to=preprocess.crop)
+
+
+def _job(config: FitConfig, backbone: Backbone, listener: Listener) -> Job:
+    asked = RunConfig(model=config.backbone, batch_size=config.batch_size, max_pixels=config.max_pixels, hash=True)
+    pooled = replace(backbone.model, module=PooledFeatures(backbone.classifier).eval())
+    return feature_job(asked, pooled, Layer(f"classifier.{FEATURES}", backbone.layer.grid), listener.warn)
+
+
+def _examples(
+    dataset: Dataset,
+    job: Job,
+    folder: ModelFolder,
+    config: FitConfig,
+    result: Result,
+    listener: Listener,
+    stop: threading.Event,
+) -> Examples | None:
+    """The images with their features, computed or found, divided into parts; None after ``stop``."""
+    described = {"layer": [layer.name for layer in job.layers], "preprocess": asdict(job.model.preprocess)}
+    cache = FeatureCache(folder.features, cache_key(job.model.module, described), folder.scratch)
+    cache.load()
+    todo = [source for source in dataset.sources if cache.get(source) is None]
+    if 0 < len(todo) < len(dataset.sources):
+        listener.say(f"Features of {len(dataset.sources) - len(todo):,} images were computed before.")
+    try:
+        for done, outcome in enumerate(compute_features(todo, job, cache, stop), 1):
+            listener.images(done, len(todo))
+            if isinstance(outcome, Failure):
+                result.failures.append(outcome)
+                listener.failed(outcome)
+    finally:
+        cache.flush()
+    if stop.is_set():
+        return None
+    found = [(place, cache.get(source)) for place, source in enumerate(dataset.sources)]
+    known = [(place, own) for place, own in found if own is not None]
+    labels = tuple(dataset.labels[place] for place, _ in known)
+    digests = tuple(own.sha256 for _, own in known)
+    _refuse_unreadable(dataset, labels)
+    refuse_equal_classes(dataset.classes, labels, digests)
+    if dataset.given is not None:
+        parts: Sequence[str] = [dataset.given[place] for place, _ in known]
+    else:
+        parts = divide(labels, digests, dataset.classes, config.val, config.seed)
+    features = torch.stack([torch.from_numpy(own.features) for _, own in known])
+    return Examples(tuple(dataset.sources[place] for place, _ in known), labels, digests, tuple(parts), features)
+
+
+def _refuse_unreadable(dataset: Dataset, labels: Sequence[int]) -> None:
+    lost = [name for index, name in enumerate(dataset.classes) if index not in set(labels)]
+    if lost:
+        raise ConfigError(f"no image of class {lost[0]!r} can be read; a model cannot be fitted without it.")
+
+
+def _warn_of_doubles(examples: Examples, dataset: Dataset, listener: Listener) -> None:
+    doubles: Doubles = find_doubles(
+        [source.image for source in examples.sources], examples.labels, examples.parts, examples.digests
+    )
+    if doubles.example is not None:
+        one, other = doubles.example
+        listener.warn(f"{doubles.between:,} images are in two classes at once, byte by byte: {one!r} and {other!r}.")
+    if doubles.across:
+        listener.warn(f"{doubles.across:,} images are in both train and val, byte by byte: the figures below are too good.")
+
+
+def give_head(classifier: GapClassifier, head: Head) -> None:
+    """Put the trained weights into ``classifier``."""
+    with torch.no_grad():
+        classifier.head.weight.copy_(head.weight)
+        classifier.head.bias.copy_(head.bias)
+
+
+def _tuned(
+    config: FitConfig, backbone: Backbone, examples: Examples, job: Job, listener: Listener, stop: threading.Event
+) -> list[Epoch]:
+    random = config.weights.casefold() == "none"
+    rate = config.learning_rate or (RANDOM_LEARNING_RATE if random else LEARNING_RATE)
+    tuning = Tuning(config.unfreeze, config.epochs, rate, config.seed, random)
+    return fine_tune(
+        backbone.classifier,
+        examples.labelled("train"),
+        examples.labelled("val"),
+        replace(job, batch_size=min(job.batch_size, 16)),
+        tuning,
+        lambda epoch: listener.say(f"Epoch {epoch.number}: validation loss {epoch.val_loss:.4f}, accuracy {epoch.accuracy:.1%}."),
+        stop,
+    )
+
+
+def describe(config: FitConfig, backbone: Backbone, dataset: Dataset) -> Fitted:
+    """What the model's folder says of the model."""
+    return Fitted(config.backbone, backbone.layer.name, backbone.layer.grid.kind, backbone.model.preprocess, dataset.classes)

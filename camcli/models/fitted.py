@@ -1,0 +1,115 @@
+"""Models that ``camcli fit`` has made: a folder with a description, the weights, and the names of the classes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from camcli.errors import ModelError, WeightsError
+from camcli.models.cut import GapClassifier, cut_classifier
+from camcli.models.request import ModelInfo, ModelRequest, ModelSource
+from camcli.records import FITTED_MARK, FITTED_WEIGHTS, Grid, Layer, LoadedModel, Preprocess, shown
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a model's folder says of it: which backbone was cut where, how it wants its images, and what the classes are."""
+
+    backbone: str
+    layer: str
+    grid: str
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """For the model's description."""
+        return {"camcli-fit": 1, **asdict(self)}
+
+
+class FittedSource:
+    """Folders that ``camcli fit`` has written. ``sources``: where their backbones come from."""
+
+    def __init__(self, sources: tuple[ModelSource, ...]) -> None:
+        self._sources = sources
+
+    def owns(self, name: str) -> bool:
+        """Whether the folder of that name holds a model's description."""
+        return os.path.isfile(os.path.join(name, FITTED_MARK))
+
+    def load(self, request: ModelRequest) -> LoadedModel:
+        """The classifier in the folder, bit-equal to the one that was fitted. Raises ModelError and WeightsError.
+
+        The architecture comes from its source, the weights from the folder's safetensors file. Where the backbone is the user's own
+        code, loading it would run that code, so it has to be named: ``request.weights`` must be the factory.
+        """
+        fitted = read_fitted(request.name)
+        own_code = ":" in fitted.backbone
+        if own_code and request.weights != fitted.backbone:
+            raise WeightsError(
+                f"{shown(request.name)} stands on code of its own, which would run: {shown(fitted.backbone)}. If you trust it, add "
+                f"--weights {shown(fitted.backbone)}"
+            )
+        if not own_code and request.weights != "DEFAULT":
+            raise WeightsError(f"{shown(request.name)} brings its own weights: leave --weights out.")
+        classifier = empty_classifier(fitted, self._sources)
+        fill_classifier(classifier, os.path.join(request.name, FITTED_WEIGHTS), request.name)
+        words = f"fitted on {fitted.backbone} at {fitted.layer}"
+        return LoadedModel(request.name, classifier, fitted.preprocess, fitted.classes, words)
+
+    def list(self) -> Iterator[ModelInfo]:
+        """Nothing: they lie anywhere."""
+        yield from ()
+
+    def labels(self, request: ModelRequest) -> tuple[str, ...]:
+        """The classes that the folder names."""
+        return read_fitted(request.name).classes
+
+
+def read_fitted(folder: str) -> Fitted:
+    """The description of the model in ``folder``. Raises ModelError where it cannot be read or is not one."""
+    path = os.path.join(folder, FITTED_MARK)
+    try:
+        with open(path, "rb") as file:
+            found = json.load(file)
+        if found.get("camcli-fit") != 1:
+            raise ValueError("it is of another version of camcli")
+        preprocess: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in found["preprocess"].items()
+            if key in {field.name for field in fields(Preprocess)}
+        }
+        classes = tuple(str(name) for name in found["classes"])
+        return Fitted(str(found["backbone"]), str(found["layer"]), str(found["grid"]), Preprocess(**preprocess), classes)
+    except OSError as error:
+        raise ModelError(f"cannot read {shown(path)!r}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{shown(path)!r} does not describe a model of camcli fit: {error}.") from error
+
+
+def empty_classifier(fitted: Fitted, sources: tuple[ModelSource, ...]) -> GapClassifier:
+    """The architecture of ``fitted``, with weights that mean nothing. Raises ModelError, LayerError."""
+    source = next((source for source in sources if source.owns(fitted.backbone)), None)
+    if source is None:
+        raise ModelError(f"there is no model {shown(fitted.backbone)!r}, on which this one was fitted.")
+    backbone = source.load(ModelRequest(fitted.backbone, "none"))
+    backbone.module.eval().requires_grad_(False)
+    backbone = LoadedModel(backbone.name, backbone.module, fitted.preprocess, backbone.classes, backbone.weights)
+    layer = Layer(fitted.layer, Grid(fitted.grid, 0, 0))
+    return cut_classifier(backbone, layer, len(fitted.classes))
+
+
+def fill_classifier(classifier: GapClassifier, path: str, name: str) -> None:
+    """Give ``classifier`` the weights of the safetensors file at ``path``, all of them. Raises WeightsError."""
+    from camcli.models.checkpoints import read_checkpoint
+
+    if not os.path.isfile(path):
+        raise WeightsError(f"{shown(name)} has no {os.path.basename(path)}: it is not whole.")
+    tensors: Mapping[str, Any] = read_checkpoint(path)
+    try:
+        classifier.load_state_dict(dict(tensors), strict=True)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise WeightsError(f"{shown(path)} does not fit the model beside it: {reason}") from error
