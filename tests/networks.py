@@ -57,3 +57,24 @@ def with_classes(num_classes: int = 4) -> nn.Module:
     """A network whose head can have any size."""
     torch.manual_seed(3)
     return nn.Sequential(nn.Conv2d(3, 6, 9, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes))
+
+
+def colours() -> nn.Module:
+    """Random convolutions and a head of five classes: something to be cut and taught."""
+    torch.manual_seed(5)
+    module = nn.Sequential(
+        nn.Conv2d(3, 6, 8, stride=8), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 12, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
+    )  # fmt: skip
+    module.preprocess = Preprocess("squash", (64, 64), (64, 64))
+    return module
+
+
+def reads_values() -> nn.Module:
+    """A forward pass that looks at the values of its input: no graph can be recorded of it."""
+
+    class Looks(Brightness):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x if float(x.sum()) > 0 else x + 1)
+
+    return Looks(Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-WEIGHT_DECAYS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 1e-4)
+WEIGHT_DECAYS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """Tried from the strongest to the weakest, each begun where the last one ended."""
 
-_ROUNDS, _STEPS, _PATIENCE = 20, 10, 3
+_ROUNDS, _STEPS, _PATIENCE = 20, 10, 2
 """At most so many rounds of so many L-BFGS steps for each; it ends when so many rounds did not lower the validation loss."""
 
-_SMALLEST_GAIN = 1e-5
-"""By which a loss must fall to count as lower."""
+_LOWER = 0.99
+"""Of a loss: what falls no further counts as no lower. Where a line parts the classes it falls for ever, to no use."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """``weight`` (K, C) and ``bias`` (K), float32, for features as they are; ``weight_decay``: chosen; ``loss``: on validation."""
+    """``weight`` (K, C) and ``bias`` (K), float32, for features as they are; what was chosen: ``weight_decay``.
+
+    ``loss`` and ``accuracy``: on validation, all classes counting the same.
+    """
 
     weight: Tensor
     bias: Tensor
     weight_decay: float
     loss: float
+    accuracy: float
 
 
 def class_weights(labels: Tensor, count: int) -> Tensor:
@@ -41,47 +46,72 @@ def train_head(
     """The linear layer for ``count`` classes. ``train``, ``val``: features (N, C), and labels (N,) int64.
 
     Each feature is scaled to mean 0 and variance 1 over the training part, which is undone in what is returned; classes count the
-    same whatever their number of images, in both parts. From zero, by L-BFGS in float64, so nothing is left to chance. Of each
-    weight decay's way the point of least validation loss is kept, and of those the least; of equal ones the stronger decay.
+    same whatever their number of images, in both parts. From zero, by L-BFGS in float64, so nothing is left to chance. For each
+    weight decay the point of least validation loss is kept. Of these heads the one with the strongest decay is taken whose
+    validation accuracy is within one standard error of the best (Breiman et al. 1984, section 3.4.3): of equally good ones the
+    simplest, whose maps are also the least noisy.
     """
     mean, scale = train[0].double().mean(dim=0), train[0].double().std(dim=0, correction=0)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     scaled = [(features.double() - mean) / scale for features in (train[0], val[0])]
-    weights = [class_weights(train[1], count), class_weights(val[1], count)]
-    weight = torch.zeros((count, train[0].shape[1]), dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(count, dtype=torch.float64, requires_grad=True)
-
-    def loss_of(part: int) -> Tensor:
-        return functional.cross_entropy(scaled[part] @ weight.T + bias, (train, val)[part][1], weights[part])
-
-    best: tuple[float, float, Tensor, Tensor] | None = None
+    basis = _basis(scaled[0])
+    problem = _Problem([part @ basis for part in scaled], [train[1], val[1]], count)
+    heads = []
     for decay in decays:
-        for loss in _descend(weight, bias, decay, loss_of):
-            if best is None or loss < best[0] - _SMALLEST_GAIN:
-                best = (loss, decay, weight.detach().clone(), bias.detach().clone())
-    assert best is not None
-    loss, decay, found, offset = best
-    unscaled = found / scale
-    return Head(unscaled.float(), (offset - unscaled @ mean).float(), decay, loss)
+        weight, bias, loss = min(problem.descend(decay), key=lambda found: found[2])
+        unscaled = weight @ basis.T / scale
+        heads.append(Head(unscaled.float(), (bias - unscaled @ mean).float(), decay, loss, problem.accuracy(weight, bias)))
+    best = max(head.accuracy for head in heads)
+    error = math.sqrt(max(0.0, best * (1 - best)) / len(val[1]))
+    return max((head for head in heads if head.accuracy >= best - error), key=lambda head: head.weight_decay)
 
 
-def _descend(weight: Tensor, bias: Tensor, decay: float, loss_of):  # type: ignore[no-untyped-def]
-    """Lower the training loss, and yield the validation loss after each round, until it falls no more."""
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
+def _basis(features: Tensor) -> Tensor:
+    """Orthonormal columns (C, M), M = min(N, C), that span the images (N, C): with weight decay the weights lie in their span."""
+    if features.shape[0] >= features.shape[1]:
+        return torch.eye(features.shape[1], dtype=features.dtype)
+    basis: Tensor = torch.linalg.qr(features.T).Q
+    return basis
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss: Tensor = loss_of(0) + decay / 2 * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+
+class _Problem:
+    """Logistic regression from where the last weight decay ended. ``features``, ``labels``: of training and validation."""
+
+    def __init__(self, features: list[Tensor], labels: list[Tensor], count: int) -> None:
+        self._features, self._labels = features, labels
+        self._weights = [class_weights(own, count) for own in labels]
+        self._weight = torch.zeros((count, features[0].shape[1]), dtype=torch.float64, requires_grad=True)
+        self._bias = torch.zeros(count, dtype=torch.float64, requires_grad=True)
+
+    def descend(self, decay: float) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Weight, bias, and validation loss after each round of lowering the training loss, until that falls no more."""
+        optimizer = torch.optim.LBFGS([self._weight, self._bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss: Tensor = self._loss(0) + decay / 2 * self._weight.square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        step: Callable[..., object] = optimizer.step
+        least, waited = math.inf, 0
+        for _ in range(_ROUNDS):
+            step(closure)
+            with torch.no_grad():
+                loss = float(self._loss(1))
+            yield self._weight.detach().clone(), self._bias.detach().clone(), loss
+            waited = 0 if loss < _LOWER * least else waited + 1
+            least = min(least, loss)
+            if waited >= _PATIENCE:
+                return
+
+    def _loss(self, part: int) -> Tensor:
+        logits = self._features[part] @ self._weight.T + self._bias
+        loss: Tensor = functional.cross_entropy(logits, self._labels[part], self._weights[part])
         return loss
 
-    least, waited = float("inf"), 0
-    for _ in range(_ROUNDS):
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            loss = float(loss_of(1))
-        yield loss
-        waited = 0 if loss < least - _SMALLEST_GAIN else waited + 1
-        least = min(least, loss)
-        if waited >= _PATIENCE:
-            return
+    def accuracy(self, weight: Tensor, bias: Tensor) -> float:
+        """On validation, all classes counting the same."""
+        right = ((self._features[1] @ weight.T + bias).argmax(dim=1) == self._labels[1]).double()
+        weights = self._weights[1][self._labels[1]]
+        return float((right * weights).sum() / weights.sum())

@@ -69,7 +69,11 @@ def prepared_batches(
     """
     workers = job.config.workers or available_cores()
     with _threads(workers, job.config.threads) as (readers, _):
-        yield from batches(read_ahead(readers, sources, job, Stages(), job.batch_size + workers), job.batch_size, stop)
+        prepared = read_ahead(readers, sources, job, Stages(), job.batch_size + workers)
+        for batch in batches(prepared, job.batch_size, stop):
+            yield batch
+            if stop is not None and stop.is_set():
+                return
 
 
 @contextmanager
