@@ -104,7 +104,7 @@ def _change(image: str, runs: tuple[_Run, _Run], threshold: float) -> Change:
     correlation = overlap = None
     if maps[0] is not None and maps[1] is not None and seen is not None:
         placed = [_sampled(values, row, seen) for values, row in zip(maps, (one, other), strict=True) if values is not None]
-        correlation, overlap = _correlation(*placed), _overlap(placed[0] >= threshold, placed[1] >= threshold)
+        correlation, overlap = pearson(*placed), _overlap(placed[0] >= threshold, placed[1] >= threshold)
     predicted, explained, overlays = (
         (recovered(one[column]), recovered(other[column])) for column in ("predicted_class", "class_name", "overlay")
     )
@@ -151,8 +151,11 @@ def _sampled(values: np.ndarray, row: Mapping[str, str], seen: Box) -> np.ndarra
     return place_map(scale_map(values), covered, seen, (_SAMPLES, _SAMPLES)).whole()
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Pearson's, of (H, W) and (H, W); None where one of them is constant."""
+def pearson(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Pearson's correlation of two arrays of any shape, the same for both; None where one of them is constant.
+
+    Exactly 1 for equal arrays: the root of a square is exact.
+    """
     a, b = one.astype(np.float64) - one.mean(dtype=np.float64), other.astype(np.float64) - other.mean(dtype=np.float64)
     scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / scale if scale > 0 else None

@@ -167,7 +167,6 @@ def _check_methods(
 
 def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float, state: str, stages: Stages) -> dict[str, Any]:
     """The contents of ``run.json``. ``totals``: images in the tables explained and failed, by this run and earlier ones."""
-    packages = ("torch", "torchvision", "timm", "opencv-python", "numpy", "pillow")
     return {
         "camcli": __version__,
         "state": state,
@@ -179,8 +178,14 @@ def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float
         "network": {"batch_size": job.batch_size, "runs": job.network.words or "fp32, not compiled"},
         "images": {"explained": totals[0], "failed": totals[1]},
         "this_run": {**counts.as_dict(), "seconds": round(seconds, 3), "stages": stages.seconds()},
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "versions": package_versions(),
     }
+
+
+def package_versions(*more: str) -> dict[str, str | None]:
+    """Of Python, the packages that decide what is found, and ``more``; None for one that is not there."""
+    packages = ("torch", "torchvision", "timm", "opencv-python", "numpy", "pillow", *more)
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
 
 
 def _version(package: str) -> str | None:

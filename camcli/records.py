@@ -22,6 +22,9 @@ ROW_FOLDERS = ("overlays", "maps", "masks")
 REPORT_FOLDER, REPORT_PAGE = "report", "report.html"
 """What ``camcli report`` adds."""
 
+SANITY_PICTURES = ("curves.png", "curves-independent.png", "strip.png")
+"""What ``camcli sanity`` draws."""
+
 OUTPUT_FOLDERS = (*ROW_FOLDERS, REPORT_FOLDER)
 """Folders in an output folder whose pictures are no photos."""
 

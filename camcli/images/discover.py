@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from camcli.errors import InputError
-from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, Source, shown
+from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, SANITY_PICTURES, Source, shown
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"})
 """Lower case; what counts as an image when a folder is walked."""
@@ -193,6 +193,6 @@ def _listed(path: str, output: str, *, is_top: bool) -> _Folder:
             raise InputError(f"cannot read the folder {shown(path)!r}: {error.strerror}.") from error
         raise
     if holds_run:
-        names = [name for name in names if name not in OUTPUT_FOLDERS]
+        names = [name for name in names if name not in (*OUTPUT_FOLDERS, *SANITY_PICTURES)]
     names.sort(reverse=True)
     return _Folder(path, names, frozenset(folders), frozenset(links))

@@ -97,7 +97,12 @@ def _box_cells(boxes: Boxes) -> tuple[str, ...]:
 
 def failure_line(failure: Failure) -> bytes:
     """A row of ``failures.csv``."""
-    return csv_line((_cell(failure.image), _cell(failure.stage), _cell(failure.reason)))
+    return table_line((failure.image, failure.stage, failure.reason))
+
+
+def table_line(values: tuple[Any, ...]) -> bytes:
+    """A row of any table: names as ``records.shown`` writes them, numbers with six significant digits, nothing for None."""
+    return csv_line(tuple("" if value is None else _cell(value) for value in values))
 
 
 def json_bytes(value: Any) -> bytes:

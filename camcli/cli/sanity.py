@@ -1,0 +1,145 @@
+"""``camcli sanity``: does a method's map depend on what the network has learned?"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from camcli.cli.inputs import gathered_sources
+from camcli.cli.options import config_parameters
+from camcli.cli.summary import allow_any_size, announce, count_words
+from camcli.cli.talk import Talk, print_table, stdout_for_data
+from camcli.config import RunConfig
+from camcli.records import Failure, Source, shown
+from camcli.sanity.config import SanityConfig
+
+if TYPE_CHECKING:
+    from camcli.sanity.session import Session
+
+_OF_RUN = ("model", "weights", "labels", "device", "layer", "fit", "batch-size", "threads", "max-pixels")
+"""Options that are those of ``camcli run``."""
+
+_COLUMNS = ("method", "layer", "verdict", "kept", "similarity", "last", "chance", "comparable")
+
+
+def sanity_command() -> Callable[..., None]:
+    """The command's function, with an option for each field of SanityConfig, and those of the model."""
+
+    def sanity(inputs: list[str], **values: Any) -> None:
+        """Check whether the maps of a method depend on what the network has learned (Adebayo et al. 2018).
+
+        [dim]The weights are redrawn at random, from the top layer down and layer by layer. A map that stays as it was explains
+        nothing. A few images are enough; the network is not changed on disk.[/dim]
+        """
+        options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        of_run = {name: options.pop(name) for name in [name.replace("-", "_") for name in _OF_RUN]}
+        config = SanityConfig(**options).check()
+        run = RunConfig(**of_run, output=config.output, limit=config.limit, quiet=config.quiet).check()
+        raise typer.Exit(_execute(inputs, config, run))
+
+    about = typer.Argument(
+        metavar="INPUTS", help="Folders and image files; - reads paths from stdin, one a line.", show_default=False
+    )
+    parameters = [
+        inspect.Parameter("inputs", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[list[str], about]),
+        *config_parameters(config=SanityConfig),
+        *config_parameters(_OF_RUN),
+    ]
+    sanity.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    sanity.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return sanity
+
+
+def _execute(inputs: Sequence[str], config: SanityConfig, run: RunConfig) -> int:
+    """One check from inputs to verdicts; the exit code. Raises CamcliError for what stops it."""
+    talk = Talk(quiet=config.quiet)
+    root, sources = gathered_sources(inputs, run, talk)
+    if len(sources) == config.limit:
+        talk.say(f"Taking the first {count_words(len(sources), 'image')}; --limit takes more.")
+    from camcli.sanity.session import check_settings_of, images_of
+    from camcli.sanity.write import sanity_folder
+
+    with stdout_for_data(quiet=config.quiet):
+        settings, images = check_settings_of(config, run, root), images_of(sources)
+        with sanity_folder(config.output, settings, overwrite=config.overwrite) as earlier:
+            if earlier is not None and earlier.get("images") == images:
+                talk.say(f"Nothing to do: this check is in {shown(config.output)}.")
+                record = earlier
+            else:
+                if earlier is not None:
+                    talk.say("The images have changed since; checking anew.")
+                record = _check(sources, config, run, {"settings": settings, "images": images}, talk)
+    _show(config, record, talk)
+    return 1 if record["failed"] else 0
+
+
+def _check(sources: Sequence[Source], config: SanityConfig, run: RunConfig, record: dict[str, Any], talk: Talk) -> dict[str, Any]:
+    """Make the check; its record, as it was written."""
+    from camcli.machine import keep_memory
+    from camcli.sanity.session import prepare_session, read_inputs, run_session
+
+    keep_memory()
+    allow_any_size()
+    show = talk.on_terminal and not talk.quiet
+    session = prepare_session(config, run, talk.say, show_progress=show)
+    _announce(session, talk)
+    inputs, failures = read_inputs(sources, session.job)
+    for failure in failures:
+        talk.complain(f"{shown(failure.image)}: {shown(failure.reason)}")
+    if len(inputs) == 1:
+        talk.warn("with one image there is no other to tell what chance gives; 0 is taken for it.")
+    failed = [_as_json(failure) for failure in failures]
+    with _bar(talk) as tell:
+        return run_session(session, inputs, {**record, "failed": failed}, tell)
+
+
+def _announce(session: Session, talk: Talk) -> None:
+    announce(session.job, talk)
+    for method, reason in session.refused.items():
+        talk.warn(f"{method} is not checked: {reason}")
+    names = ", ".join(shown(stage.name) for stage in session.stages)
+    talk.say(f"{count_words(len(session.stages), 'step')} from the top: {names}")
+
+
+def _as_json(failure: Failure) -> dict[str, str]:
+    return {"image": failure.image, "stage": failure.stage, "error": failure.reason}
+
+
+def _show(config: SanityConfig, record: dict[str, Any], talk: Talk) -> None:
+    if not talk.quiet:
+        rows = [{key: _words(value) for key, value in verdict.items()} for verdict in record["verdicts"]]
+        rows = [{**row, "comparable": f"{row['comparable']}/{row['maps']}"} for row in rows]
+        print_table(_COLUMNS, [[row[column] for column in _COLUMNS] for row in rows], right=_COLUMNS[3:])
+    if record["failed"]:
+        talk.complain(f"{count_words(len(record['failed']), 'image')} could not be read and took no part.")
+    curves, strip, table = (os.path.join(config.output, name) for name in ("curves.png", "strip.png", "sanity.csv"))
+    talk.say(f"Curves in {shown(curves)}, maps to look at in {shown(strip)}, all figures in {shown(table)}.")
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+@contextlib.contextmanager
+def _bar(talk: Talk) -> Iterator[Callable[[int, int], None]]:
+    """What tells how far it is: a bar while a person watches."""
+    if talk.quiet or not talk.on_terminal:
+        yield lambda _done, _of: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="step", dynamic_ncols=True, file=sys.stderr) as bar:
+
+        def tell(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        yield tell

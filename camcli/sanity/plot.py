@@ -1,0 +1,104 @@
+"""The curves of a check: what is left of each method's maps after each step, one curve a method, with its spread over images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from camcli.records import shown
+from camcli.sanity.check import Check, Key
+from camcli.sanity.similarity import MEASURES
+from camcli.sanity.verdict import median
+
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D1F", "#000000")
+"""Told apart by colour-blind eyes too (Okabe and Ito 2008)."""
+
+_DASHES = ("-", "--", "-.", ":")
+_TITLES = {
+    "spearman": "Rank correlation",
+    "spearman_abs": "Rank correlation of absolute values",
+    "ssim": "Structural similarity (SSIM)",
+    "hog": "Correlation of oriented gradients (HOG)",
+}
+_HEADINGS = {
+    "cascading": "Weights redrawn from the top layer down to the one named",
+    "independent": "Weights redrawn in the one named alone",
+}
+_LONGEST_NAME = 22
+
+
+def curves_png(check: Check, mode: str, model: str) -> bytes:
+    """The bytes of a PNG with a panel for each measure: median over images, and a band over the middle half of them.
+
+    Dotted lines are what chance gives: the median between the originals of different images. ``mode``: one of ``check.MODES``;
+    ``model``: its name, for the heading.
+    """
+    figure = Figure(figsize=(12.5, 8.6), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, 2, sharex=True, sharey=True)
+    for axes, measure in zip(panels.flat, MEASURES, strict=True):
+        _draw_panel(axes, check, mode, measure)
+    for axes in panels[-1]:
+        axes.set_xticks(range(len(check.stages) + 1), ["original", *(_short(stage.name) for stage in check.stages)])
+        axes.tick_params(axis="x", labelrotation=60 if len(check.stages) <= 30 else 90)
+        for label in axes.get_xticklabels():
+            label.set_horizontalalignment("right" if len(check.stages) <= 30 else "center")
+            label.set_rotation_mode("anchor" if len(check.stages) <= 30 else "default")
+            label.set_fontsize(9 if len(check.stages) <= 30 else 5)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=min(4, len(labels)), frameon=False)
+    images = len({measurement.image for measurement in check.measurements})
+    figure.suptitle(f"{shown(model)}, {images} images. {_HEADINGS[mode]}", x=0.01, ha="left", fontsize=12)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": "camcli"})
+    return buffer.getvalue()
+
+
+def label_of(key: Key, keys: Sequence[Key]) -> str:
+    """The method's name, with its layer where the method was computed at several."""
+    layer, method = key
+    return method if sum(other == method for _, other in keys) == 1 else f"{method} at {layer}"
+
+
+def _draw_panel(axes: Axes, check: Check, mode: str, measure: str) -> None:
+    keys = list(check.chance)
+    values = _values(check, mode, measure)
+    for position, key in enumerate(keys):
+        color, dash = COLORS[position % len(COLORS)], _DASHES[position // len(COLORS) % len(_DASHES)]
+        steps = sorted(values[key])
+        quartiles = np.array([_quartiles(values[key][step]) for step in steps])
+        axes.fill_between(steps, quartiles[:, 0], quartiles[:, 2], color=color, alpha=0.13, linewidth=0)
+        axes.plot(steps, quartiles[:, 1], dash, color=color, marker="o", markersize=3.5, label=shown(label_of(key, keys)))
+        chance = median(getattr(one, measure) for one in check.chance[key])
+        axes.axhline(chance, color=color, linestyle=(0, (1, 3)), linewidth=1.2)
+    axes.set_title(_TITLES[measure], fontsize=11, loc="left")
+    axes.set_ylim(-0.55, 1.05)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _values(check: Check, mode: str, measure: str) -> dict[Key, dict[int, list[float]]]:
+    found: dict[Key, dict[int, list[float]]] = {key: {} for key in check.chance}
+    for measurement in check.measurements:
+        if measurement.mode == mode:
+            steps = found[measurement.layer, measurement.method]
+            steps.setdefault(measurement.step, []).append(getattr(measurement.similarity, measure))
+    return found
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    known = [value for value in values if np.isfinite(value)]
+    if not known:
+        return np.nan, np.nan, np.nan
+    low, middle, high = np.percentile(known, (25, 50, 75))
+    return float(low), float(middle), float(high)
+
+
+def _short(name: str) -> str:
+    name = shown(name)
+    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
