@@ -33,7 +33,14 @@ _LONGEST_NAME = 22
 
 
 def curves_png(check: Check, mode: str, model: str) -> bytes:
-    """The bytes of a PNG with a panel for each measure: median over images, and a band over the middle half of them.
+    """The bytes of a PNG of ``curves_figure``."""
+    buffer = io.BytesIO()
+    curves_figure(check, mode, model).savefig(buffer, format="png", metadata={"Software": "camcli"})
+    return buffer.getvalue()
+
+
+def curves_figure(check: Check, mode: str, model: str) -> Figure:
+    """A panel for each measure: a method's median over images, and a band over the middle half of them.
 
     Dotted lines are what chance gives: the median between the originals of different images. ``mode``: one of ``check.MODES``;
     ``model``: its name, for the heading.
@@ -54,9 +61,7 @@ def curves_png(check: Check, mode: str, model: str) -> bytes:
     figure.legend(handles, labels, loc="outside upper right", ncols=min(4, len(labels)), frameon=False)
     images = len({measurement.image for measurement in check.measurements})
     figure.suptitle(f"{shown(model)}, {images} images. {_HEADINGS[mode]}", x=0.01, ha="left", fontsize=12)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": "camcli"})
-    return buffer.getvalue()
+    return figure
 
 
 def label_of(key: Key, keys: Sequence[Key]) -> str:

@@ -88,7 +88,12 @@ def _grouped(layers: Sequence[Stage], depth: int | None, norms: set[str]) -> lis
 
 
 def _normalises(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
+    return "norm" in type(module).__name__.lower() and not _has_parts(module)
+
+
+def _has_parts(module: nn.Module) -> bool:
+    """Whether modules inside have weights of their own; timm's BatchNorms hold activation functions, which have none."""
+    return any(any(True for _ in child.parameters()) for child in module.children())
 
 
 def _executed(module: nn.Module, image: Tensor) -> list[Stage]:
@@ -164,7 +169,7 @@ def _redraw(module: nn.Module, seed: int) -> None:
 
 def _reset_copy(module: nn.Module) -> dict[str, Tensor]:
     """What the module's own ``reset_parameters`` makes of a copy of it; empty where it has none, or it does not work."""
-    if not callable(getattr(module, "reset_parameters", None)) or any(True for _ in module.children()):
+    if not callable(getattr(module, "reset_parameters", None)) or _has_parts(module):
         return {}
     try:
         fresh: Any = copy.deepcopy(module).cpu()

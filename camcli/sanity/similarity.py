@@ -1,7 +1,7 @@
 """How alike two maps are, in the four ways of Adebayo et al. 2018 (section 3).
 
 Ranks are compared cell by cell, at the map's own resolution: enlarging a map of 7 x 7 cells would only repeat them. Structure
-(SSIM) and edges (HOG) are those of the picture that a person sees: negative values cut to 0, divided by the peak, spread bilinearly.
+(SSIM) and edges (HOG) are those of the picture that a person sees: negative values cut to 0, divided by the peak, enlarged.
 """
 
 from __future__ import annotations

@@ -1,0 +1,559 @@
+"""``camcli sanity``: what is redrawn and put back, how maps are compared, and what the verdicts follow from."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+from scipy.stats import spearmanr
+from torch import nn
+from torch.nn import functional
+
+from camcli.cam import METHODS, Method
+from camcli.cam.explain import explain_batch
+from camcli.config import RunConfig
+from camcli.errors import ModelError
+from camcli.images.discover import discover_sources
+from camcli.job import prepare_module
+from camcli.records import SANITY_PICTURES, Grid, Layer, Preprocess
+from camcli.sanity.check import MODES, Check, Measurement, check_maps
+from camcli.sanity.plot import curves_figure
+from camcli.sanity.randomize import Stage, find_stages, randomized
+from camcli.sanity.similarity import MEASURES, Similarity, compare_maps, prepared_map
+from camcli.sanity.strip import strip_png
+from camcli.sanity.verdict import KEPT, LOST, NONE, PART, judge
+from camcli.sanity.write import FILES
+from tests.folders import state_of
+from tests.pictures import encoded, photo
+
+# ---- how alike two maps are
+
+
+def measured(one, other):
+    return compare_maps(prepared_map(one), prepared_map(other))
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (14, 9), (224, 224), (112, 112)])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_map_is_exactly_like_itself(shape, signed):
+    values = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+    values = values if signed else np.maximum(values, 0)
+    assert measured(values, values.copy()) == Similarity(1.0, 1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rank_correlation_is_that_of_scipy_with_ties(seed):
+    draw = np.random.default_rng(seed)
+    one, other = (draw.integers(-3, 4, (5, 6)).astype(np.float32) for _ in range(2))
+    found = measured(one, other)
+    assert found.spearman == pytest.approx(spearmanr(one.ravel(), other.ravel()).statistic, abs=1e-12)
+    assert found.spearman_abs == pytest.approx(spearmanr(abs(one).ravel(), abs(other).ravel()).statistic, abs=1e-12)
+
+
+def test_the_sign_counts_once():
+    values = np.random.default_rng(0).normal(size=(7, 7)).astype(np.float32)
+    found = measured(values, -values)
+    assert (found.spearman, found.spearman_abs) == (-1.0, 1.0)
+
+
+def test_scale_does_not_count():
+    values = np.random.default_rng(0).random((7, 7)).astype(np.float32)
+    assert dataclasses.astuple(measured(values, values * 1e-6)) == pytest.approx((1, 1, 1, 1), abs=1e-6)
+
+
+def test_structure_and_edges_see_what_ranks_do_not():
+    """A ramp squared has the ranks of the ramp, but is another picture; turned by 90 degrees its edges are others too."""
+    ramp = np.tile(np.linspace(0, 1, 28, dtype=np.float32), (28, 1))
+    squared, turned = measured(ramp, ramp**4), measured(ramp, ramp.T.copy())
+    assert squared.spearman == 1.0
+    assert squared.ssim < 0.9
+    assert squared.hog > 0.9
+    assert abs(turned.spearman) < 1e-9
+    assert turned.hog < 0
+
+
+NAN = np.float32("nan")
+
+
+@pytest.mark.parametrize(
+    ("values", "known"),
+    [
+        (np.zeros((7, 7), np.float32), ()),
+        (np.full((7, 7), 2, np.float32), ()),
+        (np.full((7, 7), NAN, np.float32), ()),
+        (np.where(np.eye(7) > 0, np.float32("inf"), 1).astype(np.float32), ()),
+        (-np.arange(49, dtype=np.float32).reshape(7, 7) - 1, ("spearman", "spearman_abs")),
+    ],
+    ids=["zeros", "constant", "nan", "infinite", "negative"],
+)
+def test_what_cannot_be_compared_is_not_a_number(values, known):
+    """Never 1 and never 0, not even with itself; and without a warning."""
+    other = np.random.default_rng(0).random((7, 7)).astype(np.float32)
+    for found in (measured(values, other), measured(other, values), measured(values, values)):
+        for measure in MEASURES:
+            assert math.isfinite(getattr(found, measure)) == (measure in known), measure
+
+
+# ---- what is redrawn, and in which order
+
+
+class Upside(nn.Module):
+    """Registered from the end to the beginning; one part never runs; attention applies a matrix of a module that does not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Linear(4, 4)
+        self.head = nn.Linear(8, 3)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm = nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(6, 8, 3, stride=4)
+        self.scale = nn.Parameter(torch.full((1, 6, 1, 1), 1.5))
+        self.first = nn.Conv2d(3, 6, 3, stride=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = self.norm(self.second((self.first(x) * self.scale).relu()))
+        tokens = features.flatten(2).transpose(1, 2)
+        return self.head(self.attention(tokens, tokens, tokens)[0].mean(1))
+
+
+@pytest.fixture
+def upside():
+    torch.manual_seed(1)
+    module = Upside().eval()
+    module.norm.running_mean.normal_()
+    module.norm.running_var.uniform_(0.5, 2)
+    module.norm.weight.data.uniform_(0.5, 2)
+    module.norm.bias.data.normal_()
+    return module
+
+
+PICTURES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+
+
+def test_the_order_is_that_of_running(upside):
+    stages = find_stages(upside, PICTURES[:1], "all")
+    assert [stage.name for stage in stages] == ["head", "attention", "second", "first", "(itself)"]
+    assert {stage.name: stage.modules for stage in stages} == {
+        "head": ("head",),
+        "attention": ("attention", "attention.out_proj"),
+        "second": ("second", "norm"),
+        "first": ("first",),
+        "(itself)": ("",),
+    }
+    assert not upside._forward_pre_hooks
+    with pytest.raises(ModelError, match="no weights"):
+        find_stages(nn.Flatten(), PICTURES[:1])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mobilenet_v2", ["classifier.1", *(f"features.{k}" for k in range(18, -1, -1))]),
+        ("resnet18", ["fc", *(f"layer{k}.{j}" for k in (4, 3, 2, 1) for j in (1, 0)), "conv1"]),
+    ],
+)
+def test_blocks_are_parts_of_the_network_and_cover_it(name, expected):
+    from torchvision.models import get_model
+
+    module = get_model(name, weights=None).eval()
+    stages = find_stages(module, PICTURES[:1], "blocks")
+    assert [stage.name for stage in stages] == expected
+    covered = [name for stage in stages for name in stage.modules]
+    holders = {name for name, child in module.named_modules() if list(child.parameters(recurse=False))}
+    assert len(covered) == len(set(covered))
+    assert set(covered) == holders
+
+
+def values_of(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def changed(module, before):
+    return {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_exactly_the_named_layers_lose_their_weights(upside, mode):
+    before = values_of(upside)
+    stages = find_stages(upside, PICTURES[:1], "all")
+    parameters = {name for name, _ in upside.named_parameters()}
+    for step, stage in enumerate(stages, 1):
+        redrawn = stages[:step] if mode == "cascading" else [stage]
+        with randomized(upside, redrawn, 0, PICTURES):
+            found = changed(upside, before)
+        prefixes = tuple(f"{name}." if name else "scale" for stage in redrawn for name in stage.modules)
+        own = {name for name in before if name.startswith(prefixes)}
+        assert found <= own
+        assert found & parameters == own & parameters
+        assert not changed(upside, before)
+
+
+def test_a_layer_keeps_its_new_weights_from_step_to_step(upside):
+    stages = find_stages(upside, PICTURES[:1], "all")
+
+    def drawn(redrawn, seed=0):
+        with randomized(upside, redrawn, seed, PICTURES):
+            return {name: value.clone() for name, value in upside.named_parameters()}
+
+    alone, lower, again, other = drawn(stages[:1]), drawn(stages[:3]), drawn(stages[:1]), drawn(stages[:1], seed=1)
+    state = torch.random.get_rng_state()
+    assert torch.equal(alone["head.weight"], lower["head.weight"])
+    assert torch.equal(alone["head.weight"], again["head.weight"])
+    assert not torch.equal(alone["head.weight"], other["head.weight"])
+    assert torch.equal(torch.random.get_rng_state(), state), "the caller's random numbers were used up"
+
+
+def test_a_new_layer_is_what_its_class_makes_of_it(upside):
+    """The bounds of nn.Linear's own initialisation, and the scale, which nobody can reset, cut at two deviations."""
+    stages = find_stages(upside, PICTURES[:1], "all")
+    with randomized(upside, stages, 0, PICTURES):
+        bound = 1 / math.sqrt(upside.head.in_features)
+        largest = upside.head.weight.detach().abs().max()
+        assert bound / 2 < largest <= bound
+        assert upside.scale.detach().abs().max() <= 2 * 0.02
+        assert torch.equal(upside.norm.weight, torch.ones(8))
+
+
+def test_a_new_batch_norm_has_learned_what_reaches_it(upside):
+    stages = find_stages(upside, PICTURES[:1], "all")
+    seen = []
+    with randomized(upside, stages, 0, PICTURES):
+        handle = upside.norm.register_forward_hook(lambda _m, inputs, output: seen.append((inputs[0], output)))
+        with torch.no_grad():
+            upside(PICTURES)
+        handle.remove()
+    (reaching, output) = seen[0]
+    torch.testing.assert_close(output, functional.batch_norm(reaching, None, None, training=True), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["inside", "settling"])
+def test_the_network_is_as_it_was_after_an_error(upside, where):
+    before, flags = values_of(upside), {name: p.requires_grad for name, p in upside.named_parameters()}
+    stages = find_stages(upside, PICTURES[:1], "all")
+    inputs = PICTURES if where == "inside" else PICTURES[:, :2]
+    with pytest.raises(RuntimeError), randomized(upside, stages, 0, inputs):
+        raise RuntimeError("the caller's")
+    assert not changed(upside, before)
+    assert {name: p.requires_grad for name, p in upside.named_parameters()} == flags
+    assert not any(child._forward_pre_hooks for child in upside.modules())
+
+
+def test_cam_after_a_new_head_is_the_cam_of_the_new_head(cam_network):
+    """Zhou et al. 2016, eq. 2, with weights read off the redrawn head."""
+    layer = Layer("features", Grid("nchw", 16, 16))
+    (head, *_) = find_stages(cam_network, PICTURES[:1], "all")
+    assert head == Stage("head", ("head",))
+    targets = torch.tensor([[0], [1], [2], [4]])
+    with randomized(cam_network, [head], 7, PICTURES):
+        found = explain_batch(cam_network, PICTURES, [layer], ["cam"], lambda _: targets).maps["features", "cam"][:, 0]
+        new = cam_network.head.weight.detach().clone()
+    assert not torch.allclose(new, cam_network.head.weight)
+    expected = torch.einsum("bc,bchw->bhw", new[targets[:, 0]], cam_network.features(PICTURES))
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-6)
+
+
+# ---- the whole check, on a network of which the answer is known
+
+
+@pytest.fixture
+def edges(monkeypatch):
+    """A method that ignores the network: how far neighbouring pixels differ."""
+
+    def detect(scene):
+        grey = scene.inputs.mean(1)
+        maps = (grey[:, 1:, 1:] - grey[:, :-1, 1:]).abs() + (grey[:, 1:, 1:] - grey[:, 1:, :-1]).abs()
+        return maps[:, None].expand(-1, scene.targets.shape[1], -1, -1)
+
+    method = Method("edges", "this test", "0", "never", scene=detect, anywhere=True)
+    assert "gradcam" in METHODS
+    monkeypatch.setitem(METHODS._items, "edges", method)
+
+
+def blobs(count):
+    """Photos with a bright patch each, elsewhere in each."""
+    draw = np.random.default_rng(0)
+    inputs = {}
+    for k in range(count):
+        pixels = draw.integers(0, 80, (64, 64, 3), dtype=np.uint8)
+        top, left = draw.integers(0, 40, 2)
+        pixels[top : top + 24, left : left + 24] += draw.integers(60, 170, 3, dtype=np.uint8)
+        inputs[f"{k}.png"] = pixels
+    return inputs
+
+
+def small_job(module, *methods, **settings):
+    config = RunConfig(layer=("features",), method=methods, **settings)
+    job = prepare_module(module, config, Preprocess(resize_to=(64, 64), crop=(64, 64)))
+    return dataclasses.replace(job, config=config)
+
+
+def wide(seed):
+    from tests.conftest import Cam
+
+    torch.manual_seed(seed)
+    return Cam(channels=32).eval()
+
+
+def test_the_original_is_like_itself_and_an_edge_detector_always_is(edges):
+    module = wide(2)
+    before = values_of(module)
+    job = small_job(module, "gradcam", "cam", "guided-backprop", "edges")
+    stages = find_stages(module, PICTURES[:1], "all")
+    done = []
+    check = check_maps(job, blobs(8), stages, seed=0, strips=2, tell=lambda *at: done.append(at))
+    assert not changed(module, before)
+    assert done[0] == (0, 8)
+    assert done[-1] == (8, 8)
+    assert len(check.measurements) == 8 * 4 * 2 * 4, "images x methods x modes x steps with the original's"
+    itself = [one for one in check.measurements if one.step == 0 or one.method == "edges"]
+    assert {one.similarity for one in itself} == {Similarity(1.0, 1.0, 1.0, 1.0)}
+    verdicts = {one.method: one for one in judge(check)}
+    assert verdicts["edges"].verdict == KEPT
+    assert verdicts["edges"].kept == 1.0
+    assert verdicts["gradcam"].verdict == LOST
+    assert verdicts["cam"].verdict == LOST
+    assert {one.class_index for one in check.measurements if one.image == "0.png"} == {class_of(module, "0.png")}
+    assert [len(maps) for strip in check.strips for maps in strip.maps.values()] == [4] * 8
+
+
+def class_of(module, name):
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (Preprocess.mean, Preprocess.std))
+    pixels = torch.from_numpy(blobs(8)[name]).permute(2, 0, 1)
+    with torch.no_grad():
+        return int(module(((pixels / 255 - mean) / std)[None]).argmax())
+
+
+def test_a_layer_alone_and_the_top_of_the_cascade_agree_and_batches_do_not_count():
+    module, stages = wide(3), find_stages(wide(3), PICTURES[:1], "all")
+    whole, parts = (check_maps(small_job(module, "gradcam", batch_size=size), blobs(5), stages, seed=4) for size in (16, 2))
+    first = [[one.similarity for one in whole.measurements if one.mode == mode and one.step == 1] for mode in MODES]
+    assert first[0] == first[1]
+    for one, other in zip(whole.measurements, parts.measurements, strict=True):
+        assert (one.image, one.mode, one.stage) == (other.image, other.mode, other.stage)
+        assert dataclasses.astuple(one.similarity) == pytest.approx(dataclasses.astuple(other.similarity), abs=0.02, nan_ok=True)
+
+
+def a_check(values, between=(0.2,), stages=2):
+    """A check of one method: ``values``: image -> rank correlation after each step."""
+    measurements = [
+        Measurement(image, "l", "m", "cascading", step, "s", 0, "ok", Similarity(value, value, value, value))
+        for image, row in values.items()
+        for step, value in enumerate((1.0, *row))
+    ]
+    measurements += [dataclasses.replace(one, mode="independent") for one in measurements]
+    chance = tuple(Similarity(value, value, value, value) for value in between)
+    return Check(tuple(Stage(f"s{k}", ()) for k in range(stages)), tuple(measurements), {("l", "m"): chance}, ())
+
+
+@pytest.mark.parametrize(
+    ("values", "between", "verdict", "kept", "comparable"),
+    [
+        ({"a": (1.0, 1.0)}, (0.2,), KEPT, 1.0, 2),
+        ({"a": (0.75, 0.5)}, (0.25,), KEPT, 0.5, 2),
+        ({"a": (0.7, 0.3)}, (0.1, 0.3, 0.2), PART, 0.375, 2),
+        ({"a": (0.3, 0.1)}, (0.2,), LOST, 0.0, 2),
+        ({"a": (0.9, 0.1), "b": (0.3, 0.1), "c": (0.2, 0.1)}, (0.2,), LOST, 0.0, 6),
+        ({"a": (0.5, 0.1)}, (), PART, 0.3, 2),
+        ({"a": (0.9, math.nan), "b": (0.9, 0.9)}, (0.2,), KEPT, 0.875, 3),
+        ({"a": (math.nan, math.nan), "b": (0.9, math.nan)}, (0.2,), NONE, math.nan, 1),
+        ({"a": (1.0, 1.0)}, (1.0,), NONE, math.nan, 2),
+    ],
+)
+def test_verdicts(values, between, verdict, kept, comparable):
+    (found,) = judge(a_check(values, between))
+    assert found.verdict == verdict
+    assert found.kept == pytest.approx(kept, nan_ok=True)
+    assert (found.maps, found.comparable) == (2 * len(values), comparable)
+
+
+# ---- the pictures
+
+
+def test_curves_show_medians_quartiles_and_chance():
+    values = {"a": (0.9, 0.1), "b": (0.5, 0.2), "c": (0.3, math.nan)}
+    figure = curves_figure(a_check(values, (0.1, 0.25)), "cascading", "net")
+    for axes in figure.axes:
+        curve, chance = axes.lines
+        assert curve.get_ydata() == pytest.approx([1.0, 0.5, 0.15])
+        assert set(chance.get_ydata()) == {0.175}
+        (band,) = axes.collections
+        edges_of = band.get_paths()[0].vertices
+        assert edges_of[edges_of[:, 0] == 1, 1].min() == pytest.approx(0.4)
+        assert edges_of[edges_of[:, 0] == 1, 1].max() == pytest.approx(0.7)
+    assert "3 images" in figure.get_suptitle()
+
+
+def test_a_strip_shows_each_map_where_it_belongs():
+    from camcli.sanity.check import Strip
+
+    hot, flat = np.zeros((4, 4), np.float32), np.zeros((4, 4), np.float32)
+    hot[3, 0] = 5
+    photo_pixels = np.full((50, 40, 3), 90, np.uint8)
+    strip = Strip("cat.jpg", "tabby", photo_pixels, {("l", "m"): [hot, flat], ("l", "n"): [hot.T.copy(), np.full((4, 4), NAN)]})
+    check = dataclasses.replace(a_check({"a": (0.5,)}, stages=1), strips=(strip, strip))
+    picture = np.asarray(PillowImage.open(io.BytesIO(strip_png(check))))
+    half = picture.shape[0] // 2
+    assert np.array_equal(picture[:half], picture[half:])
+    cells = picture[:half].astype(int).sum(2)
+    bright = [
+        np.argwhere(part == part.max()).mean(0) for part in (cells[34 : 34 + 112, 246 : 246 + 112], cells[150:262, 246 : 246 + 112])
+    ]
+    assert bright[0][0] > 90 > 20 > bright[0][1], "the hot cell of m is below on the left"
+    assert bright[1][1] > 90 > 20 > bright[1][0]
+    for top in (34, 150):
+        assert (picture[top + 3, 365] == 205).all(), "a map with nothing to show is grey"
+
+
+# ---- the command
+
+TINY = ("--model", "tests.networks:with_classes")
+
+
+def table(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for k in range(3):
+        (folder / f"{k}.png").write_bytes(encoded(photo(k), "PNG"))
+    return folder
+
+
+def test_a_check_from_the_command_line(camcli, photos, tmp_path):
+    out = tmp_path / "out"
+    done = camcli("sanity", photos, "-o", out, *TINY)
+    assert done.code == 0, done.err
+    assert "2 steps from the top: 4, 0" in done.err
+    assert sorted(path.name for path in out.iterdir() if path.name[0] != ".") == sorted(FILES)
+    rows = table(out / "sanity.csv")
+    assert len(rows) == 3 * 4 * 2 * 3
+    assert {row[measure] for row in rows if row["step"] == "0" for measure in MEASURES} == {"1"}
+    assert {(row["mode"], row["step"], row["stage"]) for row in rows} == {
+        (mode, *step) for mode in MODES for step in (("0", ""), ("1", "4"), ("2", "0"))
+    }
+    lines = [line.split("\t") for line in done.out.splitlines()]
+    assert lines[0][:3] == ["method", "layer", "verdict"]
+    verdicts = {row["method"]: row for row in table(out / "verdicts.csv")}
+    assert {line[0]: line[2] for line in lines[1:]} == {name: row["verdict"] for name, row in verdicts.items()}
+    assert json.loads((out / "sanity.json").read_text())["stages"] == {"4": ["4"], "0": ["0"]}
+    before = state_of(out)
+    again = camcli("sanity", photos, "-o", out, *TINY)
+    assert again.code == 0
+    assert "Nothing to do" in again.err
+    assert again.out == done.out
+    assert state_of(out) == before
+    found = [source.image for source in discover_sources([str(tmp_path)], "elsewhere")]
+    assert found == [f"photos/{k}.png" for k in range(3)], "pictures of a check are taken for photos"
+    assert set(SANITY_PICTURES) < set(FILES)
+
+
+def test_other_settings_are_refused_and_changed_images_are_checked_anew(camcli, photos, tmp_path):
+    out, flags = tmp_path / "out", (*TINY, "--method", "gradcam", "-q")
+    assert camcli("sanity", photos, "-o", out, *flags).code == 0
+    before = state_of(out)
+    refused = camcli("sanity", photos, "-o", out, *flags, "--seed", 1)
+    assert refused.code == 2
+    assert "seed: was 0, now 1" in refused.err
+    assert state_of(out) == before
+    assert camcli("sanity", photos, "-o", out, *flags, "--seed", 1, "--overwrite").code == 0
+    other = (out / "sanity.csv").read_bytes()
+    assert other != before["sanity.csv"][0]
+    (photos / "2.png").unlink()
+    assert camcli("sanity", photos, "-o", out, *flags, "--seed", 1).code == 0
+    assert {row["image"] for row in table(out / "sanity.csv")} == {"0.png", "1.png"}
+    (out / "strip.png").unlink()
+    assert camcli("sanity", photos, "-o", out, *flags, "--seed", 1).code == 0
+    assert (out / "strip.png").exists(), "what is gone is not made again"
+
+
+def test_a_broken_image_takes_no_part(camcli, photos, tmp_path):
+    (photos / "1.png").write_text("text")
+    done = camcli("sanity", photos, "-o", tmp_path / "out", *TINY, "--method", "gradcam")
+    assert done.code == 1
+    assert "1 image could not be read" in done.err
+    assert {row["image"] for row in table(tmp_path / "out" / "sanity.csv")} == {"0.png", "2.png"}
+    again = camcli("sanity", photos, "-o", tmp_path / "out", *TINY, "--method", "gradcam")
+    assert (again.code, again.out) == (1, done.out)
+
+
+def test_methods_that_a_network_does_not_allow_are_left_out(camcli, photos, tmp_path):
+    flags = ("--model", "tests.networks:brightness", "--layer", "cells", "--class", "dark")
+    done = camcli("sanity", photos, "-o", tmp_path / "out", *flags)
+    assert done.code == 0, done.err
+    assert "guided-backprop is not checked: guided backpropagation is defined for" in done.err
+    assert {row["method"] for row in table(tmp_path / "out" / "verdicts.csv")} == {"gradcam", "cam"}
+    assert {row["class_index"] for row in table(tmp_path / "out" / "sanity.csv")} == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--method", "gradcan"), "Did you mean 'gradcam'"),
+        (("--method", "rollout"), "none of the methods can be checked"),
+        (("--class", "horse"), "horse"),
+        (("--steps", "some"), "not one of blocks, all"),
+        (("--limit", "0"), "at least 1"),
+        (("--seed", "-1"), "at least 0"),
+        (("--layer", "9"), "no layer '9'"),
+        (("--device", "tpu"), "--device 'tpu'"),
+    ],
+)
+def test_wrong_usage_leaves_nothing(camcli, photos, tmp_path, flags, said):
+    done = camcli("sanity", photos, "-o", tmp_path / "out", *TINY, *flags)
+    assert done.code == 2, done.err
+    assert said in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_of_others_are_left_alone(camcli, photos, tmp_path):
+    taken, run = tmp_path / "taken", tmp_path / "run"
+    taken.mkdir()
+    (taken / "strip.png").write_text("mine")
+    done = camcli("sanity", photos, "-o", taken, *TINY)
+    assert (done.code, (taken / "strip.png").read_text()) == (3, "mine")
+    assert "strip.png, which camcli did not write" in done.err
+    assert camcli("run", photos, "-o", run, *TINY, "-q").code == 0
+    before = state_of(run)
+    done = camcli("sanity", photos, "-o", run, *TINY)
+    assert done.code == 3
+    assert "holds a run of camcli" in done.err
+    assert state_of(run) == before
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    assert camcli("sanity", nothing, "-o", tmp_path / "out", *TINY).code == 2
+    (nothing / "a.png").write_text("text")
+    broken = camcli("sanity", nothing, "-o", tmp_path / "out", *TINY)
+    assert broken.code == 2
+    assert "none of the images can be read" in broken.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_random_weights_and_single_images_are_warned_about(camcli, photos, tmp_path):
+    flags = ("--model", "squeezenet1_1", "--weights", "none", "--method", "gradcam", "--limit", 1)
+    done = camcli("sanity", photos, "-o", tmp_path / "out", *flags)
+    assert done.code == 0, done.err
+    assert "the weights are random" in done.err
+    assert "with one image there is no other" in done.err
+    assert "Taking the first 1 image" in done.err
+
+
+def test_the_help_loads_nothing_large():
+    check = (
+        "import sys; from camcli.cli.app import app; app(['sanity', '--help'], standalone_mode=False)\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'numpy', 'cv2', 'scipy', 'skimage', 'matplotlib'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
