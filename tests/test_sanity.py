@@ -325,6 +325,23 @@ def test_the_original_is_like_itself_and_an_edge_detector_always_is(edges):
     assert [len(maps) for strip in check.strips for maps in strip.maps.values()] == [4] * 8
 
 
+def test_chance_is_the_likeness_to_other_images():
+    module = wide(2)
+    job, images = small_job(module, "hirescam"), blobs(3)
+    stages = find_stages(module, PICTURES[:1], "all")
+    check = check_maps(job, images, stages, seed=0, strips=3)
+    originals = [strip.maps["features", "hirescam"][0].ravel() for strip in check.strips]
+    for position, strip in enumerate(check.strips):
+        for one in check.measurements:
+            if one.image == strip.image and one.mode == "cascading":
+                map_ = strip.maps["features", "hirescam"][one.step].ravel()
+                found = [spearmanr(map_, original).statistic for original in originals]
+                assert one.similarity.spearman == pytest.approx(found.pop(position), abs=1e-9)
+                assert one.chance.spearman == pytest.approx(np.mean(found), abs=1e-9)
+    (alone,) = {one.chance for one in check_maps(job, blobs(1), stages, seed=0).measurements}
+    assert all(map(math.isnan, dataclasses.astuple(alone)))
+
+
 def class_of(module, name):
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (Preprocess.mean, Preprocess.std))
     pixels = torch.from_numpy(blobs(8)[name]).permute(2, 0, 1)
@@ -342,34 +359,33 @@ def test_a_layer_alone_and_the_top_of_the_cascade_agree_and_batches_do_not_count
         assert dataclasses.astuple(one.similarity) == pytest.approx(dataclasses.astuple(other.similarity), abs=0.02, nan_ok=True)
 
 
-def a_check(values, between=(0.2,), stages=2):
-    """A check of one method: ``values``: image -> rank correlation after each step."""
+def a_check(values, chance=0.2, stages=2):
+    """A check of one method: ``values``: image -> rank correlation after each step; ``chance``: with other images' originals."""
     measurements = [
-        Measurement(image, "l", "m", "cascading", step, "s", 0, "ok", Similarity(value, value, value, value))
+        Measurement(image, "l", "m", "cascading", step, "s", 0, "ok", Similarity(*[value] * 4), Similarity(*[chance] * 4))
         for image, row in values.items()
         for step, value in enumerate((1.0, *row))
     ]
-    measurements += [dataclasses.replace(one, mode="independent") for one in measurements]
-    chance = tuple(Similarity(value, value, value, value) for value in between)
-    return Check(tuple(Stage(f"s{k}", ()) for k in range(stages)), tuple(measurements), {("l", "m"): chance}, ())
+    measurements += [dataclasses.replace(one, mode="independent", similarity=Similarity(1, 1, 1, 1)) for one in measurements]
+    return Check(tuple(Stage(f"s{k}", ()) for k in range(stages)), tuple(measurements), ())
 
 
 @pytest.mark.parametrize(
-    ("values", "between", "verdict", "kept", "comparable"),
+    ("values", "chance", "verdict", "kept", "comparable"),
     [
-        ({"a": (1.0, 1.0)}, (0.2,), KEPT, 1.0, 2),
-        ({"a": (0.75, 0.5)}, (0.25,), KEPT, 0.5, 2),
-        ({"a": (0.7, 0.3)}, (0.1, 0.3, 0.2), PART, 0.375, 2),
-        ({"a": (0.3, 0.1)}, (0.2,), LOST, 0.0, 2),
-        ({"a": (0.9, 0.1), "b": (0.3, 0.1), "c": (0.2, 0.1)}, (0.2,), LOST, 0.0, 6),
-        ({"a": (0.5, 0.1)}, (), PART, 0.3, 2),
-        ({"a": (0.9, math.nan), "b": (0.9, 0.9)}, (0.2,), KEPT, 0.875, 3),
-        ({"a": (math.nan, math.nan), "b": (0.9, math.nan)}, (0.2,), NONE, math.nan, 1),
-        ({"a": (1.0, 1.0)}, (1.0,), NONE, math.nan, 2),
+        ({"a": (1.0, 1.0)}, 0.2, KEPT, 1.0, 2),
+        ({"a": (0.75, 0.5)}, 0.25, KEPT, 0.5, 2),
+        ({"a": (0.7, 0.3)}, 0.2, PART, 0.375, 2),
+        ({"a": (0.3, 0.1)}, 0.2, LOST, 0.0, 2),
+        ({"a": (0.9, 0.1), "b": (0.3, 0.1), "c": (0.2, 0.1)}, 0.2, LOST, 0.0, 6),
+        ({"a": (0.5, 0.1)}, math.nan, PART, 0.3, 2),
+        ({"a": (0.9, math.nan), "b": (0.9, 0.9)}, 0.2, KEPT, 0.875, 3),
+        ({"a": (math.nan, math.nan), "b": (0.9, math.nan)}, 0.2, NONE, math.nan, 1),
+        ({"a": (1.0, 1.0)}, 1.0, NONE, math.nan, 2),
     ],
 )
-def test_verdicts(values, between, verdict, kept, comparable):
-    (found,) = judge(a_check(values, between))
+def test_verdicts(values, chance, verdict, kept, comparable):
+    (found,) = judge(a_check(values, chance))
     assert found.verdict == verdict
     assert found.kept == pytest.approx(kept, nan_ok=True)
     assert (found.maps, found.comparable) == (2 * len(values), comparable)
@@ -380,11 +396,11 @@ def test_verdicts(values, between, verdict, kept, comparable):
 
 def test_curves_show_medians_quartiles_and_chance():
     values = {"a": (0.9, 0.1), "b": (0.5, 0.2), "c": (0.3, math.nan)}
-    figure = curves_figure(a_check(values, (0.1, 0.25)), "cascading", "net")
+    figure = curves_figure(a_check(values, 0.175), "cascading", "net")
     for axes in figure.axes:
         curve, chance = axes.lines
         assert curve.get_ydata() == pytest.approx([1.0, 0.5, 0.15])
-        assert set(chance.get_ydata()) == {0.175}
+        assert list(chance.get_ydata()) == [0.175] * 3
         (band,) = axes.collections
         edges_of = band.get_paths()[0].vertices
         assert edges_of[edges_of[:, 0] == 1, 1].min() == pytest.approx(0.4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from camcli.network import run_hooked
 from camcli.pipeline.engine import Engine, normalised
 from camcli.records import Findings, Heatmap
 from camcli.sanity.randomize import Stage, randomized
-from camcli.sanity.similarity import Prepared, Similarity, compare_maps, prepared_map
+from camcli.sanity.similarity import Prepared, Similarity, compare_maps, mean_similarity, prepared_map
 
 MODES = ("cascading", "independent")
 """All layers down to the step's, or the step's alone (Adebayo et al. 2018, section 3)."""
@@ -24,8 +23,8 @@ SETTLED_BY = 16
 """Images, the first ones, by which redrawn BatchNorms learn their mean and variance: a number of its own, so that results do not
 depend on the batch size."""
 
-MOST_PAIRS = 120
-"""Of images whose maps are compared to learn what chance gives: all pairs of 16."""
+OTHERS = 4
+"""Originals of other images, the next ones, with which a map is compared as well, to learn what chance gives."""
 
 Key = tuple[str, str]
 """(layer, method): whose map it is."""
@@ -33,7 +32,10 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One map after one step. ``step``: 0 is the original computed again, n the n-th stage. ``status``: as in ``Heatmap``."""
+    """One map after one step. ``step``: 0 is the original computed again, n the n-th stage. ``status``: as in ``Heatmap``.
+
+    ``similarity``: to its own original; ``chance``: to those of other images, their mean, NaN where there are none.
+    """
 
     image: str
     layer: str
@@ -44,6 +46,7 @@ class Measurement:
     class_index: int
     status: str
     similarity: Similarity
+    chance: Similarity
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,16 @@ class Strip:
 
 @dataclass(frozen=True)
 class Check:
-    """What a check has found. ``chance``: similarities of the originals of different images, by (layer, method)."""
+    """What a check has found: the steps of the cascade, what was measured after each, and the maps of some images."""
 
     stages: tuple[Stage, ...]
     measurements: tuple[Measurement, ...]
-    chance: Mapping[Key, tuple[Similarity, ...]]
     strips: tuple[Strip, ...]
+
+    @property
+    def keys(self) -> list[Key]:
+        """(layer, method) of each map of an image, in order."""
+        return list(dict.fromkeys((one.layer, one.method) for one in self.measurements))
 
 
 def plain_job(job: Job) -> Job:
@@ -119,11 +126,11 @@ def check_maps(
         tell(done, len(steps))
         with randomized(job.model.module, redrawn, seed, settling):
             findings = _explained(fixed, inputs, [prediction.class_index for prediction in classes])
-        for image, found, before in zip(images, findings, prepared, strict=True):
+        for position, (image, found) in enumerate(zip(images, findings, strict=True)):
             for map_ in found.heatmaps:
-                similarity = compare_maps(before[_key(map_)], prepared_map(map_.values))
+                compared = _compared(map_, prepared, position)
                 index = map_.prediction.class_index
-                measurements.append(Measurement(image, *_key(map_), mode, step, stage, index, map_.status, similarity))
+                measurements.append(Measurement(image, *_key(map_), mode, step, stage, index, map_.status, *compared))
         for strip, found in zip(kept, findings, strict=False):
             for map_ in found.heatmaps if mode == MODES[0] and step else ():
                 strip[_key(map_)].append(map_.values)
@@ -132,7 +139,7 @@ def check_maps(
         Strip(name, prediction.class_name, pixels, maps)
         for (name, pixels), prediction, maps in zip(images.items(), classes, kept, strict=False)
     ]
-    return Check(tuple(stages), tuple(measurements), _chance(prepared), tuple(shown))
+    return Check(tuple(stages), tuple(measurements), tuple(shown))
 
 
 def _steps(stages: Sequence[Stage]) -> Iterator[tuple[str, int, str, Sequence[Stage]]]:
@@ -160,9 +167,8 @@ def _prepared(found: Findings) -> dict[Key, Prepared]:
     return {_key(map_): prepared_map(map_.values) for map_ in found.heatmaps}
 
 
-def _chance(prepared: Sequence[Mapping[Key, Prepared]]) -> dict[Key, tuple[Similarity, ...]]:
-    """Similarities between the maps of different images, of at most MOST_PAIRS pairs spread over all of them."""
-    count = len(prepared)
-    pairs = ((i, i + apart) for apart in range(1, count) for i in range(count - apart))  # neighbours first: all images take part
-    chosen = list(itertools.islice(pairs, MOST_PAIRS))
-    return {key: tuple(compare_maps(prepared[i][key], prepared[j][key]) for i, j in chosen) for key in prepared[0]}
+def _compared(map_: Heatmap, prepared: Sequence[Mapping[Key, Prepared]], position: int) -> tuple[Similarity, Similarity]:
+    """How alike a map of the image at ``position`` is to its original, and to those of the next OTHERS images, on average."""
+    ready, key = prepared_map(map_.values), _key(map_)
+    others = [prepared[(position + apart) % len(prepared)][key] for apart in range(1, min(OTHERS + 1, len(prepared)))]
+    return compare_maps(prepared[position][key], ready), mean_similarity([compare_maps(other, ready) for other in others])

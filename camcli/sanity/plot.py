@@ -9,16 +9,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from camcli.records import shown
 from camcli.sanity.check import Check, Key
-from camcli.sanity.similarity import MEASURES
-from camcli.sanity.verdict import median
+from camcli.sanity.similarity import MEASURES, median
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D1F", "#000000")
 """Told apart by colour-blind eyes too (Okabe and Ito 2008)."""
 
-_DASHES = ("-", "--", "-.", ":")
+_DASHES = ("-", (0, (4, 1.5)))
+"""In turn, so that of two curves that coincide (Grad-CAM and CAM, as pictures) both are seen."""
+
+_DOTS = (0, (1, 3))
 _TITLES = {
     "spearman": "Rank correlation",
     "spearman_abs": "Rank correlation of absolute values",
@@ -42,12 +45,12 @@ def curves_png(check: Check, mode: str, model: str) -> bytes:
 def curves_figure(check: Check, mode: str, model: str) -> Figure:
     """A panel for each measure: a method's median over images, and a band over the middle half of them.
 
-    Dotted lines are what chance gives: the median between the originals of different images. ``mode``: one of ``check.MODES``;
+    Dotted lines are what chance gives: the median likeness to the originals of other images. ``mode``: one of ``check.MODES``;
     ``model``: its name, for the heading.
     """
     figure = Figure(figsize=(12.5, 8.6), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
-    panels = figure.subplots(2, 2, sharex=True, sharey=True)
+    panels = figure.subplots(2, 2, sharex=True)
     for axes, measure in zip(panels.flat, MEASURES, strict=True):
         _draw_panel(axes, check, mode, measure)
     for axes in panels[-1]:
@@ -58,9 +61,12 @@ def curves_figure(check: Check, mode: str, model: str) -> Figure:
             label.set_rotation_mode("anchor" if len(check.stages) <= 30 else "default")
             label.set_fontsize(9 if len(check.stages) <= 30 else 5)
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=min(4, len(labels)), frameon=False)
+    between = Line2D([], [], color="#777777", linestyle=_DOTS, linewidth=1.2)
+    handles, labels = [*handles, between], [*labels, "chance: like other images' originals"]
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
     images = len({measurement.image for measurement in check.measurements})
-    figure.suptitle(f"{shown(model)}, {images} images. {_HEADINGS[mode]}", x=0.01, ha="left", fontsize=12)
+    photos = "1 image" if images == 1 else f"{images} images"
+    figure.suptitle(f"{shown(model)}, {photos}. {_HEADINGS[mode]}", x=0.01, ha="left", fontsize=12)
     return figure
 
 
@@ -71,28 +77,30 @@ def label_of(key: Key, keys: Sequence[Key]) -> str:
 
 
 def _draw_panel(axes: Axes, check: Check, mode: str, measure: str) -> None:
-    keys = list(check.chance)
-    values = _values(check, mode, measure)
+    keys = check.keys
+    own, others = (_values(check, mode, which, measure) for which in ("similarity", "chance"))
+    lowest = 0.0
     for position, key in enumerate(keys):
-        color, dash = COLORS[position % len(COLORS)], _DASHES[position // len(COLORS) % len(_DASHES)]
-        steps = sorted(values[key])
-        quartiles = np.array([_quartiles(values[key][step]) for step in steps])
+        color, dash = COLORS[position % len(COLORS)], _DASHES[position % len(_DASHES)]
+        steps = sorted(own[key])
+        quartiles = np.array([_quartiles(own[key][step]) for step in steps])
+        lowest = min(lowest, np.nanmin(quartiles, initial=0.0))
         axes.fill_between(steps, quartiles[:, 0], quartiles[:, 2], color=color, alpha=0.13, linewidth=0)
-        axes.plot(steps, quartiles[:, 1], dash, color=color, marker="o", markersize=3.5, label=shown(label_of(key, keys)))
-        chance = median(getattr(one, measure) for one in check.chance[key])
-        axes.axhline(chance, color=color, linestyle=(0, (1, 3)), linewidth=1.2)
+        axes.plot(steps, quartiles[:, 1], linestyle=dash, color=color, marker="o", markersize=3.5, label=shown(label_of(key, keys)))
+        axes.plot(steps, [median(others[key][step]) for step in steps], linestyle=_DOTS, color=color, linewidth=1.2)
     axes.set_title(_TITLES[measure], fontsize=11, loc="left")
-    axes.set_ylim(-0.55, 1.05)
+    axes.set_ylim(min(-0.1, lowest - 0.03), 1.04)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _values(check: Check, mode: str, measure: str) -> dict[Key, dict[int, list[float]]]:
-    found: dict[Key, dict[int, list[float]]] = {key: {} for key in check.chance}
+def _values(check: Check, mode: str, which: str, measure: str) -> dict[Key, dict[int, list[float]]]:
+    """(layer, method) -> step -> a value for each image. ``which``: similarity or chance."""
+    found: dict[Key, dict[int, list[float]]] = {key: {} for key in check.keys}
     for measurement in check.measurements:
         if measurement.mode == mode:
             steps = found[measurement.layer, measurement.method]
-            steps.setdefault(measurement.step, []).append(getattr(measurement.similarity, measure))
+            steps.setdefault(measurement.step, []).append(getattr(getattr(measurement, which), measure))
     return found
 
 

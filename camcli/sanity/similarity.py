@@ -6,6 +6,7 @@ Ranks are compared cell by cell, at the map's own resolution: enlarging a map of
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import cv2
@@ -79,6 +80,23 @@ def compare_maps(one: Prepared, other: Prepared) -> Similarity:
         ssim,
         _correlation(one.edges, other.edges),
     )
+
+
+def mean_similarity(found: Sequence[Similarity]) -> Similarity:
+    """The mean of each measure over those of ``found`` in which it is a number; NaN where it is in none."""
+    return Similarity(*(mean(getattr(one, measure) for one in found) for measure in MEASURES))
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean of those that are numbers; NaN where none is."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else np.nan
+
+
+def median(values: Iterable[float]) -> float:
+    """The median of those that are numbers; NaN where none is."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.median(known)) if known else np.nan
 
 
 def _ranks(values: np.ndarray) -> np.ndarray | None:

@@ -20,6 +20,9 @@ _SIDE, _GAP, _LEFT, _ABOVE = 112, 4, 130, 34
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
+_FINE_TOP = 99.0
+"""Percent of the pixels of a fine map that are not the brightest."""
+
 _COLORMAP = "inferno"
 _INK, _PAPER, _EMPTY = (30, 30, 30), (255, 255, 255), (205, 205, 205)
 
@@ -62,10 +65,14 @@ def _y(row: int) -> int:
 
 
 def _draw_map(sheet: Image.Image, values: np.ndarray, place: tuple[int, int], font: _Font) -> None:
-    """A map (h, w) from zero, dark, to its own peak, bright; one with nothing to show is grey and says so."""
-    heat = scale_map(np.nan_to_num(values, posinf=0, neginf=0))
+    """A map (h, w) from zero, dark, to its own peak, bright; one with nothing to show is grey and says so.
+
+    Of fine maps, whose peak is a single pixel, the brightest hundredth is as bright as can be.
+    """
+    heat = _resized(scale_map(np.nan_to_num(values, posinf=0, neginf=0)))
+    top = float(np.percentile(heat, _FINE_TOP)) if values.size > heat.size else 1.0
     if np.isfinite(values).all() and heat.max() > 0:
-        level = np.clip(np.rint(255 * _resized(heat)), 0, 255).astype(np.uint8)
+        level = np.clip(np.rint(255 * heat / (top if top > 0 else 1.0)), 0, 255).astype(np.uint8)
         sheet.paste(Image.fromarray(color_table(_COLORMAP)[level]), place)
         return
     pen = ImageDraw.Draw(sheet)

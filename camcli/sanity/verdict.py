@@ -4,19 +4,20 @@ What is judged is how much of the likeness to the original survives the cascade 
 absolute values, averaged over all steps, the median over the images. Not that after the last step alone: a map that stays as it was
 while the upper half of the network has forgotten everything explains no decision, whatever the lowest layers do to it.
 
-And not the bare figure: two maps of 7 x 7 cells, or of pictures with their object in the middle, are alike by chance. What chance
-gives is measured on the originals of different images; ``kept`` is how far the likeness stands above that, where 1 is the original.
+And not the bare figure: any two maps of 7 x 7 cells, or of pictures with their object in the middle, are a little alike. So a map
+of the redrawn network is compared with the originals of other images too. Where it is no more like its own original than like
+theirs, nothing of it is left; ``kept`` is how far it stands above that, on a scale on which the original itself is 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from camcli.sanity.check import MODES, Check, Key, Measurement
-from camcli.sanity.similarity import Similarity
+from camcli.sanity.similarity import mean, median
 
 JUDGED_BY = "spearman_abs"
 """The measure of the verdict: the authors' first one, and the one that needs no picture."""
@@ -34,9 +35,10 @@ LOST, PART, KEPT, NONE = "loses its map", "keeps a part", "keeps its map", "unde
 class Verdict:
     """Of one method at one layer. ``verdict``: one of LOST, PART, KEPT, NONE.
 
-    ``kept``: (``similarity`` - ``chance``) / (1 - ``chance``), NaN without a verdict. ``similarity``: the mean over the cascade,
-    median over images; ``last``: after its last step. ``chance``: the median between originals of different images, 0 where
-    there is one image only. ``maps``: made with redrawn weights in the cascade, of which ``comparable`` have something to compare.
+    ``kept``: (``similarity`` - ``chance``) / (1 - ``chance``), NaN without a verdict. ``similarity``: to the image's own original,
+    the mean over the cascade, the median over images; ``last``: after its last step alone. ``chance``: the same to originals of
+    other images, 0 where there is one image only. ``maps``: made with redrawn weights in the cascade, of which ``comparable`` have
+    something to compare.
     """
 
     method: str
@@ -56,38 +58,31 @@ def judge(check: Check) -> list[Verdict]:
     for measurement in check.measurements:
         if measurement.mode == MODES[0] and measurement.step:
             found.setdefault((measurement.layer, measurement.method), []).append(measurement)
-    return [_verdict(key, measurements, check.chance[key], len(check.stages)) for key, measurements in found.items()]
+    return [_verdict(key, measurements, len(check.stages)) for key, measurements in found.items()]
 
 
-def _verdict(key: Key, measurements: Sequence[Measurement], between: Iterable[Similarity], steps: int) -> Verdict:
-    rows: dict[str, list[float]] = {}
-    for measurement in measurements:
-        rows.setdefault(measurement.image, []).append(getattr(measurement.similarity, JUDGED_BY))
-    comparable = int(sum(np.isfinite(row).sum() for row in rows.values()))
-    similarity = median(mean(row) for row in rows.values())
-    last = median(getattr(m.similarity, JUDGED_BY) for m in measurements if m.step == steps)
-    by_chance = median(getattr(one, JUDGED_BY) for one in between)
-    chance = by_chance if np.isfinite(by_chance) else 0.0
-    kept = (similarity - chance) / (1 - chance) if chance < 1 else np.nan
-    enough = comparable >= LEAST_SHARE * len(measurements) and bool(np.isfinite(kept))
+def _verdict(key: Key, measurements: Sequence[Measurement], steps: int) -> Verdict:
+    own, others = (_over_cascade(measurements, which) for which in ("similarity", "chance"))
+    comparable = int(np.isfinite([getattr(one.similarity, JUDGED_BY) for one in measurements]).sum())
+    similarity, chance = median(own), median(others)
+    last = median(getattr(one.similarity, JUDGED_BY) for one in measurements if one.step == steps)
+    chance = chance if np.isfinite(chance) else 0.0
+    kept = (similarity - chance) / (1 - chance) if chance < 1 and comparable >= LEAST_SHARE * len(measurements) else np.nan
     layer, method = key
-    word = _word(kept) if enough else NONE
-    return Verdict(method, layer, word, kept if enough else np.nan, similarity, last, chance, len(measurements), comparable)
+    return Verdict(method, layer, _word(kept), kept, similarity, last, chance, len(measurements), comparable)
+
+
+def _over_cascade(measurements: Sequence[Measurement], which: str) -> list[float]:
+    """For each image the mean over the steps. ``which``: similarity or chance."""
+    rows: dict[str, list[float]] = {}
+    for one in measurements:
+        rows.setdefault(one.image, []).append(getattr(getattr(one, which), JUDGED_BY))
+    return [mean(row) for row in rows.values()]
 
 
 def _word(kept: float) -> str:
+    if np.isnan(kept):
+        return NONE
     if kept >= KEEPS:
         return KEPT
     return LOST if kept < LOSES else PART
-
-
-def median(values: Iterable[float]) -> float:
-    """The median of those that are numbers; NaN where none is."""
-    known = [value for value in values if np.isfinite(value)]
-    return float(np.median(known)) if known else np.nan
-
-
-def mean(values: Iterable[float]) -> float:
-    """The mean of those that are numbers; NaN where none is."""
-    known = [value for value in values if np.isfinite(value)]
-    return float(np.mean(known)) if known else np.nan

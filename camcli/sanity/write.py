@@ -27,7 +27,8 @@ TABLE, VERDICTS, RECORD = "sanity.csv", "verdicts.csv", "sanity.json"
 FILES = (TABLE, VERDICTS, *SANITY_PICTURES, RECORD)
 """What a check leaves, in the order of writing."""
 
-COLUMNS = ("image", "layer", "method", "mode", "step", "stage", "class_index", "status", *MEASURES)
+COLUMNS = ("image", "layer", "method", "mode", "step", "stage", "class_index", "status", *MEASURES,
+           *(f"chance_{measure}" for measure in MEASURES))  # fmt: skip
 VERDICT_COLUMNS = tuple(field.name for field in fields(Verdict))
 
 
@@ -113,7 +114,7 @@ def _table(check: Check) -> bytes:
     lines = [csv_line(COLUMNS)]
     for one in check.measurements:
         facts = (one.image, one.layer, one.method, one.mode, one.step, one.stage, one.class_index, one.status)
-        lines.append(table_line((*facts, *map(known, astuple(one.similarity)))))
+        lines.append(table_line((*facts, *map(known, (*astuple(one.similarity), *astuple(one.chance))))))
     return b"".join(lines)
 
 
