@@ -7,6 +7,9 @@ import dataclasses
 import io
 import json
 import math
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 
@@ -24,14 +27,17 @@ from camcli.config import RunConfig
 from camcli.errors import ModelError
 from camcli.images.discover import discover_sources
 from camcli.job import prepare_module
-from camcli.records import SANITY_PICTURES, Grid, Layer, Preprocess
+from camcli.records import SANITY_PICTURES, Grid, Layer, Preprocess, Source
 from camcli.sanity.check import MODES, Check, Measurement, check_maps
+from camcli.sanity.config import SanityConfig
 from camcli.sanity.plot import curves_figure
 from camcli.sanity.randomize import Stage, find_stages, randomized
+from camcli.sanity.session import prepare_session, read_inputs
 from camcli.sanity.similarity import MEASURES, Similarity, compare_maps, prepared_map
 from camcli.sanity.strip import strip_png
-from camcli.sanity.verdict import KEPT, LOST, NONE, PART, judge
+from camcli.sanity.verdict import KEEPS, KEPT, LOSES, LOST, NONE, PART, judge
 from camcli.sanity.write import FILES
+from tests.conftest import ROOT, SAMPLES
 from tests.folders import state_of
 from tests.pictures import encoded, photo
 
@@ -319,7 +325,7 @@ def test_the_original_is_like_itself_and_an_edge_detector_always_is(edges):
     verdicts = {one.method: one for one in judge(check)}
     assert verdicts["edges"].verdict == KEPT
     assert verdicts["edges"].kept == 1.0
-    assert verdicts["gradcam"].verdict == LOST
+    assert verdicts["gradcam"].similarity < 0.5
     assert verdicts["cam"].verdict == LOST
     assert {one.class_index for one in check.measurements if one.image == "0.png"} == {class_of(module, "0.png")}
     assert [len(maps) for strip in check.strips for maps in strip.maps.values()] == [4] * 8
@@ -573,3 +579,54 @@ def test_the_help_loads_nothing_large():
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+# ---- the page
+
+PAGE = ROOT / "docs" / "sanity.md"
+
+
+def page_commands():
+    blocks = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_the_commands_of_the_page_run(camcli, tmp_path, monkeypatch):
+    """On two of the photographs and a small network; each leaves what the page says."""
+    (tmp_path / "sample_images").mkdir()
+    for name in ("chelsea.png", "coffee.png"):
+        shutil.copy(SAMPLES / name, tmp_path / "sample_images" / name)
+    monkeypatch.chdir(tmp_path)
+    commands = page_commands()
+    assert len(commands) == 4
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        assert name == "camcli"
+        done = camcli(*arguments, *TINY)
+        assert done.code == 0, done.err
+    text = PAGE.read_text(encoding="utf-8")
+    folders = {path.name for path in tmp_path.iterdir()} - {"sample_images"}
+    assert folders == {"sanity", "sanity-others", "sanity-all", "sanity-seed1"}
+    for folder in folders:
+        assert sorted(path.name for path in (tmp_path / folder).glob("[!.]*")) == sorted(FILES)
+    assert all(f"`{name}`" in text for name in FILES)
+    assert all((PAGE.parent / name).is_file() for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text))
+    assert all(f"`{name}`" in text for name in (*MEASURES, KEPT, LOST, PART, NONE))
+    assert f"`{KEPT}` from {KEEPS} on, `{LOST}` below {LOSES}" in text
+
+
+def test_the_bundled_network_behaves_as_published(tmp_path):
+    """After three of ten blocks, counted from the top: Grad-CAM has moved away, guided backpropagation has not."""
+    config = SanityConfig(method=("gradcam", "guided-backprop"))
+    session = prepare_session(config, RunConfig(device="cpu"), lambda _: None)
+    assert [stage.name for stage in session.stages] == [
+        "classifier", "conv_head", *(f"blocks.{k}" for k in range(6, -1, -1)), "conv_stem",
+    ]  # fmt: skip
+    inputs, _ = read_inputs([Source(str(SAMPLES), name) for name in ("chelsea.png", "coffee.png", "camera.png")], session.job)
+    merged = Stage("top", tuple(name for stage in session.stages[:3] for name in stage.modules))
+    check = check_maps(session.job, inputs, [merged], seed=0)
+    verdicts = {verdict.method: verdict for verdict in judge(check)}
+    assert verdicts["gradcam"].similarity < 0.5
+    assert verdicts["guided-backprop"].verdict == KEPT
+    assert verdicts["guided-backprop"].similarity > 0.9
+    assert {one.similarity for one in check.measurements if one.step == 0} == {Similarity(1.0, 1.0, 1.0, 1.0)}

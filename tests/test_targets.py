@@ -162,6 +162,7 @@ def test_guided_pictures_come_with_a_warning(camcli, labelled, tmp_path):
     )
     assert done.code == 0
     assert "Adebayo" in done.err
+    assert "camcli sanity" in done.err
 
 
 def test_torch_is_unharmed():

@@ -27,7 +27,7 @@ _OTHERS = frozenset(
 )  # fmt: skip
 _INSANE = (
     "guided backpropagation acts as an edge detector: its pictures hardly change when the weights are randomized "
-    "(Adebayo et al. 2018). Do not take them for an explanation."
+    "(Adebayo et al. 2018). Do not take them for an explanation. To measure it on your network and images: camcli sanity"
 )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,6 +87,7 @@ def _check(sources: Sequence[Source], config: SanityConfig, run: RunConfig, reco
 
     keep_memory()
     allow_any_size()
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata: what matters becomes a failure
     show = talk.on_terminal and not talk.quiet
     session = prepare_session(config, run, talk.say, show_progress=show)
     _announce(session, talk)

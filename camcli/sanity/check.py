@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -117,20 +118,25 @@ def check_maps(
     classes = [found.heatmaps[0].prediction for found in originals]
     fixed = replace(job, config=replace(job.config, topk=0, class_=()), classes=())
     settling = normalised(inputs[:SETTLED_BY], job)
-    measurements: list[Measurement] = []
     kept: list[dict[Key, list[np.ndarray]]] = [
         {_key(map_): [map_.values] for map_ in found.heatmaps} for found in originals[:strips]
     ]
+    measurements: dict[tuple[str, int], list[Measurement]] = {}
     steps = list(_steps(stages))
     for done, (mode, step, stage, redrawn) in enumerate(steps):
         tell(done, len(steps))
+        if mode == MODES[1] and step <= 1:  # what the cascade began with
+            measurements[mode, step] = [replace(one, mode=mode) for one in measurements[MODES[0], step]]
+            continue
         with randomized(job.model.module, redrawn, seed, settling):
             findings = _explained(fixed, inputs, [prediction.class_index for prediction in classes])
-        for position, (image, found) in enumerate(zip(images, findings, strict=True)):
-            for map_ in found.heatmaps:
-                compared = _compared(map_, prepared, position)
-                index = map_.prediction.class_index
-                measurements.append(Measurement(image, *_key(map_), mode, step, stage, index, map_.status, *compared))
+        measurements[mode, step] = [
+            Measurement(
+                image, *_key(map_), mode, step, stage, map_.prediction.class_index, map_.status, *_compared(map_, prepared, at)
+            )
+            for at, (image, found) in enumerate(zip(images, findings, strict=True))
+            for map_ in found.heatmaps
+        ]
         for strip, found in zip(kept, findings, strict=False):
             for map_ in found.heatmaps if mode == MODES[0] and step else ():
                 strip[_key(map_)].append(map_.values)
@@ -139,7 +145,7 @@ def check_maps(
         Strip(name, prediction.class_name, pixels, maps)
         for (name, pixels), prediction, maps in zip(images.items(), classes, kept, strict=False)
     ]
-    return Check(tuple(stages), tuple(measurements), tuple(shown))
+    return Check(tuple(stages), tuple(itertools.chain.from_iterable(measurements.values())), tuple(shown))
 
 
 def _steps(stages: Sequence[Stage]) -> Iterator[tuple[str, int, str, Sequence[Stage]]]:

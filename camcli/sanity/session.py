@@ -15,6 +15,7 @@ from camcli.errors import InputError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import prepare_input, view_of
 from camcli.job import Job, package_versions, prepare_job
+from camcli.machine import available_cores
 from camcli.records import Failure, Source, stamp_of
 from camcli.sanity.check import available_methods, check_maps, plain_job
 from camcli.sanity.config import SanityConfig
@@ -93,8 +94,12 @@ def run_session(
 
     ``record``: what is to stand in it besides. Raises what explaining raises, and OutputError.
     """
-    config = session.config
-    found = check_maps(session.job, inputs, session.stages, seed=config.seed, strips=config.strip, tell=tell)
+    config, threads = session.config, torch.get_num_threads()
+    try:
+        torch.set_num_threads(session.job.config.threads or available_cores())
+        found = check_maps(session.job, inputs, session.stages, seed=config.seed, strips=config.strip, tell=tell)
+    finally:
+        torch.set_num_threads(threads)
     verdicts = judge(found)
     whole = {**record, **_facts(session, verdicts)}
     write_check(config.output, found, verdicts, whole)
