@@ -127,7 +127,7 @@ def _show(config: SanityConfig, record: dict[str, Any], talk: Talk) -> None:
 def _words(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{round(value, 2) + 0.0:.2f}" if isinstance(value, float) else str(value)
 
 
 @contextlib.contextmanager
