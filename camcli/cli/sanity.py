@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from camcli.cli.inputs import gathered_sources
-from camcli.cli.options import config_parameters
-from camcli.cli.summary import allow_any_size, announce, count_words
+from camcli.cli.options import config_parameters, take_parameters
+from camcli.cli.summary import announce, count_words
 from camcli.cli.talk import Talk, print_table, stdout_for_data
 from camcli.config import RunConfig
 from camcli.records import Failure, Source, shown
@@ -52,9 +50,7 @@ def sanity_command() -> Callable[..., None]:
         *config_parameters(config=SanityConfig),
         *config_parameters(_OF_RUN),
     ]
-    sanity.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    sanity.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return sanity
+    return take_parameters(sanity, parameters)
 
 
 def _execute(inputs: Sequence[str], config: SanityConfig, run: RunConfig) -> int:
@@ -82,6 +78,7 @@ def _execute(inputs: Sequence[str], config: SanityConfig, run: RunConfig) -> int
 
 def _check(sources: Sequence[Source], config: SanityConfig, run: RunConfig, record: dict[str, Any], talk: Talk) -> dict[str, Any]:
     """Make the check; its record, as it was written."""
+    from camcli.images.limits import allow_any_size
     from camcli.machine import keep_memory
     from camcli.sanity.session import prepare_session, read_inputs, run_session
 
@@ -97,7 +94,7 @@ def _check(sources: Sequence[Source], config: SanityConfig, run: RunConfig, reco
     if len(inputs) == 1:
         talk.warn("with one image there is no other to tell what chance gives; 0 is taken for it.")
     failed = [_as_json(failure) for failure in failures]
-    with _bar(talk) as tell:
+    with talk.bar(unit="step") as tell:
         return run_session(session, inputs, {**record, "failed": failed}, tell)
 
 
@@ -128,20 +125,3 @@ def _words(value: Any) -> str:
     if value is None:
         return ""
     return f"{round(value, 2) + 0.0:.2f}" if isinstance(value, float) else str(value)
-
-
-@contextlib.contextmanager
-def _bar(talk: Talk) -> Iterator[Callable[[int, int], None]]:
-    """What tells how far it is: a bar while a person watches."""
-    if talk.quiet or not talk.on_terminal:
-        yield lambda _done, _of: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit="step", dynamic_ncols=True, file=sys.stderr) as bar:
-
-        def tell(done: int, of: int) -> None:
-            bar.total = of
-            bar.update(done - bar.n)
-
-        yield tell

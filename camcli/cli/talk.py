@@ -127,14 +127,14 @@ class Talk:
                 self.close_log()
 
     @contextlib.contextmanager
-    def bar(self, total: int | None = None) -> Iterator[Callable[..., None]]:
+    def bar(self, total: int | None = None, unit: str = "img") -> Iterator[Callable[..., None]]:
         """What tells how far it is, as ``tell(done, of, note)``: a bar on stderr while a person watches, else nothing."""
         if self.quiet or not self.on_terminal:
             yield lambda _done, _of, _note="": None
             return
         from tqdm import tqdm
 
-        with tqdm(total=total, unit="img", dynamic_ncols=True, file=sys.stderr, smoothing=0.1) as bar:
+        with tqdm(total=total, unit=unit, dynamic_ncols=True, file=sys.stderr, smoothing=0.1) as bar:
 
             def tell(done: int, of: int, note: str = "") -> None:
                 bar.total = of

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from camcli.config import check_value, option, option_name
 from camcli.errors import ConfigError
+from camcli.option import check_value, option, option_name
 
 METHODS = ("gradcam", "cam", "guided-backprop", "guided-gradcam")
 """Those of which Adebayo et al. 2018 and Selvaraju et al. 2017 speak: two that are said to pass, and two that are said to fail."""
