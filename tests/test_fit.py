@@ -348,7 +348,7 @@ def test_a_run_is_bound_to_the_weights_of_its_model(camcli, data, tmp_path):
     (model / "model.json").write_text(json.dumps(text | {"classes": ["only one"]}))
     assert "does not fit the model beside it" in camcli("layers", model, *RUN).err
     (model / "model.json").write_text("{}")
-    assert "does not describe a model of camcli fit" in camcli("classes", model).err
+    assert "does not describe a model of this version of camcli fit" in camcli("classes", model).err
 
 
 def test_what_a_stopped_fitting_has_computed_is_kept(data, tmp_path):

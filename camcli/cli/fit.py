@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from camcli.cli.signals import SIGNALS
 from camcli.cli.summary import count_words
 from camcli.cli.talk import Talk, print_table
-from camcli.errors import ConfigError, did_you_mean
 from camcli.fit.config import FITS, FitConfig
-from camcli.fit.metrics import Metrics
 from camcli.records import Failure, shown
+
+if TYPE_CHECKING:
+    from camcli.fit.metrics import Metrics
 
 _MOST_TOLD = 5
 """Failures that are told one by one."""
@@ -92,8 +93,6 @@ def fit(
     from camcli.fit.fitting import fit_model
     from camcli.images.limits import allow_any_size
 
-    if fit_ not in FITS:
-        raise ConfigError(f"--fit {fit_!r}.{did_you_mean(fit_, FITS)} Known: {', '.join(FITS)}.")
     config = FitConfig(
         data,
         output,

@@ -27,7 +27,7 @@ _MOST_CONFUSED = 20
 def model_files(
     config: FitConfig, backbone: Backbone, examples: Examples, head: Head, result: Result, logits: dict[str, Tensor]
 ) -> dict[str, bytes]:
-    """File name -> contents. ``logits``: of each part's images, in their order."""
+    """File name -> contents. ``logits`` (N, K): of each part's images, in their order."""
     from safetensors.torch import save
 
     assert result.metrics is not None

@@ -67,7 +67,7 @@ class FeatureCache:
         return None if stamp is None else self._known.get((source.image, stamp.size, stamp.mtime_ns))
 
     def add(self, prepared: Prepared, features: np.ndarray) -> None:
-        """Keep the features of an image. Raises OutputError."""
+        """Keep the features (C,) of an image. Raises OutputError."""
         stamp = prepared.image.stamp
         key = prepared.source.image, stamp.size, stamp.mtime_ns
         self._known[key] = self._waiting[key] = Featured(stamp.sha256, features)
@@ -100,7 +100,7 @@ def compute_features(sources: Sequence[Source], job: Job, cache: FeatureCache, s
     """Put the features of ``sources`` into ``cache``, and yield each source once that is done, or its Failure.
 
     The logits of the job's network are the features. After ``stop`` is set no further batch is begun. Raises OutputError,
-    OutOfMemoryError.
+    OutOfMemoryError, and ConfigError for a backbone whose features are not finite.
     """
     for batch in prepared_batches(sources, job, stop):
         images = [item for item in batch if isinstance(item, Prepared)]

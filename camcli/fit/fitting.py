@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from camcli.config import RunConfig
-from camcli.errors import ConfigError
+from camcli.errors import ConfigError, did_you_mean
 from camcli.fit.card import model_files
-from camcli.fit.config import FitConfig
+from camcli.fit.config import FITS, FitConfig
 from camcli.fit.data import PARTS, Dataset, Doubles, divide, find_doubles, read_dataset, refuse_equal_classes
 from camcli.fit.features import FeatureCache, cache_key, compute_features
 from camcli.fit.finetune import LEARNING_RATE, RANDOM_LEARNING_RATE, Epoch, Tuning, fine_tune, predict
@@ -52,9 +52,11 @@ def fit_model(config: FitConfig, listener: Listener, stop: threading.Event) -> R
     """Train a classifier on the images of ``config.data`` and write it to ``config.output``.
 
     Nothing is done where that folder holds a model of the same settings and images. After ``stop`` is set what was computed is
-    kept and no model is written. Raises UsageError for what does not exist or does not fit, SettingsError for a folder with
-    another model, RunError.
+    kept and no model is written. Raises ConfigError and the other UsageErrors for what does not exist or does not fit, SettingsError
+    for a folder with another model, RunError.
     """
+    if config.fit not in FITS:
+        raise ConfigError(f"there is no --fit {config.fit!r}.{did_you_mean(config.fit, FITS)} Known: {', '.join(FITS)}.")
     if not 0 < config.val < 1:
         raise ConfigError(f"--val {config.val:g}: a share of the images, more than 0 and less than 1.")
     dataset = read_dataset(config.data, config.output)

@@ -57,6 +57,6 @@ class Examples:
         return Labelled([self.sources[place] for place in places], [self.labels[place] for place in places])
 
     def tensors(self, part: str) -> tuple[Tensor, Tensor]:
-        """Features and labels of a part."""
+        """Features (N, C) and labels (N,) of a part."""
         places = self.places(part)
         return self.features[places], torch.tensor([self.labels[place] for place in places])

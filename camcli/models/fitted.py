@@ -75,7 +75,7 @@ def read_fitted(folder: str) -> Fitted:
         with open(path, "rb") as file:
             found = json.load(file)
         if found.get("camcli-fit") != 1:
-            raise ValueError("it is of another version of camcli")
+            raise ModelError(f"{shown(path)!r} does not describe a model of this version of camcli fit.")
         preprocess: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in found["preprocess"].items()
