@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from camcli import __version__
-from camcli.cli import diff, fit, folders, look, run, sanity
+from camcli.cli import diff, dream, fit, folders, look, run, sanity
 from camcli.cli.signals import SIGNALS, Interrupted
 from camcli.cli.talk import Talk, abandon_stdout, hold_standard_streams
 from camcli.errors import CamcliError, RunError
@@ -56,6 +56,7 @@ app.command("fit", no_args_is_help=True)(fit.fit)
 app.command("render", no_args_is_help=True)(folders.render_command())
 app.command("report")(folders.report)
 app.command("sanity", no_args_is_help=True)(sanity.sanity_command())
+app.command("dream", no_args_is_help=True)(dream.dream_command())
 
 
 def main(arguments: list[str] | None = None) -> None:

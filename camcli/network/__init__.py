@@ -60,9 +60,9 @@ def eager(module: nn.Module) -> Network:
 def run_hooked(module: nn.Module, inputs: Tensor, names: Sequence[str]) -> Tapped:
     """One forward pass over ``inputs`` (B, 3, H, W) with hooks on ``names``: nothing is recorded before the first of them.
 
-    Raises LayerError for a layer that does not run.
+    Inputs that require a gradient are recorded from the beginning. Raises LayerError for a layer that does not run.
     """
-    with frozen(module), tap(module, names) as outputs, torch.set_grad_enabled(bool(names)):
+    with frozen(module), tap(module, names) as outputs, torch.set_grad_enabled(bool(names) or inputs.requires_grad):
         logits = full_precision(logits_of(module(inputs)))
     silent = [name for name in names if name not in outputs]
     if silent:

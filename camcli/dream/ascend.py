@@ -1,0 +1,194 @@
+"""The ascent: from noise to a picture at which a target responds strongly, and what the network says of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camcli.dream.config import WITH_PRIOR, DreamConfig
+from camcli.dream.parametrization import PRIORS, Size, first_parameters
+from camcli.dream.targets import Response, Target, respond
+from camcli.dream.transforms import Moves, blurred, draw_moves, moved, total_variation
+from camcli.errors import ImageError
+from camcli.network import Network
+from camcli.records import Preprocess
+
+TRIALS = 32
+"""Random moves under which a finished picture is shown to the network."""
+
+STANDARD_MOVES = Moves(int(WITH_PRIOR["jitter"]), WITH_PRIOR["rotate"], WITH_PRIOR["zoom"])
+"""How far these go, whatever the picture was made with."""
+
+_CHUNK = 8
+_STARTS = (None, 0.1, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0)
+"""Contrasts of the noises that are tried until one makes the target respond; None stands for the usual one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """What an ascent takes besides its target: the network, how it wants its input, and the picture's size (height, width)."""
+
+    network: Network
+    preprocess: Preprocess
+    size: Size
+    device: torch.device
+
+    def inputs(self, pictures: Tensor) -> Tensor:
+        """``pictures`` (N, 3, H, W) in [0, 1], normalised as the network wants them."""
+        mean, std = (
+            torch.tensor(values, device=self.device)[:, None, None] for values in (self.preprocess.mean, self.preprocess.std)
+        )
+        return (pictures - mean) / std
+
+    def respond(self, pictures: Tensor, target: Target) -> Response:
+        """What the network says of ``target`` to ``pictures`` (N, 3, H, W) in [0, 1]."""
+        return respond(self.network, self.inputs(pictures), target)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What the network says. ``start``, ``end``: activation at the first noise and at the picture. ``probability``: of the class.
+
+    ``moved`` ones: medians over TRIALS random moves, ``least``: the least of them. Probabilities are None of channels.
+    """
+
+    start: float
+    end: float
+    moved: float
+    probability: float | None
+    probability_moved: float | None
+    probability_least: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dream:
+    """A finished picture, (H, W, 3) uint8 RGB, what the network says of it, and the ``frames`` on the way there."""
+
+    picture: np.ndarray
+    figures: Figures
+    frames: tuple[np.ndarray, ...]
+
+
+def generator_of(seed: int, target: Target, purpose: str) -> torch.Generator:
+    """Random numbers that belong to a target: the same whichever others are asked for."""
+    digest = hashlib.sha256(f"{seed}/{target.stem}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def ascend(
+    viewer: Viewer, target: Target, config: DreamConfig, stop: threading.Event, tell: Callable[[float], None] = lambda _: None
+) -> Dream | None:
+    """The picture of ``target`` after ``config.steps`` steps of Adam (Kingma and Ba 2015); None where ``stop`` was set on the way.
+
+    ``config`` is a checked one. ``tell`` hears the activation at each step. Raises ImageError (stage ``ascend``) for a target that
+    does not respond to any start, or with what is not finite.
+    """
+    generator = generator_of(config.seed, target, "ascent")
+    parameters = _start(viewer, target, config, generator)
+    at = _frame_steps(config)
+    first = to_bytes(_picture(viewer, config, parameters))
+    frames = [first] if 0 in at else []
+    for step, values in enumerate(_steps(viewer, target, config, parameters, generator, tell), start=1):
+        if stop.is_set():
+            return None
+        if step in at:
+            frames.append(to_bytes(_picture(viewer, config, values)))
+    picture = to_bytes(_picture(viewer, config, parameters))
+    figures = measure(viewer, target, first, picture, generator_of(config.seed, target, "trials"))
+    if not math.isfinite(figures.end):
+        raise ImageError("ascend", f"the activation is {figures.end}; a smaller --rate may help.")
+    if figures.end == figures.start:
+        raise ImageError("ascend", f"its activation stayed {figures.end:g}; another --seed or more --steps may move it.")
+    return Dream(picture, figures, tuple(frames))
+
+
+def _steps(
+    viewer: Viewer,
+    target: Target,
+    config: DreamConfig,
+    parameters: Tensor,
+    generator: torch.Generator,
+    tell: Callable[[float], None],
+) -> Iterator[Tensor]:
+    """The parameters, any shape, after each step; they are changed in place."""
+    moves = Moves(int(config.jitter or 0), config.rotate or 0.0, config.zoom or 0.0)
+    blur, variation = config.blur or 0.0, config.tv or 0.0
+    optimizer = torch.optim.Adam([parameters], lr=config.rate)
+    for step in range(config.steps):
+        left = 1 - step / config.steps
+        optimizer.param_groups[0]["lr"] = config.rate * (1 + math.cos(math.pi * (1 - left))) / 2
+        with torch.enable_grad():
+            parameters.requires_grad_()
+            picture = PRIORS[config.prior].picture(parameters, viewer.size)
+            view = moved(picture, draw_moves(moves, 1, generator)) if moves.any else picture
+            activation = viewer.respond(blurred(view, blur * left), target).activation.sum()
+            aim = activation - variation * total_variation(picture) if variation else activation
+            (parameters.grad,) = torch.autograd.grad(-aim, parameters)
+        optimizer.step()
+        tell(float(activation.detach()))
+        yield parameters
+
+
+def _start(viewer: Viewer, target: Target, config: DreamConfig, generator: torch.Generator) -> Tensor:
+    """Noise at which the target has a gradient: a rectifier that is shut says nothing about the way.
+
+    A class's logit has one at the usual, nearly grey noise. For a channel or a unit, noises of more and more contrast are tried.
+    Raises ImageError where none has one.
+    """
+    for contrast in _STARTS:
+        options = {} if contrast is None else {"contrast": contrast}
+        parameters = first_parameters(config.prior, viewer.size, generator, **options).to(viewer.device)
+        if target.class_index is not None:
+            return parameters
+        with torch.enable_grad():
+            parameters.requires_grad_()
+            activation = viewer.respond(PRIORS[config.prior].picture(parameters, viewer.size), target).activation.sum()
+            (slope,) = torch.autograd.grad(activation, parameters)
+        if bool(slope.count_nonzero() > 0):
+            return parameters
+    raise ImageError("ascend", f"it is silent at each of {len(_STARTS)} random pictures; another --seed may wake it.")
+
+
+def _picture(viewer: Viewer, config: DreamConfig, parameters: Tensor) -> Tensor:
+    with torch.no_grad():
+        return PRIORS[config.prior].picture(parameters, viewer.size)
+
+
+def _frame_steps(config: DreamConfig) -> frozenset[int]:
+    """The steps, 0 to the last, of which frames are kept: denser at the beginning, where the picture changes most."""
+    if config.frames is None:
+        return frozenset()
+    return frozenset(round(config.steps * (frame / (config.frames - 1)) ** 2) for frame in range(config.frames))
+
+
+def to_bytes(picture: Tensor) -> np.ndarray:
+    """``picture`` (1, 3, H, W) in [0, 1] as a file holds it: (H, W, 3) uint8, rounded."""
+    return np.ascontiguousarray((picture[0] * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())
+
+
+def measure(viewer: Viewer, target: Target, first: np.ndarray, picture: np.ndarray, generator: torch.Generator) -> Figures:
+    """What the network says of two pictures (H, W, 3) uint8, and of the second one moved about at random, as any of them is."""
+    moves = draw_moves(STANDARD_MOVES, TRIALS, generator)
+
+    def tensor(pixels: np.ndarray) -> Tensor:
+        return torch.from_numpy(pixels).permute(2, 0, 1)[None].to(viewer.device).float() / 255
+
+    with torch.no_grad():
+        plain = [viewer.respond(tensor(pixels), target) for pixels in (first, picture)]
+        trials = [viewer.respond(moved(tensor(picture), some), target) for some in torch.split(moves, _CHUNK)]
+    activations = torch.cat([trial.activation for trial in trials])
+    chances = [trial.probability for trial in trials if trial.probability is not None]
+    start, end = (float(response.activation) for response in plain)
+    if plain[1].probability is None:
+        return Figures(start, end, float(activations.median()), None, None, None)
+    chance = torch.cat(chances)
+    return Figures(
+        start, end, float(activations.median()), float(plain[1].probability), float(chance.median()), float(chance.min())
+    )

@@ -1,0 +1,215 @@
+"""One command: targets found, what is already there left alone, the rest dreamt, written and put into the table."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from camcli.config import RunConfig
+from camcli.dream.ascend import Dream, Viewer, ascend
+from camcli.dream.config import DreamConfig
+from camcli.dream.targets import Target, check_targets, find_targets
+from camcli.dream.write import (
+    SHEET,
+    TABLE,
+    animation_bytes,
+    check_folder,
+    png_bytes,
+    read_picture,
+    read_record,
+    sheet_of,
+    write_changed,
+    write_table,
+)
+from camcli.errors import ImageError, SettingsError
+from camcli.machine import available_cores
+from camcli.models.device import resolve_device
+from camcli.models.layers import resolve_layers
+from camcli.models.request import ModelRequest
+from camcli.models.sources import load_model
+from camcli.network.prepare import Preparation, prepare_network
+from camcli.output.checks import differences
+from camcli.output.locks import undisturbed
+from camcli.output.writers import output_error
+from camcli.records import RUN_MARKER, Failure, LoadedModel, shown
+from camcli.settings import run_settings
+
+
+@dataclass(frozen=True)
+class Session:
+    """A command with every name resolved. ``settings``: of each picture, by its target; ``todo``: those that are not there yet."""
+
+    config: DreamConfig
+    model: LoadedModel
+    viewer: Viewer
+    targets: tuple[Target, ...]
+    settings: Mapping[Target, dict[str, Any]]
+    todo: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dreamt:
+    """A picture that was written, and the seconds it took."""
+
+    target: Target
+    dream: Dream
+    seconds: float
+
+
+def prepare_session(config: DreamConfig, request: ModelRequest, device: str) -> Session:
+    """Load the model, look every name up, and see what the folder already holds; nothing is written.
+
+    Raises the UsageError of whatever does not exist, SettingsError for a picture that was made otherwise, unless ``overwrite`` is
+    set, and OutputError for files that are not camcli's.
+    """
+    config = config.check()
+    place = resolve_device(device)
+    model = load_model(request, place)
+    layers = resolve_layers(model, config.layer) if config.channel or config.unit else []
+    targets = find_targets(model, config.class_, layers, config.channel, config.unit)
+    size = model.preprocess.crop if config.size is None else (config.size, config.size)
+    names = [f"{target.stem}.png" for target in targets]
+    animations = [f"{target.stem}.webp" for target in targets]
+    check_folder(config.output, [*names, *animations, TABLE, *([SHEET] if len(targets) > 1 else [])])
+    settings = {target: _settings(config, request, target, size) for target in targets}
+    todo = tuple(target for target in targets if not _is_there(config, target, settings[target]))
+    notes = list(model.notes)
+    network = prepare_network(model, [layer.name for layer in layers], place, Preparation(), notes.append)
+    check_targets(network, model, targets, size, place)
+    return Session(config, model, Viewer(network, model.preprocess, size, place), targets, settings, todo)
+
+
+def _settings(config: DreamConfig, request: ModelRequest, target: Target, size: tuple[int, int]) -> dict[str, Any]:
+    """What must be equal for two pictures to be the same, as JSON values, but for the device."""
+    model = run_settings(RunConfig(model=request.name, weights=request.weights), "")
+    about_model: dict[str, Any] = {
+        name: model[name] for name in ("model", "weights", "model-sha256", "weights-sha256") if name in model
+    }
+    what = target.words if target.class_index is None else f"class {target.class_index} ({target.words})"
+    return {**about_model, "target": what, **config.settings(), "size": list(size)}
+
+
+def _is_there(config: DreamConfig, target: Target, settings: Mapping[str, Any]) -> bool:
+    """Whether picture and animation were made with these settings. Raises SettingsError where with others."""
+    path = os.path.join(config.output, f"{target.stem}.png")
+    record = read_record(path)
+    if record is None:
+        return False
+    different = differences(record.get("settings", {}), settings)
+    if different and not config.overwrite:
+        raise SettingsError(
+            f"{shown(path)!r} was made with other settings ({different}). "
+            "Choose another folder with --output, or replace it with --overwrite."
+        )
+    animation = read_record(os.path.join(config.output, f"{target.stem}.webp")) if config.frames is not None else None
+    return not different and (config.frames is None or animation == {"settings": settings, "frames": config.frames})
+
+
+def make_dreams(
+    session: Session, stop: threading.Event, tell: Callable[[Target, float], None] = lambda _target, _activation: None
+) -> Iterator[Dreamt | Failure]:
+    """Dream what is to do, in order; the folder's lock is held meanwhile. Each picture is written before it is given out.
+
+    Ends early where ``stop`` is set; the picture in hand is then left out. ``tell`` hears target and activation at each step.
+    Raises OutputError, InUseError.
+    """
+    folder = session.config.output
+    with _held(folder), _all_cores():
+        for target in session.todo:
+            started = time.monotonic()
+            try:
+                dream = ascend(session.viewer, target, session.config, stop, lambda value, target=target: tell(target, value))  # type: ignore[misc]
+            except ImageError as error:
+                yield Failure(f"{target.stem}.png", error.stage, str(error))
+                continue
+            if dream is None:
+                break
+            _write(session, target, dream)
+            write_table(folder)
+            yield Dreamt(target, dream, time.monotonic() - started)
+        write_table(folder)
+        write_sheet(session)
+
+
+def _write(session: Session, target: Target, dream: Dream) -> None:
+    """The animation first: whoever finds the picture finds both."""
+    folder, settings = session.config.output, session.settings[target]
+    animation = f"{target.stem}.webp"
+    if dream.frames:
+        write_changed(folder, animation, animation_bytes(dream.frames, {"settings": settings, "frames": session.config.frames}))
+    else:
+        with contextlib.suppress(FileNotFoundError):  # of an earlier picture
+            os.unlink(os.path.join(folder, animation))
+    record = {"settings": settings, "row": _row(session, target, dream)}
+    write_changed(folder, f"{target.stem}.png", png_bytes(dream.picture, record))
+
+
+def _row(session: Session, target: Target, dream: Dream) -> dict[str, Any]:
+    height, width = session.viewer.size
+    row, column = target.cell or (None, None)
+    figures = dream.figures
+    return {
+        "target": "class" if target.layer is None else "channel" if target.cell is None else "unit",
+        "class_index": target.class_index,
+        "class_name": None if target.class_index is None else target.words,
+        "layer": target.layer and target.layer.name,
+        "channel": target.channel,
+        "unit_y": row,
+        "unit_x": column,
+        "activation_start": figures.start,
+        "activation_end": figures.end,
+        "activation_moved": figures.moved,
+        "probability": figures.probability,
+        "probability_moved": figures.probability_moved,
+        "probability_least": figures.probability_least,
+        "prior": session.config.prior,
+        "steps": session.config.steps,
+        "width": width,
+        "height": height,
+        "seed": session.config.seed,
+    }
+
+
+def write_sheet(session: Session) -> None:
+    """Write ``sheet.png``, all pictures of the command in its order, where it has several. Raises OutputError."""
+    if len(session.targets) < 2:
+        return
+    folder = session.config.output
+    there: Sequence[Target] = [target for target in session.targets if os.path.isfile(os.path.join(folder, f"{target.stem}.png"))]
+    try:
+        pictures = [read_picture(os.path.join(folder, f"{target.stem}.png")) for target in there]
+    except OSError as error:
+        raise output_error(error.filename or folder, error) from error
+    if pictures:
+        sheet = sheet_of(pictures, [target.words for target in there])
+        write_changed(folder, SHEET, png_bytes(sheet, {"sheet": [f"{target.stem}.png" for target in there]}))
+
+
+@contextmanager
+def _held(folder: str) -> Iterator[None]:
+    """Inside, the folder is there and nobody else writes into it."""
+    marker = os.path.join(folder, RUN_MARKER)
+    try:
+        os.makedirs(marker, exist_ok=True)
+    except OSError as error:
+        raise output_error(marker, error) from error
+    with undisturbed(folder, f"another camcli is writing into {shown(folder)!r}. Wait for it, or choose another with --output."):
+        yield
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    kept = torch.get_num_threads()
+    try:
+        torch.set_num_threads(available_cores())
+        yield
+    finally:
+        torch.set_num_threads(kept)
