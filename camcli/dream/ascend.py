@@ -183,9 +183,9 @@ def measure(viewer: Viewer, target: Target, first: np.ndarray, picture: np.ndarr
     with torch.no_grad():
         plain = [viewer.respond(tensor(pixels), target) for pixels in (first, picture)]
         trials = [viewer.respond(moved(tensor(picture), some), target) for some in torch.split(moves, _CHUNK)]
-    activations = torch.cat([trial.activation for trial in trials])
+    activations = torch.cat([trial.activation.detach() for trial in trials])
     chances = [trial.probability for trial in trials if trial.probability is not None]
-    start, end = (float(response.activation) for response in plain)
+    start, end = (float(response.activation.detach()) for response in plain)
     if plain[1].probability is None:
         return Figures(start, end, float(activations.median()), None, None, None)
     chance = torch.cat(chances)

@@ -13,8 +13,8 @@ PRIOR_NAMES = ("fourier", "none")
 """What a picture is made of; see ``camcli.dream.parametrization``."""
 
 WITH_PRIOR: dict[str, float] = {"jitter": 24, "rotate": 20.0, "zoom": 0.5, "tv": 20.0, "blur": 1.0}
-"""What holds where nothing else is said: pixels, degrees, fraction, weight, pixels. Without a prior all are 0. Of the values tried on
-six classes of the bundled model these gave the largest and cleanest objects; less of each gives more and smaller ones."""
+"""What holds where nothing else is said: pixels, degrees, fraction, weight, pixels. Without a prior all are 0. Of those tried on
+four classes of the bundled model these gave the largest and cleanest objects; less of each gives more and smaller ones."""
 
 _WHAT, _PICTURE, _ASCENT, _OUTPUT = "What to maximise", "Picture", "Ascent", "Output"
 
@@ -84,7 +84,7 @@ class DreamConfig:
         at_least=0,
     )  # fmt: skip
     blur: float | None = option(
-        None, "Show the network the picture under a Gaussian of S pixels, which falls to 0. Default: 1; 0 with --prior none.", _ASCENT,
+        None, "Show the network the picture under a Gaussian of S pixels, falling to 0. Default: 1; 0 with --prior none.", _ASCENT,
         metavar="S", at_least=0, at_most=100,
     )  # fmt: skip
     frames: int | None = option(

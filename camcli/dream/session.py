@@ -207,9 +207,10 @@ def _held(folder: str) -> Iterator[None]:
 
 @contextmanager
 def _all_cores() -> Iterator[None]:
+    """Inside, PyTorch uses the cores that this process may keep busy, or fewer where its environment says so."""
     kept = torch.get_num_threads()
     try:
-        torch.set_num_threads(available_cores())
+        torch.set_num_threads(min(kept, available_cores()))
         yield
     finally:
         torch.set_num_threads(kept)
