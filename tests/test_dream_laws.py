@@ -184,6 +184,7 @@ def dreamt(module, target, size=(32, 32), **options):
     return ascend(viewer, target, config, threading.Event())
 
 
+STILL = {"jitter": 0, "rotate": 0.0, "zoom": 0.0, "tv": 0.0, "blur": 0.0}
 CLASS = class_target(0, ("anything",))
 
 
@@ -205,7 +206,7 @@ def test_on_a_linear_network_the_waves_that_the_weights_hold_grow():
     x = torch.arange(32.0).expand(32, 32)
     weights = torch.stack([(k + 1) * torch.cos(2 * math.pi * 3 * x / 32 + k) for k in range(3)])
     seen = []
-    config = DreamConfig(class_=("0",), steps=1, jitter=0, rotate=0.0, zoom=0.0, tv=0.0, blur=0.0, rate=1e-3).check()
+    config = DreamConfig(class_=("0",), steps=1, rate=1e-3, **STILL).check()
     viewer = Viewer(eager(Linear(weights)), PLAIN, (32, 32), torch.device("cpu"))
     grey = torch.zeros((3, 32, 17, 2))
     for values in _steps(viewer, CLASS, config, grey, torch.Generator(), seen.append):
@@ -218,12 +219,20 @@ def test_on_a_linear_network_the_waves_that_the_weights_hold_grow():
     assert seen == [pytest.approx(0.5 * float(weights.sum()), abs=1e-3)]
 
 
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
+def test_how_large_activations_are_changes_nothing(scale):
+    """Powers of two, so that nothing is rounded: the very same picture."""
+    weights = torch.randn((3, 32, 32))
+    assert np.array_equal(
+        dreamt(Linear(weights), CLASS, steps=30).picture, dreamt(Linear(scale * weights), CLASS, steps=30).picture
+    )
+
+
 def test_variation_and_blur_make_smoother_pictures():
     weights = torch.randn((3, 32, 32))
     roughness = {}
-    for name, options in {"plain": {}, "tv": {"tv": 2000.0}, "blur": {"blur": 3.0}}.items():
-        still = {"jitter": 0, "rotate": 0.0, "zoom": 0.0, "tv": 0.0, "blur": 0.0}
-        dream = dreamt(Linear(weights), CLASS, steps=40, **{**still, **options})
+    for name, options in {"plain": {}, "tv": {"tv": 2.0}, "blur": {"blur": 3.0}}.items():
+        dream = dreamt(Linear(weights), CLASS, steps=40, **{**STILL, **options})
         roughness[name] = total_variation(torch.from_numpy(dream.picture).permute(2, 0, 1)[None] / 255.0).item()
     assert roughness["tv"] < 0.8 * roughness["plain"]
     assert roughness["blur"] < 0.8 * roughness["plain"]
@@ -266,7 +275,7 @@ def test_the_network_is_left_as_it_was(target):
     module = Features(bias=1.0).train()
     module.norm.eval()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    dream = dreamt(module, target, steps=4)
+    dream = dreamt(module, target, steps=12, **STILL)
     assert dream.figures.end > dream.figures.start
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert [child.training for child in module.modules()] == [True, True, False, True, True]
@@ -277,8 +286,7 @@ def test_the_network_is_left_as_it_was(target):
 def test_a_unit_away_from_the_centre_lights_up_its_own_place():
     """Without moves a unit sees its patch alone: the rest of the picture stays as grey as it began."""
     module = Features(bias=1.0).eval()
-    still = {"jitter": 0, "rotate": 0.0, "zoom": 0.0, "tv": 0.0, "blur": 0.0}
-    dream = dreamt(module, channel_target(CONV, 1, (1, 6)), prior="none", steps=30, **still)
+    dream = dreamt(module, channel_target(CONV, 1, (1, 6)), prior="none", steps=30, **STILL)
     contrast = np.abs(dream.picture.astype(float) - 127.5).max(axis=2)
     assert contrast[4:8, 24:28].mean() > 20
     contrast[4:8, 24:28] = 0

@@ -117,23 +117,34 @@ def _steps(
     generator: torch.Generator,
     tell: Callable[[float], None],
 ) -> Iterator[Tensor]:
-    """The parameters, any shape, after each step; they are changed in place."""
+    """The parameters, any shape, after each step; they are changed in place.
+
+    The pull of the activation on the picture counts by its direction, and the total variation's as a fraction of it: how large the
+    activations of a network are changes nothing.
+    """
     moves = Moves(int(config.jitter or 0), config.rotate or 0.0, config.zoom or 0.0)
-    blur, variation = config.blur or 0.0, config.tv or 0.0
     optimizer = torch.optim.Adam([parameters], lr=config.rate)
     for step in range(config.steps):
         left = 1 - step / config.steps
         optimizer.param_groups[0]["lr"] = config.rate * (1 + math.cos(math.pi * (1 - left))) / 2
         with torch.enable_grad():
-            parameters.requires_grad_()
-            picture = PRIORS[config.prior].picture(parameters, viewer.size)
+            picture = PRIORS[config.prior].picture(parameters.requires_grad_(), viewer.size)
             view = moved(picture, draw_moves(moves, 1, generator)) if moves.any else picture
-            activation = viewer.respond(blurred(view, blur * left), target).activation.sum()
-            aim = activation - variation * total_variation(picture) if variation else activation
-            (parameters.grad,) = torch.autograd.grad(-aim, parameters)
+            activation = viewer.respond(blurred(view, (config.blur or 0.0) * left), target).activation.sum()
+            pull = _direction(activation, picture)
+            if config.tv:
+                pull = pull - config.tv * _direction(total_variation(picture), picture)
+            (parameters.grad,) = torch.autograd.grad(picture, parameters, -pull)
         optimizer.step()
         tell(float(activation.detach()))
         yield parameters
+
+
+def _direction(value: Tensor, picture: Tensor) -> Tensor:
+    """The gradient of a scalar for ``picture`` (1, 3, H, W), of length 1; zeros where it is zero."""
+    (gradient,) = torch.autograd.grad(value, picture)
+    length = gradient.norm()
+    return gradient / length if length > 0 else gradient
 
 
 def _start(viewer: Viewer, target: Target, config: DreamConfig, generator: torch.Generator) -> Tensor:

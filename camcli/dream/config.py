@@ -12,8 +12,8 @@ from camcli.errors import ConfigError
 PRIOR_NAMES = ("fourier", "none")
 """What a picture is made of; see ``camcli.dream.parametrization``."""
 
-WITH_PRIOR: dict[str, float] = {"jitter": 24, "rotate": 20.0, "zoom": 0.5, "tv": 20.0, "blur": 1.0}
-"""What holds where nothing else is said: pixels, degrees, fraction, weight, pixels. Without a prior all are 0. Of those tried on
+WITH_PRIOR: dict[str, float] = {"jitter": 24, "rotate": 20.0, "zoom": 0.5, "tv": 0.1, "blur": 1.0}
+"""What holds where nothing else is said: pixels, degrees, fraction, fraction, pixels. Without a prior all are 0. Of those tried on
 four classes of the bundled model these gave the largest and cleanest objects; less of each gives more and smaller ones."""
 
 _WHAT, _PICTURE, _ASCENT, _OUTPUT = "What to maximise", "Picture", "Ascent", "Output"
@@ -80,7 +80,7 @@ class DreamConfig:
         at_most=3,
     )
     tv: float | None = option(
-        None, "Weight of the total variation, taken off the activation. Default: 20; 0 with --prior none.", _ASCENT, metavar="W",
+        None, "Pull of the total variation, a fraction of the activation's. Default: 0.1; 0 without a prior.", _ASCENT, metavar="W",
         at_least=0,
     )  # fmt: skip
     blur: float | None = option(
