@@ -103,7 +103,7 @@ def test_the_picture_says_how_it_was_made(camcli, place):
         "steps": 3,
     }
     assert expected.items() <= record["settings"].items()
-    assert record["settings"] | {"size": [32, 32], "seed": 5, "blur": 0.5, "tv": 0.1, "jitter": 24} == record["settings"]
+    assert record["settings"] | {"size": [32, 32], "seed": 5, "blur": 0.5, "tv": 0.05, "jitter": 24} == record["settings"]
     assert len(record["settings"]["model-sha256"]) == 64
     row = table(place / "out")[0]
     assert tuple(row) == COLUMNS

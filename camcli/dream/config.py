@@ -12,7 +12,7 @@ from camcli.errors import ConfigError
 PRIOR_NAMES = ("fourier", "none")
 """What a picture is made of; see ``camcli.dream.parametrization``."""
 
-WITH_PRIOR: dict[str, float] = {"jitter": 24, "rotate": 20.0, "zoom": 0.5, "tv": 0.1, "blur": 1.0}
+WITH_PRIOR: dict[str, float] = {"jitter": 24, "rotate": 20.0, "zoom": 0.5, "tv": 0.05, "blur": 1.0}
 """What holds where nothing else is said: pixels, degrees, fraction, fraction, pixels. Without a prior all are 0. Of those tried on
 four classes of the bundled model these gave the largest and cleanest objects; less of each gives more and smaller ones."""
 
@@ -80,7 +80,7 @@ class DreamConfig:
         at_most=3,
     )
     tv: float | None = option(
-        None, "Pull of the total variation, a fraction of the activation's. Default: 0.1; 0 without a prior.", _ASCENT, metavar="W",
+        None, "Pull of the total variation, fraction of the activation's. Default: 0.05; 0 without a prior.", _ASCENT, metavar="W",
         at_least=0,
     )  # fmt: skip
     blur: float | None = option(
@@ -88,7 +88,7 @@ class DreamConfig:
         metavar="S", at_least=0, at_most=100,
     )  # fmt: skip
     frames: int | None = option(
-        None, "Also write the way there as an animation (WebP) of N pictures.", _OUTPUT, metavar="N", at_least=2, at_most=1000,
+        None, "Also write the way there as an animation (WebP), up to N pictures.", _OUTPUT, metavar="N", at_least=2, at_most=1000,
         affects_results=False,
     )  # fmt: skip
     output: str = option(

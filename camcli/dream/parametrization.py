@@ -70,9 +70,9 @@ def spectrum_scale(size: Size) -> Tensor:
 
 
 def colour_root() -> Tensor:
-    """The (3, 3) matrix R with R R^T = COLOUR_COVARIANCE: it gives independent components a photograph's colours. float32.
+    """The (3, 3) matrix R with R R^T = COLOUR_COVARIANCE: it gives independent components a photograph's colours.
 
-    Its columns are the principal axes, each as long as the standard deviation along it.
+    float32, for pictures (B, 3, H, W). Its columns are the principal axes, each as long as the standard deviation along it.
     """
     values, axes = torch.linalg.eigh(torch.tensor(COLOUR_COVARIANCE, dtype=torch.float64))
     root: Tensor = axes * values.sqrt()
