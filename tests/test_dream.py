@@ -48,7 +48,7 @@ def record_of(path):
 
 def test_the_bundled_model_climbs_and_the_row_is_a_plain_forward_of_the_file(camcli, place):
     """A few steps; then timm's network, without anything of ours, says the same of the written PNG."""
-    done = camcli("dream", "--class", "goose", "--layer", "blocks.4", "--channel", 7, "--steps", 6, "--size", 64, "-o", "out")
+    done = camcli("dream", "--class", "goose", "--layer", "blocks.4", "--channel", 7, "--steps", 24, "--size", 96, "-o", "out")
     assert done.code == 0, done.err
     goose, channel = (next(row for row in table(place / "out") if row["target"] == kind) for kind in ("class", "channel"))
     assert (goose["picture"], goose["class_index"], goose["class_name"]) == ("goose.png", "99", "goose")
@@ -59,7 +59,7 @@ def test_the_bundled_model_climbs_and_the_row_is_a_plain_forward_of_the_file(cam
     for row in (goose, channel):
         assert float(row["activation_end"]) > float(row["activation_start"]) + 0.5
         with PillowImage.open(place / "out" / row["picture"]) as picture:
-            assert picture.size == (64, 64)
+            assert picture.size == (96, 96)
             pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
         with torch.no_grad():
             logits = module((pixels / 255.0 - 0.5) / 0.5)
@@ -103,7 +103,7 @@ def test_the_picture_says_how_it_was_made(camcli, place):
         "steps": 3,
     }
     assert expected.items() <= record["settings"].items()
-    assert record["settings"] | {"size": [32, 32], "seed": 5, "blur": 0.5, "tv": 0.05, "jitter": 24} == record["settings"]
+    assert record["settings"] | {"size": [32, 32], "seed": 5, "blur": 0.5, "tv": 0.05, "jitter": 0.1} == record["settings"]
     assert len(record["settings"]["model-sha256"]) == 64
     row = table(place / "out")[0]
     assert tuple(row) == COLUMNS
@@ -309,8 +309,8 @@ def test_every_option_stands_in_the_page_with_its_default():
 
 
 def test_every_command_of_the_page_runs(camcli, place):
-    """With three steps at 64 pixels, whatever the page says; the pictures that it shows are there and small."""
-    done = run_walk(PAGE, camcli, {"dream": {"--steps": "3", "--size": "64"}})
+    """With two steps at 128 pixels, whatever the page says; the pictures that it shows are there and small."""
+    done = run_walk(PAGE, camcli, {"dream": {"--steps": "2", "--size": "128"}})
     assert sum(command.startswith("camcli dream") for command, _ in done) >= 5
     assert (place / "dreams" / "goose.png").exists()
     assert (place / "dreams" / "sheet.png").exists()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image as PillowImage
 from torch import nn
 
-from camcli.dream.ascend import STANDARD_MOVES, Viewer, _steps, ascend, generator_of, to_bytes
+from camcli.dream.ascend import Viewer, _steps, ascend, generator_of, standard_moves, to_bytes
 from camcli.dream.config import DreamConfig
 from camcli.dream.parametrization import (
     COLOUR_COVARIANCE,
@@ -184,7 +184,7 @@ def dreamt(module, target, size=(32, 32), **options):
     return ascend(viewer, target, config, threading.Event())
 
 
-STILL = {"jitter": 0, "rotate": 0.0, "zoom": 0.0, "tv": 0.0, "blur": 0.0}
+STILL = {"jitter": 0.0, "rotate": 0.0, "zoom": 0.0, "tv": 0.0, "blur": 0.0}
 CLASS = class_target(0, ("anything",))
 
 
@@ -311,6 +311,10 @@ def test_what_is_not_finite_is_no_picture():
         dreamt(Linear(torch.full((3, 32, 32), float("nan"))), CLASS, steps=2)
 
 
+def test_jitter_is_a_fraction_of_the_shorter_side():
+    assert [standard_moves(size).jitter for size in ((224, 224), (32, 64), (300, 200))] == [22, 3, 20]
+
+
 def test_a_target_alone_and_in_company_has_the_same_numbers():
     draws = [torch.rand(3, generator=generator_of(7, target, "ascent")).tolist() for target in (CLASS, channel_target(CONV, 1))]
     assert draws[0] != draws[1]
@@ -334,7 +338,7 @@ def test_the_probability_is_that_of_the_standard_moves_whatever_the_ascent_was()
     module = Features(bias=1.0).eval()
     dream = dreamt(module, CLASS, steps=5, prior="none", seed=3)
     pixels = torch.from_numpy(dream.picture).permute(2, 0, 1)[None] / 255.0
-    moves = draw_moves(STANDARD_MOVES, 32, generator_of(3, CLASS, "trials"))
+    moves = draw_moves(standard_moves((32, 32)), 32, generator_of(3, CLASS, "trials"))
     with torch.no_grad():
         chances = module(moved(pixels, moves)).softmax(1)[:, 0]
     assert dream.figures.probability_moved == pytest.approx(float(chances.median()), abs=1e-5)

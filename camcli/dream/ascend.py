@@ -23,9 +23,6 @@ from camcli.records import Preprocess
 TRIALS = 32
 """Random moves under which a finished picture is shown to the network."""
 
-STANDARD_MOVES = Moves(int(WITH_PRIOR["jitter"]), WITH_PRIOR["rotate"], WITH_PRIOR["zoom"])
-"""How far these go, whatever the picture was made with."""
-
 _CHUNK = 8
 _STARTS = (None, 0.1, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0)
 """Contrasts of the noises that are tried until one makes the target respond; None stands for the usual one."""
@@ -76,6 +73,16 @@ class Dream:
     frames: tuple[np.ndarray, ...]
 
 
+def moves_of(size: Size, jitter: float, rotate: float, zoom: float) -> Moves:
+    """How far a picture of ``size`` is moved at most. ``jitter``: a fraction of its shorter side."""
+    return Moves(round(jitter * min(size)), rotate, zoom)
+
+
+def standard_moves(size: Size) -> Moves:
+    """How far a finished picture is moved at most for its figures, whatever it was made with."""
+    return moves_of(size, WITH_PRIOR["jitter"], WITH_PRIOR["rotate"], WITH_PRIOR["zoom"])
+
+
 def generator_of(seed: int, target: Target, purpose: str) -> torch.Generator:
     """Random numbers that belong to a target: the same whichever others are asked for."""
     digest = hashlib.sha256(f"{seed}/{target.stem}/{purpose}".encode()).digest()
@@ -122,7 +129,7 @@ def _steps(
     The pull of the activation on the picture counts by its direction, and the total variation's as a fraction of it: how large the
     activations of a network are changes nothing.
     """
-    moves = Moves(int(config.jitter or 0), config.rotate or 0.0, config.zoom or 0.0)
+    moves = moves_of(viewer.size, config.jitter or 0.0, config.rotate or 0.0, config.zoom or 0.0)
     optimizer = torch.optim.Adam([parameters], lr=config.rate)
     for step in range(config.steps):
         left = 1 - step / config.steps
@@ -186,7 +193,7 @@ def to_bytes(picture: Tensor) -> np.ndarray:
 
 def measure(viewer: Viewer, target: Target, first: np.ndarray, picture: np.ndarray, generator: torch.Generator) -> Figures:
     """What the network says of two pictures (H, W, 3) uint8, and of the second one moved about at random, as any of them is."""
-    moves = draw_moves(STANDARD_MOVES, TRIALS, generator)
+    moves = draw_moves(standard_moves(viewer.size), TRIALS, generator)
 
     def tensor(pixels: np.ndarray) -> Tensor:
         return torch.from_numpy(pixels).permute(2, 0, 1)[None].to(viewer.device).float() / 255

@@ -31,7 +31,7 @@ class Moves:
 
 
 def draw_moves(moves: Moves, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` random moves: rows of shift right and down (whole pixels), angle (degrees), factor of size. (count, 4) float32.
+    """``count`` random moves: rows of shift right and down (whole pixels), angle (degrees), factor of size. (N, 4) float32.
 
     Shifts and angles are uniform, and so is the logarithm of the factor: as many are larger as are smaller.
     """
