@@ -16,12 +16,12 @@ import torch
 from filelock import FileLock
 from PIL import Image as PillowImage
 
-from camcli.config import option_name
 from camcli.dream.config import WITH_PRIOR, DreamConfig
 from camcli.dream.session import make_dreams, prepare_session
 from camcli.dream.write import COLUMNS, sheet_of
 from camcli.models.bundled import load_module
 from camcli.models.request import ModelRequest
+from camcli.option import option_name
 from tests.conftest import ROOT
 from tests.folders import contents_of, start, state_of
 from tests.walks import pictures_of, run_walk, shortened, walk_commands
@@ -206,7 +206,7 @@ def test_what_others_wrote_is_left_alone(camcli, place, name):
         (("--layer", "cells", "--unit", "0,4,0"), 2, "its map is 4 x 4, rows 0 to 3"),
         (("--layer", "cells", "--unit", "0,4"), 2, "--unit '0,4' is not channel, row and column"),
         (("-c", 0, "--prior", "furier"), 2, "Did you mean 'fourier'?"),
-        (("-c", 0, "--jitter", -1), 2, "--jitter -1 must be between"),
+        (("-c", 0, "--jitter", -1), 2, "--jitter -1.0 must be between"),
         (("-c", 0, "--frames", 1), 2, "--frames 1 must be between"),
         (("-c", 0, "--rate", "nan"), 2, "--rate nan must be between"),
         (("-c", 0, "-o", "no/where"), 3, "create it first"),
@@ -309,8 +309,8 @@ def test_every_option_stands_in_the_page_with_its_default():
 
 
 def test_every_command_of_the_page_runs(camcli, place):
-    """With two steps at 128 pixels, whatever the page says; the pictures that it shows are there and small."""
-    done = run_walk(PAGE, camcli, {"dream": {"--steps": "2", "--size": "128"}})
+    """With two steps at 64 pixels, whatever the page says; the pictures that it shows are there and small."""
+    done = run_walk(PAGE, camcli, {"dream": {"--steps": "2", "--size": "64"}})
     assert sum(command.startswith("camcli dream") for command, _ in done) >= 5
     assert (place / "dreams" / "goose.png").exists()
     assert (place / "dreams" / "sheet.png").exists()

@@ -19,7 +19,7 @@ _KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": float}
 def config_parameters(only: Collection[str] | None = None, config: Any = RunConfig) -> list[inspect.Parameter]:
     """A keyword parameter for each field of ``config``, or for those whose options are ``only``, annotated as Typer wants it.
 
-    ``config``: RunConfig, or another dataclass whose fields ``camcli.config.option`` has made.
+    ``config``: RunConfig, or another dataclass whose fields ``camcli.option.option`` has made.
     """
     return [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=_typer_default(field), annotation=_annotation(field))

@@ -6,15 +6,15 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from camcli.config import check_value, option, option_name
 from camcli.errors import ConfigError
+from camcli.option import check_value, option, option_name
 
 PRIOR_NAMES = ("fourier", "none")
 """What a picture is made of; see ``camcli.dream.parametrization``."""
 
 WITH_PRIOR: dict[str, float] = {"jitter": 0.1, "rotate": 20.0, "zoom": 0.5, "tv": 0.05, "blur": 1.0}
-"""What holds where nothing else is said; without a prior all are 0. Of those tried on four classes of the bundled model these gave the
-largest and cleanest objects; smaller moves give more and smaller ones, more variation grain, less of it pale pictures."""
+"""What holds where nothing else is said; without a prior all are 0. Of those tried on four classes of the bundled model these gave
+the largest and cleanest objects: smaller moves give more and smaller ones, a weaker pull grain, a stronger one pale pictures."""
 
 _WHAT, _PICTURE, _ASCENT, _OUTPUT = "What to maximise", "Picture", "Ascent", "Output"
 

@@ -114,7 +114,7 @@ def check_folder(path: str, names: Sequence[str]) -> None:
         file = os.path.join(path, name)
         if os.path.lexists(file) and not _is_ours(file):
             raise OutputError(
-                f"{shown(file)!r} was not written by camcli dream; move it away or choose another folder with --output."
+                f"{shown(file)!r} was not written by camcli dream, or is damaged; move it away, or choose another --output."
             )
 
 
