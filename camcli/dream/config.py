@@ -83,6 +83,10 @@ class DreamConfig:
         None, "Show the network the picture under a Gaussian of S pixels, falling to 0. Default: 1; 0 with --prior none.", _ASCENT,
         metavar="S", at_least=0, at_most=100,
     )  # fmt: skip
+    threads: int = option(
+        1, "Threads that compute the network on the CPU: more help large networks only.", _ASCENT, metavar="N", at_least=1, at_most=1024,
+        affects_results=False,
+    )  # fmt: skip
     frames: int | None = option(
         None, "Also write the way there as an animation (WebP), up to N pictures.", _OUTPUT, metavar="N", at_least=2, at_most=1000,
         affects_results=False,
