@@ -84,7 +84,7 @@ class DreamConfig:
         metavar="S", at_least=0, at_most=100,
     )  # fmt: skip
     threads: int = option(
-        1, "Threads that compute the network on the CPU: more help large networks only.", _ASCENT, metavar="N", at_least=1, at_most=1024,
+        1, "Threads that compute the network: more help large ones only.", _ASCENT, metavar="N", at_least=1, at_most=1024,
         affects_results=False,
     )  # fmt: skip
     frames: int | None = option(

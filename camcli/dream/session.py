@@ -208,8 +208,8 @@ def _held(folder: str) -> Iterator[None]:
 def _threads(count: int) -> Iterator[None]:
     """Inside, PyTorch computes with ``count`` threads.
 
-    One by default: for one picture of 224 pixels a second one gains nothing with the bundled model, costs eight times the time where
-    it shares its core with another program, and makes the last digits depend on the machine.
+    One by default: with the bundled model a second one gains nothing, takes eight times as long where it shares its core with
+    another program, and makes the last digits depend on the machine.
     """
     kept = torch.get_num_threads()
     try:
