@@ -52,8 +52,8 @@ def fit_model(config: FitConfig, listener: Listener, stop: threading.Event) -> R
     """Train a classifier on the images of ``config.data`` and write it to ``config.output``.
 
     Nothing is done where that folder holds a model of the same settings and images. After ``stop`` is set what was computed is
-    kept and no model is written. Raises ConfigError and the other UsageErrors for what does not exist or does not fit, SettingsError
-    for a folder with another model, RunError.
+    kept and no model is written. Raises ConfigError and the other UsageErrors for what does not exist or does not fit,
+    SettingsError for a folder with another model, RunError.
     """
     if config.fit not in FITS:
         raise ConfigError(f"there is no --fit {config.fit!r}.{did_you_mean(config.fit, FITS)} Known: {', '.join(FITS)}.")
