@@ -28,9 +28,10 @@ from camcli.fit.metrics import measure
 from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
 from camcli.tap import tap
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SAMPLES
 from tests.folders import COMMAND, rows_of, state_of
 from tests.pictures import encoded
+from tests.walks import pictures_of, run_walk
 
 SMALL = ("--backbone", "tests.networks:colours", "--weights", "tests.networks:colours", "--layer", "4")
 FIT = SMALL[:2] + SMALL[4:]
@@ -471,3 +472,21 @@ def test_faces_are_told_from_the_rest_and_found_in_larger_pictures(faces):
         x, y = places[row["image"]]
         inside += 0 <= (across + 0.5) / values.shape[1] * 448 - x < 224 and 0 <= (down + 0.5) / values.shape[0] * 448 - y < 224
     assert inside >= 18, f"{inside} of 20 peaks lie inside the face"
+
+
+PAGE = ROOT / "docs" / "fit.md"
+
+
+def test_every_command_of_the_page_runs(camcli, tmp_path, monkeypatch):
+    """With a small network of random weights instead of the page's; what the page says of the folder is in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample_images").symlink_to(SAMPLES)
+    changes = {"fit": {"--backbone": "squeezenet1_1", "--weights": "none", "--layer": "features.5", "--epochs": "1"}}
+    done = run_walk(PAGE, camcli, changes)
+    assert sum(command.startswith("camcli fit") for command, _ in done) == 2
+    assert len(pictures_of(PAGE)) == 2
+    files = {path.name for path in (tmp_path / "face-or-not").glob("[!.]*")}
+    text = PAGE.read_text(encoding="utf-8")
+    assert files == {"model.safetensors", "model.json", "labels.txt", "split.csv", "metrics.json", "README.md"}
+    assert all(f"| `{name}` |" in text for name in files)
+    assert [len(os.listdir(tmp_path / "faces" / name)) for name in ("face", "other")] == [100, 100]

@@ -7,8 +7,6 @@ import dataclasses
 import io
 import json
 import math
-import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -40,6 +38,7 @@ from camcli.sanity.write import FILES
 from tests.conftest import ROOT, SAMPLES
 from tests.folders import state_of
 from tests.pictures import encoded, photo
+from tests.walks import pictures_of, run_walk
 
 # ---- how alike two maps are
 
@@ -586,31 +585,21 @@ def test_what_the_help_needs_loads_nothing_large():
 PAGE = ROOT / "docs" / "sanity.md"
 
 
-def page_commands():
-    blocks = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines()]
-
-
 def test_the_commands_of_the_page_run(camcli, tmp_path, monkeypatch):
     """On two of the photographs and a small network; each leaves what the page says."""
     (tmp_path / "sample_images").mkdir()
     for name in ("chelsea.png", "coffee.png"):
         shutil.copy(SAMPLES / name, tmp_path / "sample_images" / name)
     monkeypatch.chdir(tmp_path)
-    commands = page_commands()
-    assert len(commands) == 4
-    for command in commands:
-        name, *arguments = shlex.split(command)
-        assert name == "camcli"
-        done = camcli(*arguments, *TINY)
-        assert done.code == 0, done.err
+    done = run_walk(PAGE, camcli, {"sanity": {TINY[0]: TINY[1]}})
+    assert len(done) == 4
     text = PAGE.read_text(encoding="utf-8")
     folders = {path.name for path in tmp_path.iterdir()} - {"sample_images"}
     assert folders == {"sanity", "sanity-others", "sanity-all", "sanity-seed1"}
     for folder in folders:
         assert sorted(path.name for path in (tmp_path / folder).glob("[!.]*")) == sorted(FILES)
     assert all(f"`{name}`" in text for name in FILES)
-    assert all((PAGE.parent / name).is_file() for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text))
+    assert len(pictures_of(PAGE)) >= 2
     assert all(f"`{name}`" in text for name in (*MEASURES, KEPT, LOST, PART, NONE))
     assert f"`{KEPT}` from {KEEPS} on, `{LOST}` below {LOSES}" in text
 

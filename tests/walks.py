@@ -58,7 +58,8 @@ def run_walk(
 
 
 def _in_shell(command: str) -> Result:
-    program = f'camcli() {{ PYTHONPATH={shlex.quote(str(ROOT))} {shlex.quote(sys.executable)} -P -m camcli "$@"; }}; '
+    python = shlex.quote(sys.executable)
+    program = f'camcli() {{ PYTHONPATH={shlex.quote(str(ROOT))} {python} -P -m camcli "$@"; }}; python() {{ {python} "$@"; }}; '
     ended = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {program}{command}"], capture_output=True, text=True, timeout=300, env=os.environ
     )

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from camcli.errors import ConfigError
 from camcli.fit.head import class_weights
 from camcli.job import Job
 from camcli.models.cut import GapClassifier
@@ -101,12 +100,9 @@ def fine_tune(
 
     Epoch 0 is what it was before. Best is the least validation loss, in which classes count the same. Images are read anew in each
     epoch, in random order, mirrored, cropped and coloured at random (torchvision's transforms); all chance comes from the seed.
-    Ends early when four epochs brought nothing. Raises ConfigError where there are not so many blocks.
+    Ends early when four epochs brought nothing.
     """
-    assert isinstance(classifier.features, fx.GraphModule)
     blocks = blocks_of(classifier.features)
-    if tuning.blocks > len(blocks):
-        raise ConfigError(f"--unfreeze {tuning.blocks}: {job.model.name} has {len(blocks)} blocks before the cut.")
     names = {name for _, own in blocks[len(blocks) - tuning.blocks :] for name in own}
     parameters = [parameter.requires_grad_() for name, parameter in classifier.features.named_parameters() if name in names]
     head = list(classifier.head.requires_grad_().parameters())

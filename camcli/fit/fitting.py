@@ -17,7 +17,7 @@ from camcli.fit.card import model_files
 from camcli.fit.config import FITS, FitConfig
 from camcli.fit.data import PARTS, Dataset, Doubles, divide, find_doubles, read_dataset, refuse_equal_classes
 from camcli.fit.features import FeatureCache, cache_key, compute_features
-from camcli.fit.finetune import LEARNING_RATE, RANDOM_LEARNING_RATE, Epoch, Tuning, fine_tune, predict
+from camcli.fit.finetune import LEARNING_RATE, RANDOM_LEARNING_RATE, Epoch, Tuning, blocks_of, fine_tune, predict
 from camcli.fit.folder import ModelFolder, dataset_digest
 from camcli.fit.head import Head, train_head
 from camcli.fit.metrics import measure
@@ -102,13 +102,18 @@ def _logits(classifier: GapClassifier, examples: Examples, part: str, job: Job |
 def load_backbone(config: FitConfig, classes: int) -> Backbone:
     """The network of ``config``, cut, with a head of zeros for ``classes``.
 
-    Raises ModelError, WeightsError, LayerError, DeviceError.
+    Raises ModelError, WeightsError, LayerError, DeviceError, and ConfigError where fewer blocks lie before the cut than are to be
+    trained.
     """
     device = resolve_device(config.device)
     model = load_model(ModelRequest(config.backbone, config.weights), device)
     model = replace(model, preprocess=fitting_preprocess(model.preprocess, config.fit))
     (layer,) = resolve_layers(model, [config.layer] if config.layer else [])
-    return Backbone(model, layer, cut_classifier(model, layer, classes))
+    classifier = cut_classifier(model, layer, classes)
+    count = len(blocks_of(classifier.features))
+    if config.unfreeze > count:
+        raise ConfigError(f"--unfreeze {config.unfreeze}: {config.backbone} has {count} blocks before the cut.")
+    return Backbone(model, layer, classifier)
 
 
 def fitting_preprocess(preprocess: Preprocess, fit: str) -> Preprocess:

@@ -18,7 +18,7 @@ FEATURES = "features"
 class GapClassifier(nn.Module):
     """``features`` up to the cut, the mean over their cells, and the linear layer ``head`` (Zhou et al. 2016, section 2)."""
 
-    def __init__(self, features: nn.Module, channels: int, classes: int, *, channels_last: bool) -> None:
+    def __init__(self, features: fx.GraphModule, channels: int, classes: int, *, channels_last: bool) -> None:
         super().__init__()
         self.features = features
         self.head = nn.Linear(channels, classes)
