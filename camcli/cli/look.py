@@ -51,16 +51,16 @@ def models(
 
 def layers(
     model: Annotated[str, _MODEL],
-    weights: Annotated[str, _WEIGHTS] = "none",
+    weights: Annotated[str | None, _WEIGHTS] = None,
     every: Annotated[bool, typer.Option("--all", help="Also the layers that have no map to show.")] = False,
 ) -> None:
     """List a model's layers in the order they run: name, type, output shape for one image, usable, default."""
     from camcli.models.layers import default_layer, list_layers
     from camcli.models.request import ModelRequest
-    from camcli.models.sources import load_model
+    from camcli.models.sources import load_model, weights_at_hand
 
     with stdout_for_data():
-        loaded = load_model(ModelRequest(model, weights))
+        loaded = load_model(ModelRequest(model, weights or weights_at_hand(model)))
         found = list_layers(loaded)
     usable = any(not info.why_not for info in found)
     chosen = default_layer(loaded, found).name if usable else None

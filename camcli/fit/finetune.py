@@ -100,7 +100,7 @@ def fine_tune(
 
     Epoch 0 is what it was before. Best is the least validation loss, in which classes count the same. Images are read anew in each
     epoch, in random order, mirrored, cropped and coloured at random (torchvision's transforms); all chance comes from the seed.
-    Ends early when four epochs brought nothing.
+    Ends early when four epochs brought nothing, with random weights in the second half of the epochs only.
     """
     blocks = blocks_of(classifier.features)
     names = {name for _, own in blocks[len(blocks) - tuning.blocks :] for name in own}
@@ -128,7 +128,8 @@ def fine_tune(
             least = min(epochs, key=lambda epoch: epoch.val_loss)
             if least is epochs[-1]:
                 best = copy.deepcopy(classifier.state_dict())
-            if number - least.number >= _PATIENCE:
+            halfway = not tuning.random or number > tuning.epochs // 2  # random weights take a while to come below epoch 0
+            if halfway and number - least.number >= _PATIENCE:
                 break
     classifier.load_state_dict(best)
     classifier.requires_grad_(False).eval()

@@ -36,6 +36,11 @@ def load_model(request: ModelRequest, device: torch.device | str = "cpu") -> Loa
     return model
 
 
+def weights_at_hand(name: str) -> str:
+    """Weights to look at a model with, its layers say, without a download: its own where it brings them, else random ones."""
+    return "DEFAULT" if isinstance(source_of(name), FittedSource) else "none"
+
+
 def list_models() -> Iterator[ModelInfo]:
     """Every model of every source that can be listed."""
     for source in SOURCES:
