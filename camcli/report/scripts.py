@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from camcli import __version__
@@ -41,9 +41,10 @@ def folder_urls(folder: str, seen_from: str) -> list[str]:
 
 def filled_page(template: str, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
     """The page ``template`` with ``styles`` and ``scripts`` within it, all of the folder ``page``; ``values`` are escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    loader = FunctionLoader(_resource)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     style, program = (Markup("\n".join(map(_resource, names))) for names in (styles, scripts))
-    return environment.from_string(_resource(template)).render(version=__version__, style=style, program=program, **values)
+    return environment.get_template(template).render(version=__version__, style=style, program=program, **values)
 
 
 def _resource(name: str) -> str:

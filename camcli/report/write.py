@@ -23,7 +23,7 @@ from camcli.report.data import Gathered, gather
 from camcli.report.scripts import filled_page, json_script
 from camcli.report.thumbnails import make_thumbnails, thumbnail_of
 
-_SCRIPTS = ("base.js", "state.js", "grid.js", "cards.js", "shapes.js", "charts.js", "values.js", "view.js", "main.js")
+_SCRIPTS = ("base.js", "state.js", "grid.js", "cards.js", "shapes.js", "charts.js", "values.js", "dialog.js", "view.js", "main.js")
 """In the order in which they need one another."""
 
 

@@ -196,38 +196,20 @@ function fade(to) {
   byId("second").style.opacity = byId("fade").value / 100;
 }
 
-function go(step) {
-  const place = view.place + step;
-  if (place >= 0 && place < grid.items.length) openView(place);
-}
-
-function viewKey(event) {
-  if (event.altKey || event.ctrlKey || event.metaKey) return;
-  const onButton = document.activeElement.tagName === "BUTTON";
-  if (event.key === " " && !onButton) {
+function ownKey(event) {
+  if (event.key === " " && document.activeElement.tagName !== "BUTTON") {
     event.preventDefault();
-    return fade(byId("fade").value < 50 ? 100 : 0);
+    fade(byId("fade").value < 50 ? 100 : 0);
+    return true;
   }
-  if (event.key.startsWith("Arrow") && document.activeElement === byId("fade")) return;
-  const step = { ArrowRight: 1, ArrowDown: 1, PageDown: 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1 }[event.key];
-  if (step === undefined) return;
-  event.preventDefault();
-  go(step);
+  return event.key.startsWith("Arrow") && document.activeElement === byId("fade");
 }
 
 function startView() {
-  const dialog = byId("view");
-  dialog.addEventListener("keydown", viewKey);
-  dialog.addEventListener("close", () => {
-    view.turn += 1;
-    focusPlace(view.place);
-  });
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  for (const [id, act] of [["close", () => dialog.close()], ["previous", () => go(-1)], ["next", () => go(1)]]) byId(id).addEventListener("click", act);
-  for (const [id, act] of [["to-first", () => fade(0)], ["to-second", () => fade(100)]]) byId(id).addEventListener("click", act);
+  startDialog(ownKey, layEasel);
+  for (const [id, to] of [["to-first", 0], ["to-second", 100]]) byId(id).addEventListener("click", () => fade(to));
   byId("fade").addEventListener("input", () => fade());
   for (const id of ["first", "second"]) byId(id).addEventListener("load", layEasel);
-  new ResizeObserver(layEasel).observe(byId("frame"));
 }
 
 function startPage() {

@@ -13,11 +13,6 @@ function openView(place) {
   layStage();
 }
 
-function go(step) {
-  const place = view.place + step;
-  if (place >= 0 && place < grid.items.length) openView(place);
-}
-
 function showItem(item) {
   view.item = item;
   view.turn += 1;
@@ -224,34 +219,18 @@ function otherButton(row, isShown) {
   return button;
 }
 
-function viewKey(event) {
-  if (event.altKey || event.ctrlKey || event.metaKey) return;
-  const arrow = event.key.startsWith("Arrow");
-  if (arrow && document.activeElement === byId("opacity")) return;
-  if (arrow && document.activeElement === byId("easel") && view.map) {
-    event.preventDefault();
-    moveCell(event.key);
-    return;
-  }
-  const step = { ArrowRight: 1, ArrowDown: 1, PageDown: 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1 }[event.key];
-  if (step === undefined) return;
+function ownKey(event) {
+  if (!event.key.startsWith("Arrow")) return false;
+  if (document.activeElement === byId("opacity")) return true;
+  if (document.activeElement !== byId("easel") || !view.map) return false;
   event.preventDefault();
-  go(step);
+  moveCell(event.key);
+  return true;
 }
 
 function startView() {
-  const dialog = byId("view");
-  dialog.addEventListener("keydown", viewKey);
-  dialog.addEventListener("close", () => {
-    view.turn += 1;
-    focusPlace(view.place);
-  });
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  byId("close").addEventListener("click", () => dialog.close());
-  byId("previous").addEventListener("click", () => go(-1));
-  byId("next").addEventListener("click", () => go(1));
+  startDialog(ownKey, layStage);
   byId("opacity").addEventListener("input", () => (byId("overlay").style.opacity = byId("opacity").value / 100));
   byId("easel").addEventListener("pointermove", pointAt);
   byId("easel").addEventListener("pointerdown", pointAt);
-  new ResizeObserver(layStage).observe(byId("frame"));
 }
