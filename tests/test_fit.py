@@ -307,10 +307,12 @@ def test_bad_data_gets_a_clear_word(camcli, data, tmp_path):
 
 def test_broken_images_are_left_out_and_named(camcli, data, tmp_path):
     (data / "red" / "broken.png").write_text("text")
+    paint(data / "beside.png", (200, 20, 20), 5)
     done = camcli("fit", data, "-o", tmp_path / "model", *FIT)
     assert done.code == 1
     assert "red/broken.png: " in done.err
     assert "1 image could not be read" in done.err
+    assert "images that lie in no folder of a class take no part: 1." in done.err
     assert len(split_of(tmp_path / "model")) == 20
     assert "red/broken.png" in (tmp_path / "model" / "failures.csv").read_text()
     assert camcli("run", data / "blue", "-o", tmp_path / "out", "--model", tmp_path / "model", *RUN).code == 0

@@ -87,7 +87,7 @@ def fit(
 ) -> None:
     """Train a classifier of your own classes on a frozen network, with class activation maps that are exact.
 
-    [dim]Average pooling and one linear layer (Zhou et al. 2016), trained in seconds. Then: camcli run --model MODEL_DIR IMAGES[/dim]
+    [dim]Average pooling and one linear layer (Zhou et al. 2016), trained in seconds. Then: camcli run --model MODEL_DIR[/dim]
     """
     from camcli.fit.fitting import fit_model
     from camcli.images.limits import allow_any_size

@@ -20,13 +20,17 @@ _FEWEST = 2
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images. ``labels``: the class of each source, an index into ``classes``. ``given``: its part, where DATA says so."""
+    """Labelled images. ``labels``: the class of each source, an index into ``classes``. ``given``: its part, where DATA says so.
+
+    ``beside``: how many images lie in no folder of a class.
+    """
 
     root: str
     classes: tuple[str, ...]
     sources: tuple[Source, ...]
     labels: tuple[int, ...]
     given: tuple[str, ...] | None
+    beside: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,15 @@ def read_dataset(folder: str, output: str) -> Dataset:
     root = os.path.abspath(folder)
     depth = 2 if divided else 1
     sources, labels, given = [], [], []
-    for source in discover_sources([folder], output):
+    found = discover_sources([folder], output)
+    for source in found:
         parts = source.image.split("/")
         if len(parts) > depth and parts[depth - 1] in classes:  # what lies beside the classes has none
             sources.append(Source(root, source.image))
             labels.append(classes.index(parts[depth - 1]))
             given.append(parts[0] if divided else "")
     _refuse_empty(folder, classes, labels, given, divided=divided)
-    return Dataset(root, classes, tuple(sources), tuple(labels), tuple(given) if divided else None)
+    return Dataset(root, classes, tuple(sources), tuple(labels), tuple(given) if divided else None, len(found) - len(sources))
 
 
 def _folders(folder: str, output: str) -> list[str]:

@@ -66,6 +66,8 @@ def fit_model(config: FitConfig, listener: Listener, stop: threading.Event) -> R
         if folder.is_done:
             return Result(dataset, folder.metrics(), already=True)
         backbone = load_backbone(config, len(dataset.classes))
+        if dataset.beside:
+            listener.warn(f"images that lie in no folder of a class take no part: {dataset.beside:,}.")
         for note in backbone.model.notes:
             listener.warn(note)
         listener.say(
