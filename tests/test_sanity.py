@@ -590,12 +590,16 @@ def test_the_commands_of_the_page_run(camcli, tmp_path, monkeypatch):
     (tmp_path / "sample_images").mkdir()
     for name in ("chelsea.png", "coffee.png"):
         shutil.copy(SAMPLES / name, tmp_path / "sample_images" / name)
+    for name in ("face", "other"):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        for k in range(4):
+            (tmp_path / "faces" / name / f"{k}.png").write_bytes(encoded(photo(k + 10 * (name == "face")), "PNG"))
     monkeypatch.chdir(tmp_path)
-    done = run_walk(PAGE, camcli, {"sanity": {TINY[0]: TINY[1]}})
-    assert len(done) == 4
+    done = run_walk(PAGE, camcli, {"sanity": {TINY[0]: TINY[1]}, "fit": {"--unfreeze": "1", "--epochs": "1"}})
+    assert len(done) == 6
     text = PAGE.read_text(encoding="utf-8")
-    folders = {path.name for path in tmp_path.iterdir()} - {"sample_images"}
-    assert folders == {"sanity", "sanity-others", "sanity-all", "sanity-seed1"}
+    folders = {path.name for path in tmp_path.iterdir()} - {"sample_images", "faces", "squeezenet-faces"}
+    assert folders == {"sanity", "sanity-others", "sanity-all", "sanity-seed1", "sanity-squeezenet"}
     for folder in folders:
         assert sorted(path.name for path in (tmp_path / folder).glob("[!.]*")) == sorted(FILES)
     assert all(f"`{name}`" in text for name in FILES)
