@@ -328,3 +328,12 @@ def test_a_walks_commands_are_found_and_only_their_options_changed(tmp_path):
     assert commands == ["camcli run a    --topk 3", "camcli dream -c 'a b'"]
     assert shortened(commands[0], {"run": {"--topk": "1", "--limit": "2"}}) == "camcli run a --topk 1 --limit 2"
     assert shortened(commands[1], {"run": {"--topk": "1"}}) == "camcli dream -c 'a b'"
+
+
+@pytest.mark.gpu
+def test_a_gpu_dreams_too(camcli, place):
+    """Not the same bytes: the backward pass of grid_sample adds up in any order there."""
+    done = camcli("dream", "--class", "goose", "--steps", 32, "--size", 128, "--device", "cuda")
+    assert done.code == 0, done.err
+    (row,) = table(place / "dreams")
+    assert float(row["activation_end"]) > float(row["activation_start"]) + 5

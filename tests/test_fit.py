@@ -393,6 +393,16 @@ def test_an_interrupted_command_ends_with_its_code(data, tmp_path):
     assert child.returncode == 0 or not (tmp_path / "model" / "model.json").exists()
 
 
+@pytest.mark.gpu
+def test_a_gpu_fits_the_same_model(camcli, data, tmp_path):
+    tuning = ("--unfreeze", 1, "--epochs", 1, "--learning-rate", 1e-6)
+    for name in ("cpu", "cuda"):
+        done = camcli("fit", data, "-o", tmp_path / name, *FIT, "--device", name, *tuning)
+        assert done.code == 0, done.err
+    one, other = (loaded(tmp_path / name).module.state_dict() for name in ("cpu", "cuda"))
+    assert all(torch.allclose(one[name], other[name], atol=1e-3) for name in one)
+
+
 def test_only_the_last_blocks_are_unfrozen(data, tmp_path):
     common = {"backbone": "tests.networks:colours", "layer": "4", "device": "cpu", "seed": 2}
     frozen = FitConfig(str(data), str(tmp_path / "frozen"), **common)

@@ -623,3 +623,14 @@ def test_the_bundled_network_behaves_as_published(tmp_path):
     assert verdicts["guided-backprop"].verdict == KEPT
     assert verdicts["guided-backprop"].similarity > 0.9
     assert {one.similarity for one in check.measurements if one.step == 0} == {Similarity(1.0, 1.0, 1.0, 1.0)}
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_verdicts_of_the_cpu(camcli, photos, tmp_path):
+    found = []
+    for name in ("cpu", "cuda"):
+        done = camcli("sanity", photos, *TINY, "-o", tmp_path / name, "--method", "gradcam", "--device", name)
+        assert done.code == 0, done.err
+        with open(tmp_path / name / "sanity.csv", encoding="utf-8", newline="") as file:
+            found.append([float(row["spearman"] or "nan") for row in csv.DictReader(file)])
+    assert found[0] == pytest.approx(found[1], abs=0.05, nan_ok=True)
