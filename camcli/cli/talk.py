@@ -128,21 +128,33 @@ class Talk:
 
     @contextlib.contextmanager
     def bar(self, total: int | None = None, unit: str = "img") -> Iterator[Callable[..., None]]:
-        """What tells how far it is, as ``tell(done, of, note)``: a bar on stderr while a person watches, else nothing."""
+        """What tells how far it is, as ``tell(done, of, note)``: a bar on stderr while a person watches, else nothing.
+
+        Where ``total`` is not known yet, the bar comes with the first word.
+        """
         if self.quiet or not self.on_terminal:
             yield lambda _done, _of, _note="": None
             return
         from tqdm import tqdm
 
-        with tqdm(total=total, unit=unit, dynamic_ncols=True, file=sys.stderr, smoothing=0.1) as bar:
+        bars: list[tqdm] = []
 
-            def tell(done: int, of: int, note: str = "") -> None:
-                bar.total = of
-                bar.update(done - bar.n)
-                if note:
-                    bar.set_postfix_str(note, refresh=False)
+        def tell(done: int, of: int, note: str = "") -> None:
+            if not bars:
+                bars.append(tqdm(total=of, unit=unit, dynamic_ncols=True, file=sys.stderr, smoothing=0.1))
+            bar = bars[0]
+            bar.total = of
+            bar.update(done - bar.n)
+            if note:
+                bar.set_postfix_str(note, refresh=False)
 
+        if total is not None:
+            tell(0, total)
+        try:
             yield tell
+        finally:
+            for bar in bars:
+                bar.close()
 
     def _print(self, text: str) -> None:
         try:
