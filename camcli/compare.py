@@ -156,6 +156,8 @@ def pearson(one: np.ndarray, other: np.ndarray) -> float | None:
 
     Exactly 1 for equal arrays: the root of a square is exact.
     """
+    if one.min() == one.max() or other.min() == other.max():  # its mean may be off by a rounding, which would be correlated
+        return None
     a, b = one.astype(np.float64) - one.mean(dtype=np.float64), other.astype(np.float64) - other.mean(dtype=np.float64)
     scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / scale if scale > 0 else None

@@ -9,7 +9,7 @@ import os
 import numpy as np
 import pytest
 
-from camcli.compare import compare_runs
+from camcli.compare import compare_runs, pearson
 from camcli.records import recovered
 from camcli.report.scripts import quoted
 from tests.browser import click, complaints, open_page, press, put, wait
@@ -32,6 +32,15 @@ def scenes(tmp_path):
 
 def table(out):
     return {row["image"]: row for row in csv.DictReader(io.StringIO(out), delimiter="\t")}
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.3, 0.7, 0.9, 1e9])
+def test_what_is_constant_is_correlated_with_nothing(value):
+    """Also where its mean, computed, is not quite what it is."""
+    noise = np.random.default_rng(0).random((56, 56))
+    assert pearson(np.full((56, 56), value), noise) is None
+    assert pearson(noise, np.full((56, 56), value, np.float32)) is None
+    assert pearson(noise, 2 * noise**2 - 1) == pytest.approx(np.corrcoef(noise.ravel(), noise.ravel() ** 2)[0, 1])
 
 
 def test_a_run_does_not_differ_from_itself(camcli, imgs, tmp_path):
