@@ -57,15 +57,16 @@ def read_dataset(folder: str, output: str) -> Dataset:
             f"{shown(folder)!r} holds {' and '.join(sorted(set(PARTS) & set(top)))} beside other folders: give both or none."
         )
     classes = _classes(folder, top, output, divided=divided)
+    numbers = {name: index for index, name in enumerate(classes)}
     root = os.path.abspath(folder)
     depth = 2 if divided else 1
     sources, labels, given = [], [], []
     found = discover_sources([folder], output)
     for source in found:
         parts = source.image.split("/")
-        if len(parts) > depth and parts[depth - 1] in classes:  # what lies beside the classes has none
+        if len(parts) > depth and parts[depth - 1] in numbers:  # what lies beside the classes has none
             sources.append(Source(root, source.image))
-            labels.append(classes.index(parts[depth - 1]))
+            labels.append(numbers[parts[depth - 1]])
             given.append(parts[0] if divided else "")
     _refuse_empty(folder, classes, labels, given, divided=divided)
     return Dataset(root, classes, tuple(sources), tuple(labels), tuple(given) if divided else None, len(found) - len(sources))
@@ -142,23 +143,23 @@ def find_doubles(images: Sequence[str], labels: Sequence[int], parts: Sequence[s
 def divide(labels: Sequence[int], digests: Sequence[str], classes: Sequence[str], share: float, seed: int) -> list[str]:
     """``train`` or ``val`` for each image: in every class the same ``share`` for validation, 0 to 1, drawn with ``seed``.
 
-    Images with the same bytes come into the same part, so that none is judged by what it was taught. Raises InputError for a class
-    with fewer than two different images.
+    Images of a class with the same bytes come into the same part, so that none is judged by what it was taught. Raises InputError
+    for a class with fewer than two different images.
     """
-    parts = ["train"] * len(labels)
+    contents: list[dict[str, None]] = [{} for _ in classes]  # of each class, in the order of the images
+    for label, digest in zip(labels, digests, strict=True):
+        contents[label][digest] = None
     draw = np.random.default_rng(seed)
+    chosen: set[tuple[int, str]] = set()
     for label, name in enumerate(classes):
-        different = list(dict.fromkeys(digest for own, digest in zip(labels, digests, strict=True) if own == label))
+        different = list(contents[label])
         if len(different) < _FEWEST:
             raise InputError(
                 f"class {_named([name])} has {len(different)} readable image(s) that differ; it needs {_FEWEST} at least."
             )
         count = min(max(1, round(share * len(different))), len(different) - 1)
-        chosen = {different[place] for place in draw.permutation(len(different))[:count]}
-        for place, (own, digest) in enumerate(zip(labels, digests, strict=True)):
-            if own == label and digest in chosen:
-                parts[place] = "val"
-    return parts
+        chosen.update((label, different[place]) for place in draw.permutation(len(different))[:count])
+    return ["val" if found in chosen else "train" for found in zip(labels, digests, strict=True)]
 
 
 def counts_of(labels: Sequence[int], parts: Sequence[str], classes: Sequence[str]) -> Mapping[str, tuple[int, int]]:
