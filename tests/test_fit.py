@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -18,15 +19,18 @@ from PIL import Image as PillowImage
 from scipy.optimize import minimize
 from torch.nn import functional
 
-from camcli.errors import InputError, LayerError
+from camcli.errors import InputError, LayerError, ModelError, RunError
 from camcli.fit.config import FitConfig
 from camcli.fit.data import divide, find_doubles
+from camcli.fit.features import cache_key
 from camcli.fit.finetune import blocks_of
 from camcli.fit.fitting import fit_model, load_backbone
-from camcli.fit.head import class_weights, train_head
+from camcli.fit.head import balanced_accuracy, class_weights, train_head
 from camcli.fit.metrics import measure
+from camcli.models.fitted import read_fitted
 from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
+from camcli.records import Preprocess
 from camcli.tap import tap
 from tests.conftest import ROOT, SAMPLES
 from tests.folders import COMMAND, rows_of, state_of
@@ -191,6 +195,28 @@ def test_of_equally_good_heads_the_simplest_is_taken():
     features[:, 0] = 8.0 * labels
     both = features, labels
     assert train_head(both, both, 2).weight_decay == 3.0
+
+
+def test_a_feature_that_varies_by_rounding_only_is_none():
+    """Scaled, one of 100 give or take a rounding of float32 would get weights of 60, and the bias their thousandfold."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 2
+    features = torch.randn((60, 4), generator=generator)
+    features[:, 0] += 2 * labels
+    features[:, 3] = 100 + 1e-5 * torch.randn(60, generator=generator)
+    assert features[:, 3].unique().numel() > 1
+    head, without = train_head((features, labels), (features, labels), 2), train_head(*[(features[:, :3], labels)] * 2, 2)
+    assert head.weight[:, :3].numpy() == pytest.approx(without.weight.numpy(), abs=1e-3)
+    assert head.weight[:, 3].abs().max() < 1e-3
+
+
+def test_the_standard_error_is_what_the_mean_of_the_recalls_scatters_by():
+    labels, draw = torch.tensor([0] * 10 + [1] * 90), np.random.default_rng(0)
+    right = torch.tensor(([True] * 8 + [False] * 2) + ([True] * 45 + [False] * 45))
+    accuracy, error = balanced_accuracy(right, labels, 2)
+    assert accuracy == pytest.approx((0.8 + 0.5) / 2)
+    scattered = np.std((draw.binomial(10, 0.8, 100_000) / 10 + draw.binomial(90, 0.5, 100_000) / 90) / 2)
+    assert error == pytest.approx(scattered, rel=0.02)
 
 
 def test_what_is_measured():

@@ -16,6 +16,9 @@ WEIGHT_DECAYS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 _ROUNDS, _STEPS, _PATIENCE = 20, 10, 2
 """At most so many rounds of so many L-BFGS steps for each; it ends when so many rounds did not lower the validation loss."""
 
+_CONSTANT = 1e-6
+"""Of a feature's mean: what varies less is constant but for the rounding of float32, which must not be made into a feature."""
+
 _LOWER = 0.99
 """Of a loss: what falls no further counts as no lower. Where a line parts the classes it falls for ever, to no use."""
 
@@ -40,38 +43,52 @@ def class_weights(labels: Tensor, count: int) -> Tensor:
     return len(labels) / (count * frequencies)
 
 
+def balanced_accuracy(right: Tensor, labels: Tensor, count: int) -> tuple[float, float]:
+    """The mean of the recalls r of ``count`` classes, and its standard error, by which r (1 - r) / n is the variance of each.
+
+    ``right``, ``labels``: (N,), whether the class of an image was found, and which it is; each class has an image.
+    """
+    images = torch.bincount(labels, minlength=count).double()
+    recall = torch.bincount(labels, right.double(), minlength=count) / images
+    return float(recall.mean()), float((recall * (1 - recall) / images).sum().sqrt() / count)
+
+
 def train_head(
     train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], count: int, decays: Sequence[float] = WEIGHT_DECAYS
 ) -> Head:
     """The linear layer for ``count`` classes. ``train``, ``val``: features (N, C), and labels (N,) int64.
 
-    Each feature is scaled to mean 0 and variance 1 over the training part, which is undone in what is returned; classes count the
-    same whatever their number of images, in both parts. From zero, by L-BFGS in float64, so nothing is left to chance. For each
+    Each feature is scaled to mean 0 and variance 1 over the training part, which is undone in what is returned; one that does not
+    vary is not scaled. Classes count the same whatever their number of images, in both parts, and in the standard error, which is
+    that of the mean of their recalls. From zero, by L-BFGS in float64, so nothing is left to chance. For each
     weight decay the point of least validation loss is kept. Of these heads the one with the strongest decay is taken whose
     validation accuracy is within one standard error of the best (Breiman et al. 1984, section 3.4.3): of equally good ones the
     simplest, whose maps are also the least noisy.
     """
-    mean, scale = train[0].double().mean(dim=0), train[0].double().std(dim=0, correction=0)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    scaled = [(features.double() - mean) / scale for features in (train[0], val[0])]
-    basis = _basis(scaled[0])
-    problem = _Problem([part @ basis for part in scaled], [train[1], val[1]], count)
-    heads = []
+    mean, scale = _scaling(train[0])
+    scaled = [(part - mean).div_(scale) for part in (train[0], val[0])]
+    basis = None
+    if scaled[0].shape[0] < scaled[0].shape[1]:
+        # Orthonormal columns (C, N) that span the images: with weight decay the weights lie in their span.
+        basis = torch.linalg.qr(scaled[0].T).Q
+        scaled = [part @ basis for part in scaled]
+    problem = _Problem(scaled, [train[1], val[1]], count)
+    heads, errors = [], {}
     for decay in decays:
         weight, bias, loss = min(problem.descend(decay), key=lambda found: found[2])
-        unscaled = weight @ basis.T / scale
-        heads.append(Head(unscaled.float(), (bias - unscaled @ mean).float(), decay, loss, problem.accuracy(weight, bias)))
-    best = max(head.accuracy for head in heads)
-    error = math.sqrt(max(0.0, best * (1 - best)) / len(val[1]))
-    return max((head for head in heads if head.accuracy >= best - error), key=lambda head: head.weight_decay)
+        accuracy, errors[decay] = problem.accuracy(weight, bias)
+        unscaled = (weight if basis is None else weight @ basis.T) / scale
+        heads.append(Head(unscaled.float(), (bias - unscaled @ mean).float(), decay, loss, accuracy))
+    best = max(heads, key=lambda head: head.accuracy)
+    good = [head for head in heads if head.accuracy >= best.accuracy - errors[best.weight_decay]]
+    return max(good, key=lambda head: head.weight_decay)
 
 
-def _basis(features: Tensor) -> Tensor:
-    """Orthonormal columns (C, M), M = min(N, C), that span the images (N, C): with weight decay the weights lie in their span."""
-    if features.shape[0] >= features.shape[1]:
-        return torch.eye(features.shape[1], dtype=features.dtype)
-    basis: Tensor = torch.linalg.qr(features.T).Q
-    return basis
+def _scaling(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,), float64, of ``features`` (N, C); 1 for one that does not vary."""
+    mean = features.mean(dim=0, dtype=torch.float64)
+    scale = features.double().std(dim=0, correction=0)
+    return mean, torch.where(scale > _CONSTANT * mean.abs(), scale, torch.ones_like(scale))
 
 
 class _Problem:
@@ -110,8 +127,7 @@ class _Problem:
         loss: Tensor = functional.cross_entropy(logits, self._labels[part], self._weights[part])
         return loss
 
-    def accuracy(self, weight: Tensor, bias: Tensor) -> float:
-        """On validation, all classes counting the same."""
-        right = ((self._features[1] @ weight.T + bias).argmax(dim=1) == self._labels[1]).double()
-        weights = self._weights[1][self._labels[1]]
-        return float((right * weights).sum() / weights.sum())
+    def accuracy(self, weight: Tensor, bias: Tensor) -> tuple[float, float]:
+        """On validation, all classes counting the same: the mean of their recalls, and its standard error."""
+        right = (self._features[1] @ weight.T + bias).argmax(dim=1) == self._labels[1]
+        return balanced_accuracy(right, self._labels[1], len(bias))
