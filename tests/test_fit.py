@@ -439,10 +439,19 @@ def test_only_the_last_blocks_are_unfrozen(data, tmp_path):
     one, other = loaded(tmp_path / "frozen").module, loaded(tmp_path / "tuned").module
     assert [name for name, _ in blocks_of(one.features)] == ["0", "3"]
     changed = {name for name, tensor in one.state_dict().items() if not torch.equal(tensor, other.state_dict()[name])}
-    if min(losses) < losses[0]:
-        assert changed == {"features.3.weight", "features.3.bias", "head.weight", "head.bias"}
-    else:
-        assert changed == set()
+    assert min(losses) < losses[0], "nothing was learned, so nothing is asked here"
+    assert changed == {"features.3.weight", "features.3.bias", "head.weight", "head.bias"}
+    judged = json.loads((tmp_path / "tuned" / "metrics.json").read_text())["validation"]["accuracy"]
+    assert judged == min(result.epochs, key=lambda epoch: epoch.val_loss).accuracy
+    labels = {row["image"]: row["class"] for row in split_of(tmp_path / "tuned") if row["part"] == "val"}
+    images = [PillowImage.open(data / name).convert("RGB") for name in labels]
+    mean, std = (
+        np.array(values) for values in (loaded(tmp_path / "tuned").preprocess.mean, loaded(tmp_path / "tuned").preprocess.std)
+    )
+    inputs = torch.from_numpy(np.stack([((np.asarray(image) / 255 - mean) / std).transpose(2, 0, 1) for image in images])).float()
+    with torch.no_grad():
+        loss = functional.cross_entropy(other(inputs), torch.tensor([("blue", "red").index(name) for name in labels.values()]))
+    assert float(loss) == pytest.approx(min(losses), rel=1e-4), "the weights that are written are not those of the best epoch"
     again = FitConfig(str(data), str(tmp_path / "again"), unfreeze=1, epochs=3, learning_rate=0.01, **common)
     assert [epoch.val_loss for epoch in fit_model(again, Silent(), threading.Event()).epochs] == losses
     too_many = FitConfig(str(data), str(tmp_path / "many"), unfreeze=9, **common)
@@ -450,8 +459,42 @@ def test_only_the_last_blocks_are_unfrozen(data, tmp_path):
         fit_model(too_many, Silent(), threading.Event())
 
 
+def test_a_class_counts_the_same_in_small_batches_too(data, tmp_path, monkeypatch):
+    """With a rate of 0 an epoch's loss is that of the images, however they are put together; ten red ones, four blue ones."""
+    for k in range(6):
+        (data / "blue" / f"{k}.png").unlink()
+    monkeypatch.setattr("camcli.fit.finetune.LEARNING_RATE", 0.0)
+    common = {"backbone": "tests.networks:colours", "layer": "4", "device": "cpu", "unfreeze": 1, "epochs": 1, "learning_rate": 0.0}
+    found = []
+    for size in (1, 3, 16):
+        config = FitConfig(str(data), str(tmp_path / f"{size}"), batch_size=size, **common)
+        found.append(fit_model(config, Silent(), threading.Event()).epochs[1].train_loss)
+    assert found == pytest.approx([found[0]] * 3, rel=1e-4)
+
+
+def test_training_that_fails_leaves_the_network_frozen_and_says_why(data, tmp_path, monkeypatch):
+    kept = []
+
+    def keeping(*given):
+        kept.append(load_backbone(*given))
+        return kept[0]
+
+    class Removes(Silent):
+        def say(self, text):
+            if text.startswith("Epoch 0"):
+                (data / "red" / "3.png").unlink()
+
+    monkeypatch.setattr("camcli.fit.fitting.load_backbone", keeping)
+    common = {"backbone": "tests.networks:colours", "layer": "4", "device": "cpu", "unfreeze": 1}
+    with pytest.raises(RunError, match=r"'red/3.png' cannot be read any more .*run the same command again"):
+        fit_model(FitConfig(str(data), str(tmp_path / "model"), **common), Removes(), threading.Event())
+    assert not any(parameter.requires_grad for parameter in kept[0].classifier.parameters())
+    assert not any(module.training for module in kept[0].classifier.modules())
+    assert not (tmp_path / "model" / "model.json").exists()
+
+
 def test_hostile_class_names_stay_text(camcli, tmp_path):
-    for k, name in enumerate(("<img src=x onerror=alert(1)>", "a|b`c*[d](e)")):
+    for k, name in enumerate(("<img src=x onerror=alert(1)>", "=a|b`c*[d](e)")):
         for n in range(4):
             paint(tmp_path / "data" / name / f"{n}.png", (200 * k, 20, 200 - 200 * k), 10 * k + n)
     done = camcli("fit", tmp_path / "data", "-o", tmp_path / "model", *FIT)

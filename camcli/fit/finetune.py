@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from camcli.errors import OutOfMemoryError, RunError
 from camcli.fit.head import class_weights
 from camcli.job import Job
 from camcli.models.cut import GapClassifier
 from camcli.pipeline import prepared_batches
 from camcli.pipeline.engine import normalised
 from camcli.pipeline.reading import Prepared
-from camcli.records import Source
+from camcli.records import Failure, Source, shown
 
 LEARNING_RATE, RANDOM_LEARNING_RATE = 1e-4, 1e-3
 """Of AdamW, for weights that have learned something already and for random ones; the head takes ten times the former."""
@@ -100,8 +101,29 @@ def fine_tune(
 
     Epoch 0 is what it was before. Best is the least validation loss, in which classes count the same. Images are read anew in each
     epoch, in random order, mirrored, cropped and coloured at random (torchvision's transforms); all chance comes from the seed.
-    Ends early when four epochs brought nothing, with random weights in the second half of the epochs only.
+    Ends early when four epochs brought nothing, with random weights in the second half of the epochs only. Raises OutOfMemoryError,
+    and RunError for images that cannot be read any more; its parameters need no gradient then either.
     """
+    try:
+        return _tuned(classifier, train, val, job, tuning, tell, stop)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemoryError(
+            f"{job.device} has not enough memory to train {tuning.blocks} blocks on {job.batch_size} images at once: "
+            "try a smaller --batch-size or --unfreeze."
+        ) from error
+    finally:
+        classifier.requires_grad_(False).eval()
+
+
+def _tuned(
+    classifier: GapClassifier,
+    train: Labelled,
+    val: Labelled,
+    job: Job,
+    tuning: Tuning,
+    tell: Callable[[Epoch], None],
+    stop: threading.Event,
+) -> list[Epoch]:
     blocks = blocks_of(classifier.features)
     names = {name for _, own in blocks[len(blocks) - tuning.blocks :] for name in own}
     parameters = [parameter.requires_grad_() for name, parameter in classifier.features.named_parameters() if name in names]
@@ -132,7 +154,6 @@ def fine_tune(
             if halfway and number - least.number >= _PATIENCE:
                 break
     classifier.load_state_dict(best)
-    classifier.requires_grad_(False).eval()
     return epochs
 
 
@@ -153,19 +174,30 @@ def _train_epoch(
     order = torch.randperm(len(train.sources)).tolist()
     total, count = 0.0, 0
     for batch in prepared_batches([train.sources[place] for place in order], job, stop):
-        images = [item for item in batch if isinstance(item, Prepared)]
+        images = _still_there(batch)
         if len(images) < 2 and learning_norms:
             continue  # a BatchNorm learns nothing from one image
         inputs = normalised([_varied(image.input) for image in images], job)
         target = torch.tensor([labels[image.source.image] for image in images], device=job.device)
         with torch.enable_grad():
-            loss = functional.cross_entropy(classifier(inputs), target, weights)
+            # not the weighted mean: it divides by the weights of the batch, so that in a small one no class counts more
+            loss = functional.cross_entropy(classifier(inputs), target, weights, reduction="none").mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         total, count = total + float(loss.detach()) * len(images), count + len(images)
     classifier.eval()
     return total / max(1, count)
+
+
+def _still_there(batch: Sequence[Prepared | Failure]) -> list[Prepared]:
+    """The images of ``batch``, all of which could be read before. Raises RunError for one that cannot any more."""
+    images = []
+    for item in batch:
+        if isinstance(item, Failure):
+            raise RunError(f"{shown(item.image)!r} cannot be read any more ({item.reason}): run the same command again.")
+        images.append(item)
+    return images
 
 
 def _varied(image: np.ndarray) -> np.ndarray:
@@ -184,14 +216,13 @@ def _varied(image: np.ndarray) -> np.ndarray:
 
 
 def predict(classifier: GapClassifier, part: Labelled, job: Job) -> Tensor:
-    """The logits (N, K) of a part's images, in their order, on the host."""
+    """The logits (N, K) of a part's images, in their order, on the host. Raises RunError for one that cannot be read any more."""
     found: dict[str, Tensor] = {}
     for batch in prepared_batches(part.sources, job):
-        images = [item for item in batch if isinstance(item, Prepared)]
-        if images:
-            with torch.no_grad():
-                logits = classifier(normalised([image.input for image in images], job)).float().cpu()
-            found |= {image.source.image: own for image, own in zip(images, logits, strict=True)}
+        images = _still_there(batch)
+        with torch.no_grad():
+            logits = classifier(normalised([image.input for image in images], job)).float().cpu()
+        found |= {image.source.image: own for image, own in zip(images, logits, strict=True)}
     return torch.stack([found[source.image] for source in part.sources])
 
 
