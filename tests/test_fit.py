@@ -342,6 +342,51 @@ def test_broken_images_are_left_out_and_named(camcli, data, tmp_path):
     assert len(split_of(tmp_path / "model")) == 20
     assert "red/broken.png" in (tmp_path / "model" / "failures.csv").read_text()
     assert camcli("run", data / "blue", "-o", tmp_path / "out", "--model", tmp_path / "model", *RUN).code == 0
+    again = camcli("fit", data, "-o", tmp_path / "model", *FIT)
+    assert (again.code, "Nothing to do" in again.err, "1 image could not be read" in again.err) == (1, True, True)
+    (data / "red" / "broken.png").unlink()
+    assert camcli("fit", data, "-o", tmp_path / "model", *FIT).code == 0
+    assert not (tmp_path / "model" / "failures.csv").exists(), "the failures of the model before"
+
+
+def test_an_image_that_is_too_large_now_is_left_out_though_its_features_are_known(camcli, data, tmp_path):
+    PillowImage.new("RGB", (100, 100), (200, 20, 20)).save(data / "red" / "large.png")
+    assert camcli("fit", data, "-o", tmp_path / "model", *FIT).code == 0
+    done = camcli("fit", data, "-o", tmp_path / "model", *FIT, "--max-pixels", 9_000, "--overwrite")
+    assert done.code == 1
+    assert "red/large.png: " in done.err
+    assert len(split_of(tmp_path / "model")) == 20
+
+
+def test_features_are_those_of_the_same_network_only():
+    """Not of one with other weights, another activation, which has no weights, or another buffer, even one that is not saved."""
+
+    def network(activation, bias=0.5, buffer=1.0):
+        module = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), activation)
+        torch.nn.init.constant_(module[0].weight, 0.25)
+        torch.nn.init.constant_(module[0].bias, bias)
+        module.register_buffer("shift", torch.tensor([buffer]), persistent=False)
+        return torch.fx.symbolic_trace(module)
+
+    one = network(torch.nn.ReLU())
+    one.register_buffer("shift", torch.tensor([1.0]), persistent=False)
+    moved = network(torch.nn.ReLU())
+    moved.register_buffer("shift", torch.tensor([2.0]), persistent=False)
+    key = cache_key(one, {"layer": "1"})
+    same = network(torch.nn.ReLU()).to(memory_format=torch.channels_last)
+    same.register_buffer("shift", torch.tensor([1.0]), persistent=False)
+    assert cache_key(same, {"layer": "1"}) == key
+    others = [network(torch.nn.SiLU()), network(torch.nn.ReLU(), bias=0.25), moved]
+    assert len({key, cache_key(one, {"layer": "0"}), *(cache_key(other, {"layer": "1"}) for other in others)}) == 5
+
+
+def test_a_new_class_asks_for_its_own_features_only(camcli, data, tmp_path):
+    assert camcli("fit", data, "-o", tmp_path / "model", *FIT).code == 0
+    for k in range(4):
+        paint(data / "green" / f"{k}.png", (20, 200, 20), 200 + k)
+    done = camcli("fit", data, "-o", tmp_path / "model", *FIT)
+    assert (done.code, "Features of 20 images were computed before" in done.err) == (0, True)
+    assert loaded(tmp_path / "model").classes == ("blue", "green", "red")
 
 
 def test_the_same_again_does_nothing_and_other_settings_are_refused(camcli, data, tmp_path):
@@ -501,10 +546,12 @@ def test_hostile_class_names_stay_text(camcli, tmp_path):
     assert done.code == 0
     card = (tmp_path / "model" / "README.md").read_text()
     assert "<img" not in card.replace("\\<img", "")
-    rows = [line for line in card.splitlines() if line.startswith("| a")]
+    rows = [line for line in card.splitlines() if line.startswith("| =a")]
     assert len(rows) == 1
     assert rows[0].replace("\\|", "").count("|") == 6
-    assert loaded(tmp_path / "model").classes == ("<img src=x onerror=alert(1)>", "a|b`c*[d](e)")
+    assert loaded(tmp_path / "model").classes == ("<img src=x onerror=alert(1)>", "=a|b`c*[d](e)")
+    cells = [cell for row in split_of(tmp_path / "model") for cell in row.values()]
+    assert not any(cell.startswith("=") for cell in cells), "a spreadsheet would take it for a formula"
 
 
 @pytest.fixture(scope="module")

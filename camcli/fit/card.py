@@ -12,11 +12,11 @@ from torch import Tensor
 from camcli import __version__
 from camcli.fit.config import FitConfig
 from camcli.fit.data import counts_of
-from camcli.fit.folder import table
+from camcli.fit.folder import FAILURES
 from camcli.fit.head import Head
 from camcli.fit.metrics import Metrics
 from camcli.fit.records import Backbone, Examples, Result
-from camcli.output.writers import FAILURE_COLUMNS, csv_line, failure_line, json_bytes
+from camcli.output.writers import FAILURE_COLUMNS, csv_line, failure_line, json_bytes, table_line
 from camcli.records import FITTED_WEIGHTS, shown
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~])")
@@ -41,7 +41,7 @@ def model_files(
         "README.md": _card(config, backbone, examples, head, result).encode(),
     }
     if result.failures:
-        files["failures.csv"] = csv_line(FAILURE_COLUMNS) + b"".join(map(failure_line, result.failures))
+        files[FAILURES] = csv_line(FAILURE_COLUMNS) + b"".join(map(failure_line, result.failures))
     return files
 
 
@@ -52,8 +52,9 @@ def _split(examples: Examples, classes: Sequence[str], logits: dict[str, Tensor]
         best = found.double().softmax(dim=1).max(dim=1)
         for place, index, probability in zip(examples.places(part), best.indices.tolist(), best.values.tolist(), strict=True):
             label = classes[examples.labels[place]]
-            rows[place] = (examples.sources[place].image, label, part, classes[index], f"{probability:.6g}")
-    return table(("image", "class", "part", "predicted_class", "predicted_probability"), [rows[place] for place in sorted(rows)])
+            rows[place] = (examples.sources[place].image, label, part, classes[index], probability)
+    columns = ("image", "class", "part", "predicted_class", "predicted_probability")
+    return csv_line(columns) + b"".join(table_line(rows[place]) for place in sorted(rows))
 
 
 def _metrics(head: Head, result: Result) -> dict[str, Any]:

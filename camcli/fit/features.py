@@ -87,11 +87,14 @@ class FeatureCache:
         self._waiting.clear()
 
 
-def cache_key(module: torch.nn.Module, described: Mapping[str, object]) -> str:
-    """What tells a backbone with these weights and ``described`` settings from any other: 16 hexadecimal digits."""
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
+def cache_key(features: torch.fx.GraphModule, described: Mapping[str, object]) -> str:
+    """What tells a cut backbone, its weights and ``described`` settings from any other: 16 hexadecimal digits.
+
+    What the recorded graph computes counts as well as the weights: another activation has none. Buffers count that are not saved.
+    """
+    digest = hashlib.sha256(json.dumps([described, features.code, repr(features)], sort_keys=True).encode())
+    for name, tensor in (*features.named_parameters(), *features.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 

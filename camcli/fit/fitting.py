@@ -10,9 +10,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from camcli.config import RunConfig
-from camcli.errors import ConfigError, did_you_mean
+from camcli.errors import ConfigError, ModelError, did_you_mean
 from camcli.fit.card import model_files
 from camcli.fit.config import FITS, FitConfig
 from camcli.fit.data import PARTS, Dataset, Doubles, divide, find_doubles, read_dataset, refuse_equal_classes
@@ -25,11 +26,11 @@ from camcli.fit.records import Backbone, Examples, Result
 from camcli.job import Job, feature_job
 from camcli.models.cut import FEATURES, GapClassifier, PooledFeatures, cut_classifier
 from camcli.models.device import resolve_device
-from camcli.models.fitted import Fitted
+from camcli.models.fitted import Fitted, FittedSource, read_fitted
 from camcli.models.layers import resolve_layers
 from camcli.models.request import ModelRequest
-from camcli.models.sources import load_model
-from camcli.records import Failure, Layer, Preprocess
+from camcli.models.sources import load_model, source_of
+from camcli.records import Failure, Layer, Preprocess, shown
 
 
 class Listener(Protocol):
@@ -64,7 +65,7 @@ def fit_model(config: FitConfig, listener: Listener, stop: threading.Event) -> R
     with ExitStack() as stack:
         stack.enter_context(folder)
         if folder.is_done:
-            return Result(dataset, folder.metrics(), already=True)
+            return Result(dataset, folder.metrics(), already=True, failures=folder.failures())
         backbone = load_backbone(config, len(dataset.classes))
         if dataset.beside:
             listener.warn(f"images that lie in no folder of a class take no part: {dataset.beside:,}.")
@@ -75,7 +76,7 @@ def fit_model(config: FitConfig, listener: Listener, stop: threading.Event) -> R
         )
         result = Result(dataset)
         job = _job(config, backbone, listener)
-        examples = _examples(dataset, job, folder, config, result, listener, stop)
+        examples = _examples(dataset, job, _cache(config, backbone, folder), config, result, listener, stop)
         if examples is None:
             return result
         _warn_of_doubles(examples, dataset, listener)
@@ -95,10 +96,8 @@ def _logits(classifier: GapClassifier, examples: Examples, part: str, job: Job |
     """What the model says of a part: from the features, or with a ``job`` from the images, where the features are others by now."""
     if job is not None:
         return predict(classifier, examples.labelled(part), job)
-    head = classifier.head.cpu()
-    with torch.no_grad():
-        logits: Tensor = head(examples.tensors(part)[0])
-    return logits
+    weight, bias = classifier.head.weight.detach().cpu(), classifier.head.bias.detach().cpu()
+    return functional.linear(examples.tensors(part)[0], weight, bias)
 
 
 def load_backbone(config: FitConfig, classes: int) -> Backbone:
@@ -107,6 +106,9 @@ def load_backbone(config: FitConfig, classes: int) -> Backbone:
     Raises ModelError, WeightsError, LayerError, DeviceError, and ConfigError where fewer blocks lie before the cut than are to be
     trained.
     """
+    if isinstance(source_of(config.backbone), FittedSource):
+        stands_on = shown(read_fitted(config.backbone).backbone)
+        raise ModelError(f"{shown(config.backbone)} was fitted itself: name the network on which it stands, {stands_on}.")
     device = resolve_device(config.device)
     model = load_model(ModelRequest(config.backbone, config.weights), device)
     model = replace(model, preprocess=fitting_preprocess(model.preprocess, config.fit))
@@ -131,19 +133,29 @@ def _job(config: FitConfig, backbone: Backbone, listener: Listener) -> Job:
     return feature_job(asked, pooled, Layer(f"classifier.{FEATURES}", backbone.layer.grid), listener.warn)
 
 
+def _cache(config: FitConfig, backbone: Backbone, folder: ModelFolder) -> FeatureCache:
+    """The features that are in ``folder``: those of this backbone, and of images made into inputs as now."""
+    described = {
+        "backbone": config.backbone,
+        "layer": [backbone.layer.name, backbone.layer.grid.kind],
+        "preprocess": asdict(backbone.model.preprocess),
+        "max-pixels": config.max_pixels,  # an image that is left out now may have been computed before
+    }
+    cache = FeatureCache(folder.features, cache_key(backbone.classifier.features, described), folder.scratch)
+    cache.load()
+    return cache
+
+
 def _examples(
     dataset: Dataset,
     job: Job,
-    folder: ModelFolder,
+    cache: FeatureCache,
     config: FitConfig,
     result: Result,
     listener: Listener,
     stop: threading.Event,
 ) -> Examples | None:
     """The images with their features, computed or found, divided into parts; None after ``stop``."""
-    described = {"layer": [layer.name for layer in job.layers], "preprocess": asdict(job.model.preprocess)}
-    cache = FeatureCache(folder.features, cache_key(job.model.module, described), folder.scratch)
-    cache.load()
     todo = [source for source in dataset.sources if cache.get(source) is None]
     if 0 < len(todo) < len(dataset.sources):
         listener.say(f"Features of {len(dataset.sources) - len(todo):,} images were computed before.")
@@ -172,7 +184,8 @@ def _examples(
 
 
 def _refuse_unreadable(dataset: Dataset, labels: Sequence[int]) -> None:
-    lost = [name for index, name in enumerate(dataset.classes) if index not in set(labels)]
+    known = set(labels)
+    lost = [name for index, name in enumerate(dataset.classes) if index not in known]
     if lost:
         raise ConfigError(f"no image of class {lost[0]!r} can be read; a model cannot be fitted without it.")
 
@@ -199,7 +212,9 @@ def _tuned(
     config: FitConfig, backbone: Backbone, examples: Examples, job: Job, listener: Listener, stop: threading.Event
 ) -> list[Epoch]:
     random = config.weights.casefold() == "none"
-    rate = config.learning_rate or (RANDOM_LEARNING_RATE if random else LEARNING_RATE)
+    rate = config.learning_rate
+    if rate is None:
+        rate = RANDOM_LEARNING_RATE if random else LEARNING_RATE
     tuning = Tuning(config.unfreeze, config.epochs, rate, config.seed, random)
     return fine_tune(
         backbone.classifier,

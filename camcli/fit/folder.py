@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
@@ -17,11 +18,14 @@ from camcli import __version__
 from camcli.errors import InUseError, OutputError, SettingsError
 from camcli.fit.data import Dataset
 from camcli.fit.metrics import Metrics
-from camcli.output.writers import csv_line, json_bytes, output_error, write_whole
-from camcli.records import FITTED_MARK, FITTED_WEIGHTS, RUN_MARKER, recovered, shown, stamp_of
+from camcli.output.writers import json_bytes, output_error, write_whole
+from camcli.records import FITTED_MARK, FITTED_WEIGHTS, RUN_MARKER, Failure, recovered, shown, stamp_of
 
 if TYPE_CHECKING:
     from camcli.models.fitted import Fitted
+
+FAILURES = "failures.csv"
+"""Images that could not be read; not there where all could."""
 
 
 def dataset_digest(dataset: Dataset) -> str:
@@ -119,20 +123,22 @@ class ModelFolder:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def failures(self) -> list[Failure]:
+        """The images that the model there was made without."""
+        try:
+            with open(self._at(FAILURES), encoding="utf-8", newline="") as file:
+                return [Failure(recovered(row["image"]), row["stage"], recovered(row["error"])) for row in csv.DictReader(file)]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
     def write(self, files: Mapping[str, bytes], fitted: Fitted) -> None:
         """Put the files of a model into the folder: its description last, without which it is no model. Raises OutputError."""
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._at(FITTED_MARK))
+            for name in (FITTED_MARK, FAILURES):  # the failures of an earlier model are none of this one's
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._at(name))
             described = {**fitted.as_json(), "settings": self._settings, "images-sha256": self._digest, "camcli": __version__}
             for name, data in {**files, FITTED_MARK: json_bytes(described)}.items():
                 write_whole(self._at(name), data, self.scratch)
         except OSError as error:
             raise output_error(error.filename or self.path, error) from error
-
-
-def table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> bytes:
-    """A CSV of names and numbers."""
-    return csv_line(columns) + b"".join(
-        csv_line(tuple(shown(cell) if isinstance(cell, str) else cell for cell in row)) for row in rows
-    )
