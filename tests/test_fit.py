@@ -421,8 +421,33 @@ def test_a_run_is_bound_to_the_weights_of_its_model(camcli, data, tmp_path):
     text = json.loads((model / "model.json").read_text())
     (model / "model.json").write_text(json.dumps(text | {"classes": ["only one"]}))
     assert "does not fit the model beside it" in camcli("layers", model, *RUN).err
+    (model / "model.json").write_text("[" * 100_000)
+    assert "does not describe a model" in camcli("classes", model).err
     (model / "model.json").write_text("{}")
     assert "does not describe a model of this version of camcli fit" in camcli("classes", model).err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("crop", [1_000_000, 1_000_000]), ("crop", [224]), ("crop", "x"), ("crop", [-3, 4]), ("crop", [6.5, 6.5]), ("resize", "x"),
+     ("interpolation", "x"), ("std", [0, 1, 1]), ("std", [float("nan")] * 3), ("mean", ["a", "b", "c"]), ("mean", [0.5])],
+)  # fmt: skip
+def test_a_description_that_fits_no_image_is_refused(key, value, tmp_path):
+    good = {"camcli-fit": 1, "backbone": "resnet18", "layer": "layer4", "grid": "nchw", "classes": ["a", "b"]}
+    preprocess = asdict(Preprocess())
+    (tmp_path / "model.json").write_text(json.dumps({**good, "preprocess": preprocess}))
+    assert read_fitted(str(tmp_path)).preprocess == Preprocess()
+    (tmp_path / "model.json").write_text(json.dumps({**good, "preprocess": {**preprocess, key: value}}))
+    with pytest.raises(ModelError, match="does not describe a model of camcli fit"):
+        read_fitted(str(tmp_path))
+
+
+def test_a_fitted_model_is_no_backbone(camcli, data, tmp_path):
+    """Its folder's name says nothing to those who get the second model."""
+    assert camcli("fit", data, "-o", tmp_path / "model", *FIT).code == 0
+    refused = camcli("fit", data, "-o", tmp_path / "second", "--backbone", tmp_path / "model", *RUN)
+    assert (refused.code, "name the network on which it stands, tests.networks:colours" in refused.err) == (2, True)
+    assert not (tmp_path / "second").exists()
 
 
 def test_what_a_stopped_fitting_has_computed_is_kept(data, tmp_path):

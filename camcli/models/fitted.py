@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -12,6 +13,11 @@ from camcli.errors import ModelError, WeightsError
 from camcli.models.cut import GapClassifier, cut_classifier
 from camcli.models.request import ModelInfo, ModelRequest, ModelSource
 from camcli.records import FITTED_MARK, FITTED_WEIGHTS, Grid, Layer, LoadedModel, Preprocess, shown
+
+_RESIZES = ("short", "cover", "contain", "squash")
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+_LARGEST_SIDE = 4096
+"""Pixels: a description that asks for more is not one of ours, and its first image would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +82,35 @@ def read_fitted(folder: str) -> Fitted:
             found = json.load(file)
         if found.get("camcli-fit") != 1:
             raise ModelError(f"{shown(path)!r} does not describe a model of this version of camcli fit.")
-        preprocess: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in found["preprocess"].items()
-            if key in {field.name for field in fields(Preprocess)}
-        }
         classes = tuple(str(name) for name in found["classes"])
-        return Fitted(str(found["backbone"]), str(found["layer"]), str(found["grid"]), Preprocess(**preprocess), classes)
+        preprocess = _checked_preprocess(found["preprocess"])
+        return Fitted(str(found["backbone"]), str(found["layer"]), str(found["grid"]), preprocess, classes)
     except OSError as error:
         raise ModelError(f"cannot read {shown(path)!r}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{shown(path)!r} does not describe a model of camcli fit: {error}.") from error
+
+
+def _checked_preprocess(found: Mapping[str, Any]) -> Preprocess:
+    """What a description says of the images. Raises ValueError for what no image can be made into, KeyError, TypeError."""
+    values: dict[str, Any] = {}
+    for name in (field.name for field in fields(Preprocess)):
+        values[name] = tuple(found[name]) if isinstance(found[name], list) else found[name]
+    preprocess = Preprocess(**values)
+    for side in (*preprocess.resize_to, *preprocess.crop):
+        if type(side) is not int or not 0 < side <= _LARGEST_SIDE:
+            raise ValueError(f"an image cannot have a side of {side!r}")
+    right = [
+        preprocess.resize in _RESIZES,
+        preprocess.interpolation in _INTERPOLATIONS,
+        len(preprocess.resize_to) == len(preprocess.crop) == 2,
+        len(preprocess.mean) == len(preprocess.std) == 3,
+        all(math.isfinite(value) for value in preprocess.mean),
+        all(math.isfinite(value) and value > 0 for value in preprocess.std),
+    ]
+    if not all(right):
+        raise ValueError("no image can be made into such an input")
+    return preprocess
 
 
 def empty_classifier(fitted: Fitted, sources: tuple[ModelSource, ...]) -> GapClassifier:
