@@ -113,8 +113,12 @@ def _change(image: str, runs: tuple[_Run, _Run], threshold: float) -> Change:
 
 
 def _matched(first: list[dict[str, str]], second: list[dict[str, str]]) -> tuple[dict[str, str], dict[str, str]]:
-    """A row of each run that are about the same: class, layer and method, or class, or neither."""
-    for columns in (("class_index", "layer", "method"), ("class_index",)):
+    """A row of each run that are about the same: class, layer and method, or class, or neither.
+
+    A class is its name, as for flips: models of other classes have other indices. Of two classes of one name the index decides.
+    """
+    where = "layer", "method"
+    for columns in (("class_index", "class_name", *where), ("class_name", *where), ("class_index", "class_name"), ("class_name",)):
         by_key = {tuple(row[column] for column in columns): row for row in reversed(second)}
         for row in first:
             key = tuple(row[column] for column in columns)

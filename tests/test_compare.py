@@ -89,6 +89,16 @@ def test_flips_come_first_and_close_the_gate(camcli, scenes, on_path, tmp_path):
     assert camcli("diff", tmp_path / "a", tmp_path / "a", "--fail-below", 1, "--quiet").code == 0
 
 
+def test_a_class_is_its_name_whatever_its_index(camcli, scenes, tmp_path):
+    for name, classes in (("a", "one\nother\n"), ("b", "other\none\n")):
+        (tmp_path / f"{name}.txt").write_text(classes)
+        flags = (*TINY[:4], "--labels", tmp_path / f"{name}.txt", "--topk", 2)
+        assert camcli("run", scenes, "-o", tmp_path / name, *flags).code == 0
+    found = compare_runs(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert [change.flipped for change in found.changes] == [True] * 4
+    assert all(change.explained[0] == change.explained[1] for change in found.changes), "maps of different classes were compared"
+
+
 def test_runs_over_other_parts_of_the_image(camcli, scenes, tmp_path):
     """One network saw the centre, the other everything: compared is what both saw."""
     camcli("run", scenes, "-o", tmp_path / "a", *TINY, "--save-maps")
