@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -291,6 +292,10 @@ def test_a_given_division_is_kept_and_what_is_in_both_parts_is_told(camcli, data
     assert done.code == 0
     assert "2 images are in both train and val, byte by byte" in done.err
     assert {(row["image"].split("/")[0], row["part"]) for row in split_of(tmp_path / "model")} == {("train",) * 2, ("val",) * 2}
+    for path in (divided / "val" / "red").iterdir():
+        path.write_text("text")
+    assert "no image of class 'red' in val can be read" in camcli("fit", divided, "-o", tmp_path / "other", *FIT).err
+    shutil.rmtree(tmp_path / "other")
     os.rename(divided / "val" / "red", divided / "val" / "green")
     refused = camcli("fit", divided, "-o", tmp_path / "other", *FIT)
     assert (refused.code, "'green', 'red' only in one of them" in refused.err) == (2, True)

@@ -173,21 +173,21 @@ def _examples(
     known = [(place, own) for place, own in found if own is not None]
     labels = tuple(dataset.labels[place] for place, _ in known)
     digests = tuple(own.sha256 for _, own in known)
-    _refuse_unreadable(dataset, labels)
+    given = ["" if dataset.given is None else dataset.given[place] for place, _ in known]
+    _refuse_unreadable(dataset, labels, given)
     refuse_equal_classes(dataset.classes, labels, digests)
-    if dataset.given is not None:
-        parts: Sequence[str] = [dataset.given[place] for place, _ in known]
-    else:
-        parts = divide(labels, digests, dataset.classes, config.val, config.seed)
+    parts = divide(labels, digests, dataset.classes, config.val, config.seed) if dataset.given is None else given
     features = torch.stack([torch.from_numpy(own.features) for _, own in known])
     return Examples(tuple(dataset.sources[place] for place, _ in known), labels, digests, tuple(parts), features)
 
 
-def _refuse_unreadable(dataset: Dataset, labels: Sequence[int]) -> None:
-    known = set(labels)
-    lost = [name for index, name in enumerate(dataset.classes) if index not in known]
-    if lost:
-        raise ConfigError(f"no image of class {lost[0]!r} can be read; a model cannot be fitted without it.")
+def _refuse_unreadable(dataset: Dataset, labels: Sequence[int], given: Sequence[str]) -> None:
+    known = set(zip(labels, given, strict=True))
+    for part in PARTS if dataset.given is not None else ("",):
+        lost = next((name for index, name in enumerate(dataset.classes) if (index, part) not in known), None)
+        if lost is not None:
+            place = f" in {part}" if part else ""
+            raise ConfigError(f"no image of class {lost!r}{place} can be read; a model cannot be fitted without it.")
 
 
 def _warn_of_doubles(examples: Examples, dataset: Dataset, listener: Listener) -> None:
