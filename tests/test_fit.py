@@ -409,6 +409,14 @@ def test_the_same_again_does_nothing_and_other_settings_are_refused(camcli, data
     assert grown.code == 0
     assert "Features of 20 images were computed before" in grown.err
     assert len(split_of(model)) == 21
+    elsewhere = data.rename(tmp_path / "elsewhere")
+    moved = camcli("fit", elsewhere, "-o", model, *FIT, "--seed", 1)
+    assert (moved.code, f"data {str(data)!r} there" in moved.err) == (2, True)
+    assert camcli("fit", elsewhere, "-o", model, *FIT, "--seed", 1, "--overwrite").code == 0
+    assert len(os.listdir(model / ".camcli" / "features")) == 1, "features of other data were kept"
+    elsewhere.rename(data)
+    ran = camcli("run", data, "-o", model, "--overwrite")
+    assert (ran.code, "is a model of camcli fit" in ran.err) == (3, True)
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes.txt").write_text("mine")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from camcli.errors import ConfigError, OutOfMemoryError
 from camcli.job import Job
 from camcli.output.writers import write_whole
 from camcli.pipeline import prepared_batches
-from camcli.pipeline.engine import normalised
+from camcli.pipeline.engine import normalised, out_of_memory
 from camcli.pipeline.reading import Prepared
 from camcli.records import Failure, Source, stamp_of
 
@@ -86,6 +87,13 @@ class FeatureCache:
         self._chunks += 1
         self._waiting.clear()
 
+    def forget_others(self) -> None:
+        """Remove the features of other backbones, settings and data."""
+        parent, own = os.path.split(self._folder)
+        for name in os.listdir(parent) if os.path.isdir(parent) else []:
+            if name != own:
+                shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+
 
 def cache_key(features: torch.fx.GraphModule, described: Mapping[str, object]) -> str:
     """What tells a cut backbone, its weights and ``described`` settings from any other: 16 hexadecimal digits.
@@ -127,7 +135,9 @@ def _features(images: Sequence[Prepared], job: Job) -> np.ndarray:
         inputs = job.network.taken(normalised([image.input for image in images], job))
         with torch.no_grad():
             return job.network.run(inputs, []).logits.float().cpu().numpy()
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
         raise OutOfMemoryError(
             f"{job.device} has not enough memory for {len(images)} images with {job.model.name}: try a smaller --batch-size."
         ) from error

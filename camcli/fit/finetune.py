@@ -18,7 +18,7 @@ from camcli.fit.head import class_weights
 from camcli.job import Job
 from camcli.models.cut import GapClassifier
 from camcli.pipeline import prepared_batches
-from camcli.pipeline.engine import normalised
+from camcli.pipeline.engine import normalised, out_of_memory
 from camcli.pipeline.reading import Prepared
 from camcli.records import Failure, Source, shown
 
@@ -106,7 +106,9 @@ def fine_tune(
     """
     try:
         return _tuned(classifier, train, val, job, tuning, tell, stop)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
         raise OutOfMemoryError(
             f"{job.device} has not enough memory to train {tuning.blocks} blocks on {job.batch_size} images at once: "
             "try a smaller --batch-size or --unfreeze."

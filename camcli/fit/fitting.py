@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Protocol
 
@@ -61,9 +60,9 @@ def fit_model(config: FitConfig, listener: Listener, stop: threading.Event) -> R
     if not 0 < config.val < 1:
         raise ConfigError(f"--val {config.val:g}: a share of the images, more than 0 and less than 1.")
     dataset = read_dataset(config.data, config.output)
-    folder = ModelFolder(config.output, config.settings(), dataset_digest(dataset), overwrite=config.overwrite)
-    with ExitStack() as stack:
-        stack.enter_context(folder)
+    settings = {**config.settings(), "data": dataset.root}
+    folder = ModelFolder(config.output, settings, dataset_digest(dataset), overwrite=config.overwrite)
+    with folder:
         if folder.is_done:
             return Result(dataset, folder.metrics(), already=True, failures=folder.failures())
         backbone = load_backbone(config, len(dataset.classes))
@@ -76,7 +75,8 @@ def fit_model(config: FitConfig, listener: Listener, stop: threading.Event) -> R
         )
         result = Result(dataset)
         job = _job(config, backbone, listener)
-        examples = _examples(dataset, job, _cache(config, backbone, folder), config, result, listener, stop)
+        cache = _cache(config, dataset, backbone, folder)
+        examples = _examples(dataset, job, cache, config, result, listener, stop)
         if examples is None:
             return result
         _warn_of_doubles(examples, dataset, listener)
@@ -89,6 +89,7 @@ def fit_model(config: FitConfig, listener: Listener, stop: threading.Event) -> R
         logits = {part: _logits(backbone.classifier, examples, part, job if config.unfreeze else None) for part in PARTS}
         result.metrics = measure(examples.tensors("val")[1].tolist(), logits["val"].argmax(dim=1).tolist(), dataset.classes)
         folder.write(model_files(config, backbone, examples, head, result, logits), describe(config, backbone, dataset))
+        cache.forget_others()
     return result
 
 
@@ -133,9 +134,10 @@ def _job(config: FitConfig, backbone: Backbone, listener: Listener) -> Job:
     return feature_job(asked, pooled, Layer(f"classifier.{FEATURES}", backbone.layer.grid), listener.warn)
 
 
-def _cache(config: FitConfig, backbone: Backbone, folder: ModelFolder) -> FeatureCache:
-    """The features that are in ``folder``: those of this backbone, and of images made into inputs as now."""
+def _cache(config: FitConfig, dataset: Dataset, backbone: Backbone, folder: ModelFolder) -> FeatureCache:
+    """The features that are in ``folder``: those of this backbone, and of images of this folder made into inputs as now."""
     described = {
+        "data": dataset.root,  # elsewhere a file of the same name, size and time may be another one
         "backbone": config.backbone,
         "layer": [backbone.layer.name, backbone.layer.grid.kind],
         "preprocess": asdict(backbone.model.preprocess),
@@ -171,6 +173,11 @@ def _examples(
         return None
     found = [(place, cache.get(source)) for place, source in enumerate(dataset.sources)]
     known = [(place, own) for place, own in found if own is not None]
+    failed = {failure.image for failure in result.failures}
+    for place, own in found:
+        if own is None and dataset.sources[place].image not in failed:
+            result.failures.append(Failure(dataset.sources[place].image, "read", "it was changed or removed in the meantime"))
+            listener.failed(result.failures[-1])
     labels = tuple(dataset.labels[place] for place, _ in known)
     digests = tuple(own.sha256 for _, own in known)
     given = ["" if dataset.given is None else dataset.given[place] for place, _ in known]

@@ -10,7 +10,7 @@ from typing import Any
 
 from camcli.errors import OutputError, SettingsError
 from camcli.output.journal import TABLES
-from camcli.records import OUTPUT_FOLDERS, REPORT_PAGE, RUN_MARKER, Stamp, shown, stamp_of
+from camcli.records import FITTED_MARK, OUTPUT_FOLDERS, REPORT_PAGE, RUN_MARKER, Stamp, shown, stamp_of
 
 OURS = (*TABLES, "run.json", "boxes.json", REPORT_PAGE, *OUTPUT_FOLDERS)
 
@@ -67,6 +67,8 @@ def check_place(path: str) -> None:
         raise OutputError(f"{shown(path)!r} is a file, not a folder; choose another place with --output.")
     if not os.access(path, os.W_OK | os.X_OK):
         raise OutputError(f"the folder {shown(path)!r} is not writable; choose another place with --output.")
+    if os.path.lexists(os.path.join(path, FITTED_MARK)):
+        raise OutputError(f"{shown(path)!r} is a model of camcli fit; choose another folder with --output.")
     if not os.path.isdir(os.path.join(path, RUN_MARKER)):
         foreign = [name for name in OURS if os.path.lexists(os.path.join(path, name))]
         if foreign:

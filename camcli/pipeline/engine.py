@@ -70,7 +70,7 @@ class Engine:
 
     def _shrink(self, count: int, error: Exception) -> None:
         job = self._job
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise self._failed(count, error) from error
         if count == 1:
             raise OutOfMemoryError(f"{job.device} has not enough memory for one image with {job.model.name}.") from error
@@ -95,7 +95,8 @@ class Engine:
         return findings
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the device or the host did not suffice; PyTorch says it in several ways."""
     text = str(error)
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "allocate memory" in text
 
