@@ -171,6 +171,14 @@ class Collecting(nn.Module):
         return self.head(torch.relu(self.kept["found"]).mean((2, 3)))
 
 
+class Masked(Flattening):
+    """A buffer of five dimensions, as the masks of a Swin that was cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.zeros(1, 2, 1, 4, 4))
+
+
 class Locked(Flattening):
     """Cannot be copied."""
 
@@ -203,6 +211,7 @@ def chain(conv, norm):
         (Flattening, "norm"),
         (Collecting, "norm"),
         (Locked, "norm"),
+        (Masked, "conv"),
         (lambda: chain(Standardised(3, 8, 3), nn.BatchNorm2d(8)), "1"),
         (lambda: chain(nn.Conv2d(3, 8, 3), BatchNormAct2d(8)), "1"),
     ],

@@ -74,8 +74,8 @@ def _fastest_format(module: nn.Module, example: Tensor, names: Sequence[str]) ->
     """The memory format into which ``module`` is brought: channels-last, unless it has a ``view`` that only fits the other."""
     if example.device.type == "mps":
         return torch.contiguous_format
-    module.to(memory_format=torch.channels_last)
     try:
+        module.to(memory_format=torch.channels_last)  # PyTorch refuses buffers of five dimensions, as a cut Swin has
         run_hooked(module, example.contiguous(memory_format=torch.channels_last), names)
     except RuntimeError:
         module.to(memory_format=torch.contiguous_format)
