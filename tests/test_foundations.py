@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -191,3 +192,23 @@ def test_unreadable_folders_and_files_are_failures_not_silence(tmp_path):
     assert "c.jpg: permission denied" in said
     assert "shut: permission denied" in said
     assert "open/a.jpg: not an image" in said
+
+
+def test_what_an_interruption_breaks_is_an_interruption(monkeypatch, capsys):
+    """An import that a signal cuts short may end as any error: it is no defect."""
+    from camcli.cli import app
+
+    def broken(*_, **__):
+        with contextlib.suppress(BaseException):
+            app.SIGNALS._arrived(2, None)
+        raise AttributeError("half a module")
+
+    monkeypatch.setattr(app, "app", broken)
+    monkeypatch.setattr(app.SIGNALS, "install", lambda: None)
+    monkeypatch.setattr(app.SIGNALS, "ignore", lambda: None)
+    for name, value in (("number", None), ("raised", False), ("_deferring", False)):
+        monkeypatch.setattr(app.SIGNALS, name, value)
+    with pytest.raises(SystemExit) as ended:
+        app.main([])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "camcli: interrupted.\n"

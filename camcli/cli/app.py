@@ -69,8 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     except CamcliError as error:
         _end(error)
     except Interrupted as interruption:
-        Talk().complain("interrupted." if interruption.number == 2 else "terminated.")
-        _leave(128 + interruption.number)
+        _end_interrupted(interruption.number)
     except OSError as error:
         abandon_stdout()
         if error.errno == errno.EPIPE:  # the reader has what it wanted
@@ -80,6 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
     except MemoryError:
         _end(RunError("out of memory. Try a smaller --batch-size or fewer --workers."))
     except Exception as error:
+        if SIGNALS.raised and SIGNALS.number is not None:
+            _end_interrupted(SIGNALS.number)
         known = explain_import_error(error)
         if known is None:
             traceback.print_exc()
@@ -110,6 +111,11 @@ def explain_import_error(error: BaseException) -> CamcliError | None:
 def _end(error: CamcliError) -> None:
     Talk().complain(f"error: {error}")
     _leave(error.exit_code)
+
+
+def _end_interrupted(number: int) -> None:
+    Talk().complain("interrupted." if number == 2 else "terminated.")
+    _leave(128 + number)
 
 
 def _leave(code: int) -> None:

@@ -24,11 +24,13 @@ class Signals:
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.number: int | None = None
+        self.raised = False
+        """Whether Interrupted was: an error that follows is what somebody made of it, an import that lost its half, say."""
         self._deferring = False
 
     def install(self) -> None:
         """Listen, in the main thread."""
-        self.number, self._deferring = None, False
+        self.number, self.raised, self._deferring = None, False, False
         self.stop.clear()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._arrived)
@@ -53,6 +55,7 @@ class Signals:
             os._exit(128 + number)
         self.number = number
         if not self._deferring:
+            self.raised = True
             raise Interrupted(number)
         self.stop.set()
 
