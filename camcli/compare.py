@@ -91,8 +91,11 @@ def _read(path: str) -> _Run:
     if settings is None:
         raise InputError(f"{shown(path)!r} holds no run of camcli.")
     rows: dict[str, list[dict[str, str]]] = {}
-    for row in read_rows(path):
-        rows.setdefault(recovered(row["image"]), []).append(row)
+    try:
+        for row in read_rows(path):
+            rows.setdefault(recovered(row["image"]), []).append(row)
+    except KeyError as error:
+        raise InputError(f"the table of {shown(path)!r} has no column {error}; camcli verify says what is wrong there.") from error
     return _Run(path, rows, bool(settings.get("save-maps")))
 
 

@@ -120,6 +120,9 @@ def test_what_cannot_be_compared_is_told_why(camcli, imgs, tmp_path):
     camcli("run", imgs, "-o", tmp_path / "c", *TINY)
     assert "1 image only in" in camcli("diff", tmp_path / "a", tmp_path / "c").err
     assert len(rows_of(tmp_path / "c")) == 7
+    (tmp_path / "c" / "predictions.csv").write_text("a,b\n1,2\n")
+    damaged = camcli("diff", tmp_path / "a", tmp_path / "c")
+    assert (damaged.code, "no column 'image'" in damaged.err) == (2, True)
 
 
 @pytest.fixture
