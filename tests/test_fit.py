@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
+from safetensors.numpy import save
 from scipy.optimize import minimize
 from torch.nn import functional
 
@@ -656,3 +657,84 @@ def test_every_command_of_the_page_runs(camcli, tmp_path, monkeypatch):
     assert files == {"model.safetensors", "model.json", "labels.txt", "split.csv", "metrics.json", "README.md"}
     assert all(f"| `{name}` |" in text for name in files)
     assert [len(os.listdir(tmp_path / "faces" / name)) for name in ("face", "other")] == [100, 100]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preprocess": {"crop": [0, 0]}},
+        {"preprocess": {"crop": [10**9, 10**9]}},
+        {"preprocess": {"crop": "abc"}},
+        {"preprocess": {"interpolation": "cubic"}},
+        {"preprocess": {"std": [0, 0, 0]}},
+        {"preprocess": {"mean": [1]}},
+        {"preprocess": {"resize": "big"}},
+        {"classes": []},
+        {"classes": "ab"},
+        {"grid": "round"},
+    ],
+)
+def test_a_description_that_no_fitting_wrote_is_refused(change, tmp_path):
+    preprocess = asdict(Preprocess())
+    described = {"camcli-fit": 1, "backbone": "a", "layer": "b", "grid": "nchw", "preprocess": preprocess, "classes": ["a", "b"]}
+    (tmp_path / "model.json").write_text(json.dumps(described))
+    assert read_fitted(str(tmp_path)).classes == ("a", "b")
+    changed = change | {"preprocess": preprocess | change.get("preprocess", {})}
+    (tmp_path / "model.json").write_text(json.dumps(described | changed))
+    with pytest.raises(ModelError, match="does not describe a model"):
+        read_fitted(str(tmp_path))
+    (tmp_path / "model.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match="does not describe a model"):
+        read_fitted(str(tmp_path))
+
+
+def test_damage_in_the_folder_is_mended_or_named(camcli, data, tmp_path):
+    model = tmp_path / os.fsdecode(b"model\xff")
+    command = ("fit", data, "-o", model, *FIT)
+    assert camcli(*command).code == 0
+    sound = (model / "model.safetensors").read_bytes()
+    assert camcli("run", "--model", model, *RUN, "-o", tmp_path / "out", data).code == 0  # whatever its name is
+    for damage in ("[]", '{"validation": {"classes": [{"class": 5}], "confusion": [["x"]]}}', "[" * 100_000):
+        (model / "metrics.json").write_text(damage)
+        again = camcli(*command)
+        assert again.code == 0, again.err
+        assert "Nothing to do" in again.err
+        assert "nan" not in again.err
+    (model / "model.json").unlink()
+    (chunk,) = (model / ".camcli" / "features").glob("*/*")
+    chunk.write_bytes(save({"features": np.zeros((3, 8), np.float32)}, {"images": json.dumps([5])}))
+    assert camcli(*command).code == 0
+    assert (model / "model.safetensors").read_bytes() == sound
+    (model / "model.json").write_text("{")
+    refused = camcli(*command)
+    assert refused.code == 2
+    assert "cannot be read" in refused.err
+    assert camcli(*command, "--overwrite").code == 0
+    assert (model / "model.safetensors").read_bytes() == sound
+
+
+def test_another_model_among_the_classes_is_no_class_and_links_are_told(camcli, data, tmp_path):
+    assert camcli("fit", data, "-o", data / "model", *FIT).code == 0
+    assert camcli("fit", data, "-o", data / "other", *FIT).code == 0
+    assert (data / "other" / "labels.txt").read_text() == "blue\nred\n"
+    (data / "green").symlink_to(data / "red")
+    told = camcli("fit", data, "-o", tmp_path / "third", *FIT)
+    assert told.code == 2
+    assert "links to folders are not followed" in told.err
+
+
+@pytest.mark.parametrize("rate", ["inf", "-1"])
+def test_a_learning_rate_without_sense_is_refused(rate, camcli, data, tmp_path):
+    refused = camcli("fit", data, "-o", tmp_path / "model", *FIT, "--unfreeze", 1, "--learning-rate", rate)
+    assert refused.code == 2
+    assert "--learning-rate" in refused.err
+
+
+def test_any_seed_and_a_loss_beyond_all_bounds_end_well(camcli, data, tmp_path):
+    options = ("--unfreeze", 1, "--epochs", 2, "--seed", 10**22, "--learning-rate", 1e30)
+    assert camcli("fit", data, "-o", tmp_path / "model", *FIT, *options).code == 0
+
+    def refuse(word):
+        raise ValueError(word)
+
+    json.loads((tmp_path / "model" / "metrics.json").read_text(), parse_constant=refuse)

@@ -128,13 +128,13 @@ def fit(
         talk.say(f"Use it: camcli run --model {shown(output)} --method cam IMAGES")
     if result.failures:
         place = shown(os.path.join(output, "failures.csv"))
-        talk.complain(f"{count_words(len(result.failures), 'image')} could not be read and were left out; see {place}.")
+        talk.complain(f"{count_words(len(result.failures), 'image')} could not be read and took no part; see {place}.")
         raise typer.Exit(1)
 
 
 def _tell_metrics(metrics: Metrics) -> None:
     """A line a class: precision, recall, and for what its images were taken."""
-    taken = [f"taken for {name}" for name in metrics.classes] if len(metrics.classes) <= _MOST_TAKEN else []
+    taken = [f"taken for {shown(name)}" for name in metrics.classes] if len(metrics.classes) <= _MOST_TAKEN else []
     rows = [
         (name, str(sum(own)), _percent(precision), _percent(recall), *(map(str, own) if taken else ()))
         for name, precision, recall, own in zip(

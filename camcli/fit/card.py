@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -65,13 +66,18 @@ def _metrics(head: Head, result: Result) -> dict[str, Any]:
     epochs = [
         {
             "epoch": one.number,
-            "train_loss": None if one.number == 0 else one.train_loss,
-            "val_loss": one.val_loss,
+            "train_loss": _finite(one.train_loss),
+            "val_loss": _finite(one.val_loss),
             "accuracy": one.accuracy,
         }
         for one in result.epochs
     ]
     return {"validation": found, "weight_decay": head.weight_decay, "epochs": epochs}
+
+
+def _finite(loss: float) -> float | None:
+    """``loss``; None where there is none, or where it grew beyond all bounds: JSON has no word for that."""
+    return loss if math.isfinite(loss) else None
 
 
 def _card(config: FitConfig, backbone: Backbone, examples: Examples, head: Head, result: Result) -> str:

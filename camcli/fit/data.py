@@ -11,7 +11,7 @@ import numpy as np
 
 from camcli.errors import InputError
 from camcli.images.discover import discover_sources
-from camcli.records import Source, shown
+from camcli.records import FITTED_MARK, Source, shown
 
 PARTS = ("train", "val")
 _FEWEST = 2
@@ -75,6 +75,7 @@ def read_dataset(folder: str, output: str) -> Dataset:
 def _folders(folder: str, output: str) -> list[str]:
     try:
         found = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_dir()]
+        found = [name for name in found if not os.path.isfile(os.path.join(folder, name, FITTED_MARK))]  # another model
     except OSError as error:
         raise InputError(f"cannot list {shown(folder)!r}: {error.strerror}.") from error
     return sorted(name for name in found if os.path.realpath(os.path.join(folder, name)) != os.path.realpath(output))
@@ -102,7 +103,9 @@ def _refuse_empty(folder: str, classes: Sequence[str], labels: Iterable[int], gi
         empty = [name for index, name in enumerate(classes) if not counts[index, part]]
         if empty:
             place = os.path.join(folder, part) if part else folder
-            raise InputError(f"no images in {_named(empty)} of {shown(place)!r}: fill or remove it.")
+            link = any(os.path.islink(os.path.join(place, name)) for name in empty)
+            why = " (links to folders are not followed)" if link else ""
+            raise InputError(f"no images in {_named(empty)} of {shown(place)!r}{why}: fill or remove it.")
 
 
 def _named(names: Sequence[str]) -> str:

@@ -56,10 +56,14 @@ class FeatureCache:
                 with safe_open(os.path.join(self._folder, name), framework="np") as file:
                     images = json.loads(file.metadata()["images"])
                     features = file.get_tensor("features")
+                own = {
+                    (image, size, time): (digest, each) for (image, size, time, digest), each in zip(images, features, strict=True)
+                }
+                if not np.isfinite(features).all():
+                    continue
             except Exception:  # safetensors raises its own, undocumented class; what cannot be read is computed again
                 continue
-            for (image, size, time, digest), own in zip(images, features, strict=True):
-                self._known[image, size, time] = Featured(digest, own)
+            self._known |= {key: Featured(*found) for key, found in own.items()}
         self._chunks = 1 + max((int(name.partition(".")[0]) for name in names if name[:6].isdigit()), default=-1)
 
     def get(self, source: Source) -> Featured | None:

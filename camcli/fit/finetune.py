@@ -142,7 +142,7 @@ def _tuned(
     tell(epochs[0])
     with torch.random.fork_rng(devices=[]):
         for number in range(1, tuning.epochs + 1):
-            torch.manual_seed(tuning.seed * 1_000_003 + number)
+            torch.manual_seed((tuning.seed * 1_000_003 + number) % 2**63)  # more bits PyTorch does not take
             loss = _train_epoch(classifier, train, job, optimizer, weights, names if tuning.random else set(), stop)
             if stop.is_set():
                 break

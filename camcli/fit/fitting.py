@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -59,6 +60,8 @@ def fit_model(config: FitConfig, listener: Listener, stop: threading.Event) -> R
         raise ConfigError(f"there is no --fit {config.fit!r}.{did_you_mean(config.fit, FITS)} Known: {', '.join(FITS)}.")
     if not 0 < config.val < 1:
         raise ConfigError(f"--val {config.val:g}: a share of the images, more than 0 and less than 1.")
+    if config.learning_rate is not None and not 0 <= config.learning_rate < math.inf:
+        raise ConfigError(f"--learning-rate {config.learning_rate:g}: a number from 0, such as 1e-4.")
     dataset = read_dataset(config.data, config.output)
     settings = {**config.settings(), "data": dataset.root}
     folder = ModelFolder(config.output, settings, dataset_digest(dataset), overwrite=config.overwrite)

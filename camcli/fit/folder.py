@@ -101,8 +101,12 @@ class ModelFolder:
             settings, digest = dict(found["settings"]), found["images-sha256"]
         except FileNotFoundError:
             return False
-        except (OSError, ValueError, KeyError, TypeError):
-            settings, digest = {}, ""
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            if self._overwrite:
+                return False
+            raise SettingsError(
+                f"{self._shown!r} holds a {FITTED_MARK} that cannot be read. Name another folder, or --overwrite it."
+            ) from error
         if self._overwrite:
             return False
         differing = [key for key in self._settings if settings.get(key) != self._settings[key]]
@@ -119,9 +123,11 @@ class ModelFolder:
             with open(self._at("metrics.json"), "rb") as file:
                 found = json.load(file)
             names = tuple(recovered(each["class"]) for each in found["validation"]["classes"])
-            return Metrics(names, np.array(found["validation"]["confusion"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            confusion = np.array(found["validation"]["confusion"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
+        whole = confusion.shape == (len(names), len(names)) and confusion.dtype.kind == "i" and confusion.min(initial=0) >= 0
+        return Metrics(names, confusion) if whole and confusion.sum() else None
 
     def failures(self) -> list[Failure]:
         """The images that the model there was made without."""

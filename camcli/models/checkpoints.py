@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from camcli.errors import ModelError, WeightsError
+from camcli.records import shown
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
@@ -33,12 +34,15 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     are damaged, or that hold no tensors.
     """
     if path.lower().endswith(".safetensors"):
-        from safetensors.torch import load_file
+        from safetensors.torch import load, load_file
 
         try:
+            if not path.isprintable():  # PyTorch cannot map a file whose name is not UTF-8
+                with open(path, "rb") as file:
+                    return load(file.read())
             return load_file(path)
         except Exception as error:  # safetensors raises its own, undocumented class
-            raise WeightsError(f"{path} is not a safetensors file: {_what_it_is(path)}.") from error
+            raise WeightsError(f"{shown(path)} is not a safetensors file: {_what_it_is(path)}.") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles and TorchScript: what does not load is said below

@@ -82,13 +82,22 @@ def read_fitted(folder: str) -> Fitted:
             found = json.load(file)
         if found.get("camcli-fit") != 1:
             raise ModelError(f"{shown(path)!r} does not describe a model of this version of camcli fit.")
-        classes = tuple(str(name) for name in found["classes"])
+        _refuse_unwritten(found["classes"], found["grid"])
+        classes = tuple(found["classes"])
         preprocess = _checked_preprocess(found["preprocess"])
         return Fitted(str(found["backbone"]), str(found["layer"]), str(found["grid"]), preprocess, classes)
     except OSError as error:
         raise ModelError(f"cannot read {shown(path)!r}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{shown(path)!r} does not describe a model of camcli fit: {error}.") from error
+
+
+def _refuse_unwritten(classes: Any, grid: Any) -> None:
+    """Raise ValueError for classes and grids that no fitting has written: they would fail later, where nobody knows why."""
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise ValueError("classes are not a list of names")
+    if grid not in ("nchw", "nhwc"):
+        raise ValueError(f"there is no grid {grid!r}")
 
 
 def _checked_preprocess(found: Mapping[str, Any]) -> Preprocess:
