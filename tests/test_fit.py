@@ -183,6 +183,20 @@ def test_the_head_is_the_minimum_that_scipy_finds(count, channels):
     assert ours.numpy() == pytest.approx(theirs.numpy(), abs=2e-3)
 
 
+def test_a_channel_that_is_all_but_dead_gets_no_say():
+    """In the training images it varies by a millionth, and there it follows the class; later it fires."""
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(40) % 2
+    features = torch.randn((40, 8), generator=generator)
+    features[:, 0] += 2.0 * labels
+    features[:, 7] = 1e-6 * (labels == 0)
+    head = train_head((features[:30], labels[:30]), (features[30:], labels[30:]), 2)
+    assert head.weight[:, 7].abs().max() < head.weight[:, 0].abs().max() / 100
+    fired = features.clone()
+    fired[:, 7] = 1.0
+    assert torch.equal((features @ head.weight.T + head.bias).argmax(1), (fired @ head.weight.T + head.bias).argmax(1))
+
+
 def test_every_class_counts_the_same():
     labels = torch.tensor([0] * 9 + [1])
     weights = class_weights(labels, 2)

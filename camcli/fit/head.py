@@ -16,6 +16,10 @@ WEIGHT_DECAYS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 _ROUNDS, _STEPS, _PATIENCE = 20, 10, 2
 """At most so many rounds of so many L-BFGS steps for each; it ends when so many rounds did not lower the validation loss."""
 
+_LEAST = 0.1
+"""Of the root of the mean variance of all features. A channel that is all but dead in the training images would be blown up
+otherwise: with one image that fires it, its weight would decide alone (829 instead of 0.5 in a trial with twelve images)."""
+
 _CONSTANT = 1e-6
 """Of a feature's mean: what varies less is constant but for the rounding of float32, which must not be made into a feature."""
 
@@ -58,8 +62,8 @@ def train_head(
 ) -> Head:
     """The linear layer for ``count`` classes. ``train``, ``val``: features (N, C), and labels (N,) int64.
 
-    Each feature is scaled to mean 0 and variance 1 over the training part, which is undone in what is returned; one that does not
-    vary is not scaled. Classes count the same whatever their number of images, in both parts, and in the standard error, which is
+    Each feature is scaled to mean 0 and variance 1 over the training part, which is undone in what is returned; one that hardly
+    varies to less. Classes count the same whatever their number of images, in both parts, and in the standard error, which is
     that of the mean of their recalls. From zero, by L-BFGS in float64, so nothing is left to chance. For each
     weight decay the point of least validation loss is kept. Of these heads the one with the strongest decay is taken whose
     validation accuracy is within one standard error of the best (Breiman et al. 1984, section 3.4.3): of equally good ones the
@@ -85,10 +89,14 @@ def train_head(
 
 
 def _scaling(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,), float64, of ``features`` (N, C); 1 for one that does not vary."""
+    """Mean (C,) of ``features`` (N, C), and what to divide by (C,): the standard deviation, or _LEAST of all where that is more.
+
+    Both float64. 1 for a feature that varies by rounding only.
+    """
     mean = features.mean(dim=0, dtype=torch.float64)
     scale = features.double().std(dim=0, correction=0)
-    return mean, torch.where(scale > _CONSTANT * mean.abs(), scale, torch.ones_like(scale))
+    typical = scale.square().mean().sqrt()
+    return mean, torch.where(scale > _CONSTANT * mean.abs(), scale.clamp_min(_LEAST * typical), torch.ones_like(scale))
 
 
 class _Problem:
