@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import re
 import signal
 import threading
@@ -328,6 +329,23 @@ def test_a_walks_commands_are_found_and_only_their_options_changed(tmp_path):
     assert commands == ["camcli run a    --topk 3", "camcli dream -c 'a b'"]
     assert shortened(commands[0], {"run": {"--topk": "1", "--limit": "2"}}) == "camcli run a --topk 1 --limit 2"
     assert shortened(commands[1], {"run": {"--topk": "1"}}) == "camcli dream -c 'a b'"
+
+
+def test_a_picture_too_large_for_the_memory_is_refused_before_the_kernel_kills(camcli, place, monkeypatch):
+    monkeypatch.setattr("camcli.dream.session.available_memory", lambda: 10**9)
+    refused = camcli("dream", "--class", "goose", "--size", 2000, "--steps", 1)
+    assert (refused.code, "try a smaller --size" in refused.err) == (3, True)
+    assert not (place / "dreams").exists()
+    assert camcli("dream", "--class", "goose", "--size", 64, "--steps", 1).code == 0
+
+
+def test_a_fitted_model_is_no_place_for_pictures(camcli, place):
+    (place / "model").mkdir()
+    (place / "model" / "model.json").write_text("{}")
+    for command in (("dream", "--class", "goose", "--steps", 1), ("sanity", "model")):
+        refused = camcli(*command, "-o", "model")
+        assert refused.code in (2, 3)
+    assert os.listdir(place / "model") == ["model.json"]
 
 
 @pytest.mark.gpu

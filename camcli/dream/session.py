@@ -29,11 +29,13 @@ from camcli.dream.write import (
     write_changed,
     write_table,
 )
-from camcli.errors import ImageError, SettingsError
+from camcli.errors import ImageError, OutOfMemoryError, SettingsError
+from camcli.machine import available_memory
 from camcli.models.device import resolve_device
 from camcli.models.layers import resolve_layers
 from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
+from camcli.network.memory import bytes_through
 from camcli.network.prepare import Preparation, prepare_network
 from camcli.output.checks import differences
 from camcli.output.locks import undisturbed
@@ -67,7 +69,7 @@ def prepare_session(config: DreamConfig, request: ModelRequest, device: str) -> 
     """Load the model, look every name up, and see what the folder already holds; nothing is written.
 
     Raises the UsageError of whatever does not exist, SettingsError for a picture that was made otherwise, unless ``overwrite`` is
-    set, and OutputError for files that are not camcli's.
+    set, OutputError for files that are not camcli's, and OutOfMemoryError for a picture too large for the host.
     """
     config = config.check()
     place = resolve_device(device)
@@ -80,10 +82,23 @@ def prepare_session(config: DreamConfig, request: ModelRequest, device: str) -> 
     check_folder(config.output, [*names, *animations, TABLE, *([SHEET] if len(targets) > 1 else [])])
     settings = {target: _settings(config, request, target, size) for target in targets}
     todo = tuple(target for target in targets if not _is_there(config, target, settings[target]))
+    _refuse_too_large(model, size, place)
     notes = list(model.notes)
     network = prepare_network(model, [layer.name for layer in layers], place, Preparation(), notes.append)
     check_targets(network, model, targets, size, place)
     return Session(config, model, Viewer(network, model.preprocess, size, place), targets, settings, todo)
+
+
+def _refuse_too_large(model: LoadedModel, size: tuple[int, int], device: torch.device) -> None:
+    """Raise OutOfMemoryError before the kernel ends the process; a GPU says so itself."""
+    if device.type != "cpu" or size[0] * size[1] <= 4 * model.preprocess.crop[0] * model.preprocess.crop[1]:
+        return
+    needed, free = bytes_through(model, size), available_memory()
+    if needed > free:
+        raise OutOfMemoryError(
+            f"a picture of {size[1]} x {size[0]} pixels takes about {needed / 1e9:.0f} GB with {model.name}, and "
+            f"{free / 1e9:.0f} GB are free: try a smaller --size."
+        )
 
 
 def _settings(config: DreamConfig, request: ModelRequest, target: Target, size: tuple[int, int]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from camcli import __version__
 from camcli.errors import OutputError
+from camcli.output.checks import check_place
 from camcli.output.writers import csv_line, output_error, table_line, write_whole
 from camcli.records import RUN_MARKER, shown
 
@@ -103,13 +104,7 @@ def _fitting(text: str, width: int, font: Any) -> str:
 
 def check_folder(path: str, names: Sequence[str]) -> None:
     """Raise OutputError where ``path`` cannot become or be a folder of pictures, or ``names`` in it are not camcli's."""
-    parent = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(parent):
-        raise OutputError(f"there is no folder {shown(parent)!r} to put the output in; create it first.")
-    if os.path.lexists(path) and not os.path.isdir(path):
-        raise OutputError(f"{shown(path)!r} is a file, not a folder; choose another place with --output.")
-    if not os.access(path if os.path.isdir(path) else parent, os.W_OK | os.X_OK):
-        raise OutputError(f"the folder {shown(path)!r} is not writable; choose another place with --output.")
+    check_place(os.path.abspath(path))
     for name in names:
         file = os.path.join(path, name)
         if os.path.lexists(file) and not _is_ours(file):

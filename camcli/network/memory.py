@@ -40,6 +40,13 @@ def fitting_batch_size(model: LoadedModel, names: Sequence[str], device: torch.d
     return max(1, min(_MOST.get(device.type, 16), 1 << max(0, fitting.bit_length() - 1)))
 
 
+def bytes_through(model: LoadedModel, size: tuple[int, int]) -> int:
+    """Bytes of the host's memory for one image of ``size`` (height, width) and its gradient; measured at the model's own size."""
+    height, width = model.preprocess.crop
+    image = torch.zeros((1, 3, height, width), requires_grad=True)
+    return _host_bytes(model.module, image, []) * size[0] * size[1] // (height * width)
+
+
 def _explain_once(module: nn.Module, image: Tensor, names: Sequence[str]) -> None:
     tapped = run_hooked(module, image, names)
     gradients_of(tapped.logits.max(), [*tapped.outputs, *([image] if image.requires_grad else [])], keep_graph=False)
