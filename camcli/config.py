@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import ConfigError
-from camcli.option import as_json, check_value, option, option_name
+from camcli.option import as_json, binding_values, check_values, option, option_name
 
 COLORMAPS = (
     "turbo", "jet", "viridis", "inferno", "magma", "plasma", "cividis", "hot", "bone", "parula", "rainbow", "ocean",
@@ -317,11 +317,7 @@ class RunConfig:
 
     def settings(self) -> dict[str, Any]:
         """The options that decide what a run writes, as JSON values: equal settings, equal results."""
-        return {
-            option_name(field): as_json(field, getattr(self, field.name))
-            for field in dataclasses.fields(self)
-            if field.metadata["affects_results"]
-        } | {"shard": self.part and "/".join(map(str, self.part))}
+        return binding_values(self) | {"shard": self.part and "/".join(map(str, self.part))}
 
     def as_dict(self) -> dict[str, Any]:
         """All options by name, as JSON values."""
@@ -329,8 +325,7 @@ class RunConfig:
 
     def check(self) -> RunConfig:
         """Itself, when every value is within its limits. Raises ConfigError."""
-        for field in dataclasses.fields(self):
-            check_value(field, getattr(self, field.name))
+        check_values(self)
         _ = self.part
         if self.boxes_json and self.boxes is None:
             raise ConfigError("--boxes-json needs boxes: add --boxes largest or --boxes all.")

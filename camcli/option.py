@@ -67,3 +67,18 @@ def as_json(field: dataclasses.Field[Any], value: Any) -> Any:
     if value is None:
         return field.metadata["none_word"]
     return list(value) if isinstance(value, tuple) else value
+
+
+def check_values(options: Any) -> None:
+    """Raise ConfigError when a value of ``options``, a dataclass of options, is outside its choices or limits."""
+    for field in dataclasses.fields(options):
+        check_value(field, getattr(options, field.name))
+
+
+def binding_values(options: Any) -> dict[str, Any]:
+    """Name -> JSON value of each option of ``options``, a dataclass of options, that affects results."""
+    return {
+        option_name(field): as_json(field, getattr(options, field.name))
+        for field in dataclasses.fields(options)
+        if field.metadata["affects_results"]
+    }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import sys
+import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camcli.cli.options import config_parameters
+from camcli.cli.options import config_parameters, take_parameters
 from camcli.cli.signals import SIGNALS
 from camcli.cli.summary import count_words
 from camcli.cli.talk import Talk, stdout_for_data
@@ -46,9 +46,7 @@ def dream_command() -> Callable[..., None]:
         *config_parameters(config=DreamConfig),
         *config_parameters(_OF_RUN),
     ]
-    dream.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    dream.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return dream
+    return take_parameters(dream, parameters)
 
 
 def _execute(model: str, of_run: dict[str, Any], config: DreamConfig) -> int:
@@ -105,16 +103,6 @@ def _words(dreamt: Dreamt) -> str:
 @contextlib.contextmanager
 def _bar(session: Session, talk: Talk) -> Iterator[Callable[[Target, float], None]]:
     """What hears of each step: a bar while a person watches."""
-    if talk.quiet or not talk.on_terminal or not session.todo:
-        yield lambda _target, _activation: None
-        return
-    from tqdm import tqdm
-
-    total = len(session.todo) * session.config.steps
-    with tqdm(total=total, unit="step", dynamic_ncols=True, file=sys.stderr, smoothing=0.1) as bar:
-
-        def tell(target: Target, activation: float) -> None:
-            bar.set_postfix_str(f"{shown(target.words)} {activation:.1f}", refresh=False)
-            bar.update()
-
-        yield tell
+    total, steps = len(session.todo) * session.config.steps, itertools.count(1)
+    with talk.bar(unit="step") as show:
+        yield lambda target, activation: show(next(steps), total, f"{shown(target.words)} {activation:.1f}")

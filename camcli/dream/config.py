@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import ConfigError
-from camcli.option import check_value, option, option_name
+from camcli.option import binding_values, check_values, option
 
 PRIOR_NAMES = ("fourier", "none")
 """What a picture is made of; see ``camcli.dream.parametrization``."""
@@ -102,8 +102,7 @@ class DreamConfig:
 
     def check(self) -> DreamConfig:
         """Itself, complete: limits kept, what follows from the prior filled in. Raises ConfigError."""
-        for field in dataclasses.fields(self):
-            check_value(field, getattr(self, field.name))
+        check_values(self)
         if not (self.class_ or self.channel or self.unit):
             raise ConfigError("nothing to maximise: name a class with --class, or a channel with --layer and --channel or --unit.")
         if self.layer and not (self.channel or self.unit):
@@ -115,9 +114,5 @@ class DreamConfig:
 
     def settings(self) -> dict[str, Any]:
         """The options that decide how a picture looks, whatever it shows, as JSON values."""
-        targets = ("class_", "layer", "channel", "unit")
-        return {
-            option_name(field): getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.metadata["affects_results"] and field.name not in targets
-        }
+        targets = ("class", "layer", "channel", "unit")
+        return {name: value for name, value in binding_values(self).items() if name not in targets}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import ConfigError
-from camcli.option import check_value, option, option_name
+from camcli.option import binding_values, check_values, option
 
 METHODS = ("gradcam", "cam", "guided-backprop", "guided-gradcam")
 """Those of which Adebayo et al. 2018 and Selvaraju et al. 2017 speak: two that are said to pass, and two that are said to fail."""
@@ -50,16 +49,11 @@ class SanityConfig:
 
     def settings(self) -> dict[str, Any]:
         """The options that decide what a check finds, as JSON values."""
-        return {
-            option_name(field): list(value) if isinstance(value := getattr(self, field.name), tuple) else value
-            for field in dataclasses.fields(self)
-            if field.metadata["affects_results"]
-        }
+        return binding_values(self)
 
     def check(self) -> SanityConfig:
         """Itself, when every value is within its limits. Raises ConfigError."""
-        for field in dataclasses.fields(self):
-            check_value(field, getattr(self, field.name))
+        check_values(self)
         if not self.method:
             raise ConfigError("--method is empty: name one, such as gradcam.")
         return self
