@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import re
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from camcli.fit.folder import FAILURES
 from camcli.fit.head import Head
 from camcli.fit.metrics import Metrics
 from camcli.fit.records import Backbone, Examples, Result
+from camcli.job import package_versions
 from camcli.output.writers import FAILURE_COLUMNS, csv_line, failure_line, json_bytes, table_line
 from camcli.records import FITTED_WEIGHTS, shown
 
@@ -93,7 +93,8 @@ def _card(config: FitConfig, backbone: Backbone, examples: Examples, head: Head,
         f"| {_plain(name)} | {counts[name][0]} | {counts[name][1]} | {_percent(precision)} | {_percent(recall)} |"
         for name, precision, recall in zip(classes, metrics.precision, metrics.recall, strict=True)
     ]
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "torchvision", "timm"))
+    known = package_versions()
+    versions = ", ".join(f"{name} {known[name]}" for name in ("torch", "torchvision", "timm"))
     lines = [
         f"# {_plain(', '.join(classes[:3]))}{' ...' if len(classes) > 3 else ''}: a classifier that shows where it looks",
         "",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,8 +105,45 @@ def fine_tune(
     Ends early when four epochs brought nothing, with random weights in the second half of the epochs only. Raises OutOfMemoryError,
     and RunError for images that cannot be read any more; its parameters need no gradient then either.
     """
+    with _trainable(classifier, tuning, job):
+        blocks = blocks_of(classifier.features)
+        names = {name for _, own in blocks[len(blocks) - tuning.blocks :] for name in own}
+        parameters = [parameter.requires_grad_() for name, parameter in classifier.features.named_parameters() if name in names]
+        head = list(classifier.head.requires_grad_().parameters())
+        rates = [
+            {"params": parameters, "lr": tuning.learning_rate},
+            {"params": head, "lr": max(tuning.learning_rate, 10 * LEARNING_RATE)},
+        ]
+        optimizer = torch.optim.AdamW(rates, weight_decay=_WEIGHT_DECAY)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: (1 + math.cos(math.pi * epoch / tuning.epochs)) / 2)
+        weights = class_weights(torch.tensor(train.labels), classifier.head.out_features).float().to(job.device)
+        epochs = [Epoch(0, math.nan, *_judge(classifier, val, job))]
+        best = copy.deepcopy(classifier.state_dict())
+        tell(epochs[0])
+        with torch.random.fork_rng(devices=[]):
+            for number in range(1, tuning.epochs + 1):
+                torch.manual_seed((tuning.seed * 1_000_003 + number) % 2**63)  # more bits PyTorch does not take
+                loss = _train_epoch(classifier, train, job, optimizer, weights, names if tuning.random else set(), stop)
+                if stop.is_set():
+                    break
+                schedule.step()
+                epochs.append(Epoch(number, loss, *_judge(classifier, val, job)))
+                tell(epochs[-1])
+                least = min(epochs, key=lambda epoch: epoch.val_loss)
+                if least is epochs[-1]:
+                    best = copy.deepcopy(classifier.state_dict())
+                halfway = not tuning.random or number > tuning.epochs // 2  # random weights take a while to come below epoch 0
+                if halfway and number - least.number >= _PATIENCE:
+                    break
+        classifier.load_state_dict(best)
+        return epochs
+
+
+@contextmanager
+def _trainable(classifier: GapClassifier, tuning: Tuning, job: Job) -> Iterator[None]:
+    """Inside, parameters may need gradients; afterwards none does. Raises OutOfMemoryError for a lack of memory inside."""
     try:
-        return _tuned(classifier, train, val, job, tuning, tell, stop)
+        yield
     except Exception as error:
         if not out_of_memory(error):
             raise
@@ -115,48 +153,6 @@ def fine_tune(
         ) from error
     finally:
         classifier.requires_grad_(False).eval()
-
-
-def _tuned(
-    classifier: GapClassifier,
-    train: Labelled,
-    val: Labelled,
-    job: Job,
-    tuning: Tuning,
-    tell: Callable[[Epoch], None],
-    stop: threading.Event,
-) -> list[Epoch]:
-    blocks = blocks_of(classifier.features)
-    names = {name for _, own in blocks[len(blocks) - tuning.blocks :] for name in own}
-    parameters = [parameter.requires_grad_() for name, parameter in classifier.features.named_parameters() if name in names]
-    head = list(classifier.head.requires_grad_().parameters())
-    rates = [
-        {"params": parameters, "lr": tuning.learning_rate},
-        {"params": head, "lr": max(tuning.learning_rate, 10 * LEARNING_RATE)},
-    ]
-    optimizer = torch.optim.AdamW(rates, weight_decay=_WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: (1 + math.cos(math.pi * epoch / tuning.epochs)) / 2)
-    weights = class_weights(torch.tensor(train.labels), classifier.head.out_features).float().to(job.device)
-    epochs = [Epoch(0, math.nan, *_judge(classifier, val, job))]
-    best = copy.deepcopy(classifier.state_dict())
-    tell(epochs[0])
-    with torch.random.fork_rng(devices=[]):
-        for number in range(1, tuning.epochs + 1):
-            torch.manual_seed((tuning.seed * 1_000_003 + number) % 2**63)  # more bits PyTorch does not take
-            loss = _train_epoch(classifier, train, job, optimizer, weights, names if tuning.random else set(), stop)
-            if stop.is_set():
-                break
-            schedule.step()
-            epochs.append(Epoch(number, loss, *_judge(classifier, val, job)))
-            tell(epochs[-1])
-            least = min(epochs, key=lambda epoch: epoch.val_loss)
-            if least is epochs[-1]:
-                best = copy.deepcopy(classifier.state_dict())
-            halfway = not tuning.random or number > tuning.epochs // 2  # random weights take a while to come below epoch 0
-            if halfway and number - least.number >= _PATIENCE:
-                break
-    classifier.load_state_dict(best)
-    return epochs
 
 
 def _train_epoch(
