@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from camcli import __version__
-from camcli.errors import InUseError, OutputError, SettingsError
+from camcli.errors import OutputError, SettingsError
 from camcli.fit.data import Dataset
 from camcli.fit.metrics import Metrics
+from camcli.output.locks import undisturbed
 from camcli.output.writers import json_bytes, output_error, write_whole
 from camcli.records import FITTED_MARK, FITTED_WEIGHTS, RUN_MARKER, Failure, recovered, shown, stamp_of
 
@@ -51,29 +51,25 @@ class ModelFolder:
         self.scratch = os.path.join(self.path, RUN_MARKER, "scratch")
         self.features = os.path.join(self.path, RUN_MARKER, "features")
         self._shown, self._settings, self._digest, self._overwrite = shown(path), dict(settings), digest, overwrite
-        self._lock = FileLock(os.path.join(self.path, RUN_MARKER, "lock"), timeout=0)
+        self._held = contextlib.ExitStack()
         self._made: list[str] = []
         self.is_done = False
 
     def __enter__(self) -> ModelFolder:
         self._refuse_foreign()
+        self._made = [] if os.path.isdir(self.path) else [self.path]
         try:
-            self._made = [] if os.path.isdir(self.path) else [self.path]
             os.makedirs(self.scratch, exist_ok=True)
-            self._lock.acquire()
-        except Timeout as error:
-            raise InUseError(f"another camcli fit is writing into {self._shown!r}.") from error
         except OSError as error:
             raise output_error(error.filename or self.path, error) from error
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(undisturbed(self.path, f"another camcli fit is writing into {self._shown!r}."))
             self.is_done = self._is_done()
-        except BaseException:
-            self._lock.release()
-            raise
+            self._held = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._lock.release()
+        self._held.close()
         if self._made and not os.path.isdir(self.features) and not os.path.exists(self._at(FITTED_MARK)):
             with contextlib.suppress(OSError):  # nothing came of it
                 os.unlink(os.path.join(self.path, RUN_MARKER, "lock"))
