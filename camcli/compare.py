@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ import numpy as np
 
 from camcli.errors import InputError
 from camcli.output.files import map_file
-from camcli.output.journal import read_settings
-from camcli.output.ledger import journal_path, read_rows
+from camcli.output.ledger import read_ledger
+from camcli.output.maps import read_map
+from camcli.output.root import Root
 from camcli.records import Box, recovered, shown
 from camcli.render.maps import place_map, scale_map
 
@@ -63,7 +63,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Run:
-    path: str
+    root: Root
     rows: Mapping[str, list[dict[str, str]]]
     has_maps: bool
 
@@ -87,16 +87,9 @@ def compare_runs(first: str, second: str, threshold: float = 0.15) -> Comparison
 
 
 def _read(path: str) -> _Run:
-    settings = read_settings(journal_path(path)) if os.path.isdir(path) else None
-    if settings is None:
-        raise InputError(f"{shown(path)!r} holds no run of camcli.")
-    rows: dict[str, list[dict[str, str]]] = {}
-    try:
-        for row in read_rows(path):
-            rows.setdefault(recovered(row["image"]), []).append(row)
-    except KeyError as error:
-        raise InputError(f"the table of {shown(path)!r} has no column {error}; camcli verify says what is wrong there.") from error
-    return _Run(path, rows, bool(settings.get("save-maps")))
+    ledger = read_ledger(path)
+    rows = {entry.image: own for entry, own in ledger.explained()}
+    return _Run(Root(path), rows, bool(ledger.settings.get("save-maps")))
 
 
 def _change(image: str, runs: tuple[_Run, _Run], threshold: float) -> Change:
@@ -133,12 +126,12 @@ def _matched(first: list[dict[str, str]], second: list[dict[str, str]]) -> tuple
 def _map_of(row: Mapping[str, str], run: _Run) -> np.ndarray | None:
     if not run.has_maps or not row["overlay"]:
         return None
-    name = map_file(recovered(row["overlay"]))
+    overlay = recovered(row["overlay"])
     try:
-        values: np.ndarray = np.load(os.path.join(run.path, name), allow_pickle=False)
+        return read_map(run.root, overlay)
     except (OSError, ValueError) as error:
-        raise InputError(f"the map {shown(os.path.join(run.path, name))!r} cannot be read: {error}") from error
-    return values
+        place = run.root.at(map_file(overlay))
+        raise InputError(f"the map {shown(place)!r} cannot be read: {error}. Find out more: camcli verify") from error
 
 
 def _box(row: Mapping[str, str]) -> Box:

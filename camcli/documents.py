@@ -41,7 +41,10 @@ def read_document(path: str, most_bytes: int = MOST_BYTES) -> bytes:
 
 
 def read_regular(handle: int, path: str, most_bytes: int = MOST_BYTES) -> bytes:
-    """What the open file ``handle`` holds, from its beginning. Raises OSError as ``read_document`` does; ``path`` is for its words."""
+    """What the open file ``handle`` holds, from its beginning. Raises OSError as ``read_document`` does.
+
+    ``path``: for its words.
+    """
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, f"it is {kind_of(status.st_mode)}, not a regular file", path)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
 
 from camcli.errors import ConfigError, did_you_mean
+
+Options = TypeVar("Options")
 
 
 def option(
@@ -67,6 +70,43 @@ def as_json(field: dataclasses.Field[Any], value: Any) -> Any:
     if value is None:
         return field.metadata["none_word"]
     return list(value) if isinstance(value, tuple) else value
+
+
+def from_json(field: dataclasses.Field[Any], value: Any) -> Any:
+    """The field's value from what ``as_json`` gave. Raises ConfigError for what it cannot have given."""
+    if value == field.metadata["none_word"]:  # None where the option has no such word
+        return None
+    kind = str(field.type)
+    if kind.startswith("tuple"):
+        right = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        value = tuple(value) if right else value
+    else:
+        wanted = {"str": (str,), "bool": (bool,), "int": (int,), "float": (float, int)}[kind.split(" ")[0]]
+        right = type(value) in wanted
+    if not right:
+        raise ConfigError(f"{option_name(field)} cannot be {value!r}.")
+    check_value(field, value)
+    return value
+
+
+def default_values(options: Any) -> dict[str, Any]:
+    """Name -> JSON value of each option's default, of those that affect results.
+
+    ``options``: a dataclass of options, or its type.
+    """
+    return {
+        option_name(field): as_json(field, field.default)
+        for field in dataclasses.fields(options)
+        if field.metadata["affects_results"]
+    }
+
+
+def with_values(options: Options, values: Mapping[str, Any]) -> Options:
+    """``options``, a dataclass of options, with those of ``values`` (name -> JSON value) changed. Raises ConfigError."""
+    given = cast(Any, options)
+    fields = {option_name(field): field for field in dataclasses.fields(given)}
+    changes = {fields[name].name: from_json(fields[name], value) for name, value in values.items()}
+    return cast(Options, dataclasses.replace(given, **changes))
 
 
 def check_values(options: Any) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -259,13 +260,29 @@ class Row:
     boxes: Boxes | None = None
 
 
+class Checksum(NamedTuple):
+    """What tells whether a file is as it was written: its bytes, and their CRC-32."""
+
+    size: int
+    crc32: int
+
+
+def checksum_of(data: bytes) -> Checksum:
+    """The checksum of a file that holds ``data``."""
+    return Checksum(len(data), zlib.crc32(data))
+
+
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One image explained, written and recorded. ``rows``: one per target x layer x method."""
+    """One image explained, written and recorded. ``rows``: one per target x layer x method.
+
+    ``checksums``: of each file that they name, in order.
+    """
 
     image: str
     stamp: Stamp
     rows: tuple[Row, ...]
+    checksums: tuple[Checksum, ...] = ()
 
 
 Outcome = Explained | Failure

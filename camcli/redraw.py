@@ -1,28 +1,29 @@
-"""Overlays drawn anew from stored maps: another style for a finished run, without the model."""
+"""Overlays drawn again from stored maps: another style for a finished run, without the model."""
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
-import numpy as np
 
 from camcli.config import LOOKS
 from camcli.errors import ImageError, InputError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import view_of
 from camcli.machine import available_cores
-from camcli.output.checks import is_unchanged, read_record
-from camcli.output.files import map_file
+from camcli.output.checks import is_unchanged
 from camcli.output.folder import OutputFolder
-from camcli.output.journal import Entry, read_settings
-from camcli.output.ledger import journal_path
+from camcli.output.journal import Entry, Header, read_header
+from camcli.output.maps import read_map
+from camcli.output.record import RECORD, preprocess_of, read_record
+from camcli.output.root import Root
 from camcli.output.writers import csv_line
-from camcli.records import Box, Failure, Preprocess, Source, recovered, shown
+from camcli.records import Box, Checksum, Failure, Preprocess, Source, checksum_of, recovered, shown
 from camcli.render.styles import Style, fitted, overlay_bytes, style_of
 
 
@@ -49,65 +50,91 @@ class _Look:
         return f"{os.path.splitext(overlay)[0]}.{self.style.image_format}" if overlay else ""
 
 
-def redraw(path: str, changes: Mapping[str, Any], tell: Callable[[int, int], None] = lambda _done, _of: None) -> Redrawn:
-    """Draw every overlay of the run in ``path`` anew, with ``changes`` to its settings, as far as LOOKS has them.
+Tell = Callable[[int, int], None]
+"""Called with how many images are done, of how many."""
 
-    The folder's settings change with them, so that the run goes on in the new look. An image that is gone or has changed since
-    keeps its overlay and is named. ``tell``: called with how many images are done, of how many. Raises InputError where there is no
-    finished run, or none with stored maps, and what opening an output folder raises.
+
+def redraw(path: str, changes: Mapping[str, Any], tell: Tell = lambda _done, _of: None) -> Redrawn:
+    """Draw every overlay of the run in ``path`` again, with ``changes`` to its settings, as far as LOOKS has them.
+
+    The folder's look changes with them, and the run goes on in it. An image that is gone or has changed since keeps its overlay and
+    is named. Raises InputError where there is no finished run, or none with stored maps, and what opening an output folder raises.
     """
-    earlier = read_settings(journal_path(path))
-    if earlier is None:
-        raise InputError(f"{shown(path)!r} holds no run of camcli.")
-    if not earlier.get("save-maps"):
+    header = _header(path)
+    if not header.present.get("save-maps"):
         raise InputError(
             f"the run in {shown(path)!r} has stored no maps, from which overlays could be drawn: run with --save-maps."
         )
-    settings = {**earlier, **{key: value for key, value in changes.items() if key in LOOKS}}
-    with OutputFolder(path, earlier, redrawing=True) as folder:
-        look = _Look(settings, _preprocess(path), style_of(settings), folder)
-        folder.begin_redrawing()
-        left: dict[str, str] = {}
-        drawn = 0
-        rows_of = folder.ledger.own_rows
-        explained = [(entry, rows) for entry, data in folder.ledger.rows() if not entry.stage and (rows := rows_of(entry, data))]
-        for done, (image, outcome) in enumerate(_all_redrawn(explained, look), 1):
+    with OutputFolder(path, header.present) as folder:
+        begun = folder.redrawing or {}
+        return redraw_folder(folder, {**begun, **{key: value for key, value in changes.items() if key in LOOKS}}, tell)
+
+
+def redraw_folder(folder: OutputFolder, changes: Mapping[str, Any], tell: Tell = lambda _done, _of: None) -> Redrawn:
+    """Draw the overlays of the run in ``folder``, which this process holds, with ``changes`` to its look.
+
+    Raises as ``redraw`` does. Whenever a process dies at it, the same command ends as if nothing had happened: until all overlays
+    are drawn the folder says which look they are given; then tables and journal change at once.
+    """
+    ledger = folder.ledger
+    present = ledger.header.present
+    wanted = {key: changes.get(key, present[key]) for key in LOOKS if key in present}
+    look = _Look({**present, **wanted}, _preprocess(folder), style_of({**present, **wanted}), folder)
+    explained = list(ledger.explained())
+    left: dict[str, str] = {}
+    entries: dict[str, Entry] = {}
+    drawn = 0
+    with folder.redrawn(wanted):
+        for _, rows in explained:
+            folder.doubt([name for row in rows for name in (recovered(row["overlay"]), look.overlay_of(row)) if name])
+        for done, ((entry, rows), outcome) in enumerate(zip(explained, _all_redrawn(explained, look), strict=True), 1):
             tell(done, len(explained))
             if isinstance(outcome, str):
-                left[image] = outcome
+                left[entry.image] = outcome
             else:
-                drawn += outcome
-        folder.finish_redrawing(settings, _rows(look, left))
+                drawn += len(outcome)
+                entries[entry.image] = replace(entry, files=_checksums(ledger.file_checksums(entry, rows), outcome))
+        folder.exchange_rows(wanted, _rows(look, entries))
+    folder.sweep()
     return Redrawn(drawn, tuple(left.items()))
+
+
+def _header(path: str) -> Header:
+    try:
+        header = read_header(Root(path)) if os.path.isdir(path) else None
+    except OSError as error:
+        raise InputError(f"cannot read {shown(error.filename or path)!r}: {error.strerror}.") from error
+    if header is None:
+        raise InputError(f"{shown(path)!r} holds no run of camcli.")
+    return header
 
 
 _Rows = list[dict[str, str]]
 
 
-def _all_redrawn(explained: Sequence[tuple[Entry, _Rows]], look: _Look) -> Iterator[tuple[str, int | str]]:
-    """Each image, and how many of its overlays were drawn, or why none was."""
+def _all_redrawn(explained: Sequence[tuple[Entry, _Rows]], look: _Look) -> Iterator[list[Checksum] | str]:
+    """For each image the checksum of each overlay that was drawn, or why none was."""
     kept = cv2.getNumThreads()
     with ThreadPoolExecutor(available_cores(), "redraw") as pool:
         try:
             cv2.setNumThreads(1)  # an image a thread, not several threads an image
-            outcomes = pool.map(lambda item: _redrawn(item[0], item[1], look), explained)
-            yield from zip((entry.image for entry, _ in explained), outcomes, strict=True)
+            yield from pool.map(lambda item: _redrawn(item[0], item[1], look), explained)
         finally:
             pool.shutdown(cancel_futures=True)
             cv2.setNumThreads(kept)
 
 
-def _preprocess(path: str) -> Preprocess:
+def _preprocess(folder: OutputFolder) -> Preprocess:
     try:
-        stored: dict[str, Any] = read_record(path)["preprocess"]
-        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
-        return Preprocess(**values)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{shown(path)!r} has no run.json that says how images were prepared: finish the run first.") from error
+        return preprocess_of(read_record(folder.root).get("preprocess"))
+    except ValueError as error:
+        raise InputError(
+            f"{shown(folder.place)!r} has no {RECORD} that says how images were prepared: run the same command again first."
+        ) from error
 
 
-def _redrawn(entry: Entry, rows: _Rows, look: _Look) -> int | str:
-    """How many overlays of an image were drawn, or why none was."""
+def _redrawn(entry: Entry, rows: _Rows, look: _Look) -> list[Checksum] | str:
+    """The checksum of each overlay of an image that was drawn, or why none was."""
     source = Source(str(look.settings["inputs"]), entry.image)
     if not is_unchanged(entry.stamp, source.path):
         return "the image is gone or has changed since"
@@ -117,27 +144,34 @@ def _redrawn(entry: Entry, rows: _Rows, look: _Look) -> int | str:
     height, width = image.pixels.shape[:2]
     view = view_of((width, height), look.preprocess, str(look.settings["fit"]))
     canvas = fitted(image.pixels, look.settings["max-side"])
-    drawn = 0
+    drawn: list[Checksum] = []
     for row in rows:
         if not row["overlay"]:
             continue
         try:
-            stored = os.path.join(look.folder.path, map_file(recovered(row["overlay"])))
-            values = np.load(stored, allow_pickle=False)
+            values = read_map(look.folder.root, recovered(row["overlay"]))
             boxes = [Box(*map(int, box.split(" "))) for box in row.get("bboxes", "").split(";") if box]
             overlay = overlay_bytes(canvas, values, view.box, view.pixels, look.style, boxes)
             look.folder.write(look.overlay_of(row), overlay)
         except (OSError, ValueError, ImageError) as error:
             return f"its map or overlay: {error}"
-        drawn += 1
+        drawn.append(checksum_of(overlay))
     return drawn
 
 
-def _rows(look: _Look, left: Mapping[str, str]) -> Iterator[tuple[Entry, bytes]]:
+def _checksums(files: Sequence[tuple[str, Checksum | None]], drawn: Sequence[Checksum]) -> tuple[Checksum, ...] | None:
+    """The checksums of an image's ``files``, those of its overlays being ``drawn``; None where an earlier version recorded none."""
+    new = iter(drawn)
+    found = [next(new) if name.startswith("overlays/") else checksum for name, checksum in files]
+    return None if None in found else tuple(checksum for checksum in found if checksum is not None)
+
+
+def _rows(look: _Look, entries: Mapping[str, Entry]) -> Iterator[tuple[Entry, bytes]]:
     """Entries and rows with the new overlays' paths; those of images that were left keep theirs."""
     for entry, data in look.folder.ledger.rows():
-        rows = None if entry.stage or entry.image in left else look.folder.ledger.own_rows(entry, data)
-        if rows is not None:
+        new = entries.get(entry.image)
+        rows = None if new is None else look.folder.ledger.own_rows(entry, data)
+        if new is not None and rows is not None:
             data = b"".join(csv_line(tuple({**row, "overlay": shown(look.overlay_of(row))}.values())) for row in rows)
-            entry = replace(entry, length=len(data))
+            entry = replace(new, length=len(data), rows=zlib.crc32(data))
         yield entry, data

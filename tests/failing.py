@@ -50,6 +50,7 @@ class Failing:
         for name in ("scandir", "listdir", "stat", "lstat", "access", "fsync", "ftruncate"):
             self._patch(os, name, self._calling(name))
         self._patch(os, "open", self._opening_handle)
+        self._patch(os, "pread", self._calling("read"))
         self._patch(os, "write", self._writing)
         self._patch(io, "open", self._opening)
         self._patch(builtins, "open", self._opening)

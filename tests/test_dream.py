@@ -163,7 +163,7 @@ def test_a_damaged_picture_is_made_anew(camcli, place):
     path.write_bytes(whole[: len(whole) // 2])
     refused = camcli(*words)
     assert refused.code == 3
-    assert "was not written by camcli dream" in refused.err
+    assert "is not of camcli dream" in refused.err
     path.unlink()
     assert camcli(*words).code == 0
     assert path.read_bytes() == whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -21,7 +22,7 @@ LOOKS = [
 
 @pytest.mark.parametrize("look", LOOKS, ids=lambda look: "-".join(map(str, look)) or "as it was")
 def test_overlays_drawn_anew_are_those_of_a_run_in_that_style(camcli, imgs, tmp_path, look):
-    """And the folder is that of such a run: it goes on with the new options, and is refused with the old ones."""
+    """And the folder is that of such a run: it goes on with the new options and with those it was made with, and with no others."""
     (imgs / "broken.jpg").write_text("text")
     (imgs / "wide.png").write_bytes(encoded(photo(5, (90, 40)), "PNG"))
     out, whole = tmp_path / "out", tmp_path / "whole"
@@ -30,14 +31,16 @@ def test_overlays_drawn_anew_are_those_of_a_run_in_that_style(camcli, imgs, tmp_
     camcli("run", imgs, "-o", whole, *flags, *look)
     drawn = camcli("render", out, *look)
     assert drawn.code == 0, drawn.err
-    assert "7 overlays drawn anew" in drawn.err
+    assert "7 overlays redrawn" in drawn.err
     assert contents_of(out) == contents_of(whole)
     assert camcli("verify", out).code == 0
     before = state_of(out)
     assert "Nothing to do" in camcli("run", imgs, "-o", out, *flags, *look).err
     assert state_of(out) == before
-    if look:
-        assert camcli("run", imgs, "-o", out, *flags).code == 2
+    assert "Nothing to do" in camcli("run", imgs, "-o", out, *flags).err, "the command that made the folder goes on in its new look"
+    assert state_of(out) == before
+    refused = camcli("run", imgs, "-o", out, *flags, "--colormap", "bone")
+    assert (refused.code, "colormap" in refused.err) == (2, True)
     assert json.loads((out / "run.json").read_text())["settings"]["style"] == (look[1] if "--style" in look else "overlay")
 
 
@@ -81,7 +84,7 @@ def test_what_cannot_be_drawn_anew_is_told_why(camcli, imgs, tmp_path):
     assert state_of(out) == before
 
 
-def test_a_rendering_that_ends_early_binds_the_folder_until_it_is_repeated(camcli, imgs, tmp_path, monkeypatch):
+def test_a_rendering_that_ends_early_is_finished_by_the_next_render_or_run(camcli, imgs, tmp_path, monkeypatch):
     out, whole = tmp_path / "out", tmp_path / "whole"
     camcli("run", imgs, "-o", out, *TINY, "--save-maps")
     camcli("run", imgs, "-o", whole, *TINY, "--save-maps", "--style", "heatmap")
@@ -96,8 +99,12 @@ def test_a_rendering_that_ends_early_binds_the_folder_until_it_is_repeated(camcl
     monkeypatch.setattr("camcli.render.styles.encode_image", failing)
     assert camcli("render", out, "--style", "heatmap").code != 0
     monkeypatch.setattr("camcli.render.styles.encode_image", real)
-    refused = camcli("run", imgs, "-o", out, *TINY, "--save-maps")
-    assert (refused.code, "did not come to its end" in refused.err) == (2, True)
     assert "redrawing" in camcli("verify", out).out
-    assert camcli("render", out, "--style", "heatmap").code == 0
+    refused = camcli("report", out)
+    assert (refused.code, "camcli render was interrupted" in refused.err) == (2, True)
+    shutil.copytree(out, tmp_path / "other")
+    assert camcli("render", out).code == 0
     assert contents_of(out) == contents_of(whole)
+    finished = camcli("run", imgs, "-o", tmp_path / "other", *TINY, "--save-maps")
+    assert (finished.code, "Finishing the camcli render" in finished.err) == (0, True)
+    assert contents_of(tmp_path / "other") == contents_of(whole)

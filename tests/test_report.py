@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from camcli.output.journal import header_line
+from camcli.output.journal import Header
 from camcli.output.ledger import Ledger
 from camcli.output.locks import undisturbed
+from camcli.output.root import Root
 from camcli.records import Explained, Failure, Row, Stamp, recovered
 from camcli.report.maps import MapChunks, border_share, entropy
 from camcli.report.scripts import folder_urls, json_script
@@ -261,7 +262,7 @@ def test_what_cannot_be_reported_is_said(camcli, imgs, tmp_path):
     assert camcli("report", tmp_path / "parts" / "shard-0-of-2").code == 0
     out = tmp_path / "out"
     assert camcli("run", imgs, "-o", out, *TINY).code == 0
-    with undisturbed(str(out), "busy"):
+    with undisturbed(Root(str(out)), "busy"):
         assert camcli("report", out).code == 3
     (out / "report.html").write_text("<p>mine</p>")
     refused = camcli("report", out)
@@ -296,12 +297,12 @@ def large(tmp_path_factory):
     (out / ".camcli" / "scratch").mkdir(parents=True)
     settings = {"inputs": str(out.parent / "imgs"), "class-from": "folder", "fit": "crop", "style": "overlay", "topk": 1}
     settings |= {"model": "resnet50", "weights": "DEFAULT"}
-    (out / ".camcli" / "journal.jsonl").write_bytes(header_line(settings))
+    (out / ".camcli" / "journal.jsonl").write_bytes(Header(settings).line())
     first = out / "overlays" / "first.jpg"
     first.parent.mkdir()
     first.write_bytes(encoded(photo(1, (64, 48)), "JPEG"))
     draw = np.random.default_rng(0)
-    ledger = Ledger(str(out), settings)
+    ledger = Ledger(Root(str(out)), settings)
     for number in range(COUNT):
         truth, guess = CLASSES[number % 400], CLASSES[(number if draw.random() < 0.8 else number + 1) % 400]
         image = f"{truth}/{number:05}.jpg"

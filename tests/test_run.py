@@ -513,15 +513,15 @@ def test_two_runs_do_not_share_a_folder(camcli, imgs, tmp_path):
 def test_a_full_disk_is_named(camcli, imgs, tmp_path, monkeypatch):
     import errno
 
-    from camcli.output import writers
+    from camcli.output import root
 
     camcli("run", imgs, "-o", tmp_path / "out", *TINY, "--limit", 3)
     before = contents_of(tmp_path / "out")
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(writers.os, "replace", full)
+    monkeypatch.setattr(root.os, "replace", full)
     stopped = camcli("run", imgs, "-o", tmp_path / "out", *TINY)
     assert stopped.code == 3
     assert "is full" in stopped.err
@@ -566,6 +566,7 @@ def test_a_changed_image_leaves_no_overlay_of_its_past(camcli, imgs, tmp_path):
     (imgs / "a.png").write_bytes(encoded(photo(1).point(lambda v: 255 - v), "PNG"))
     camcli("run", imgs, "-o", out, *flags)
     (out / "overlays" / "a.png.7-of-a-killed-run.jpg").write_bytes(b"")
+    (out / ".camcli" / "unconfirmed.jsonl").write_text('["overlays/a.png.7-of-a-killed-run.jpg"]\n')
     (imgs / "a.png").write_text("no longer an image")
     (imgs / "a.jpg").write_bytes(encoded(photo(60), "JPEG"))
     assert camcli("run", imgs, "-o", out, *flags).code == 1
@@ -588,10 +589,10 @@ def test_what_could_not_be_read_is_tried_again_when_it_can(camcli, imgs, tmp_pat
     out = tmp_path / "out"
     real = os.open
 
-    def denied(path, *rest):
+    def denied(path, *rest, **options):
         if str(path).endswith("b.png") and "imgs" in str(path):
             raise PermissionError(13, "Permission denied")
-        return real(path, *rest)
+        return real(path, *rest, **options)
 
     monkeypatch.setattr(decode.os, "open", denied)
     monkeypatch.setattr("camcli.output.folder.is_readable", lambda path: False)

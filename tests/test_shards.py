@@ -144,7 +144,7 @@ def test_what_cannot_be_joined_is_told_why_and_left_alone(camcli, imgs, tmp_path
     assert (different.code, "alpha: was 0.5, now 0.9" in different.err) == (2, True)
     camcli("run", imgs, "-o", out, *TINY, "--shard", "2/3", "--overwrite")
     (out / "shard-1-of-3" / "run.json").rename(tmp_path / "kept")
-    assert "has not come to its end" in camcli("merge", out).err
+    assert "is not finished" in camcli("merge", out).err
     (tmp_path / "kept").rename(out / "shard-1-of-3" / "run.json")
     with OutputFolder(str(out / "shard-1-of-3"), {}, overwrite=True):
         held = camcli("merge", out)
@@ -190,7 +190,7 @@ def test_a_part_that_was_killed_is_not_joined_although_it_had_finished_before(ca
     monkeypatch.undo()
     monkeypatch.setattr("camcli.cli.app.SIGNALS.install", lambda: None)
     monkeypatch.setattr("camcli.cli.app.SIGNALS.ignore", lambda: None)
-    assert "has not come to its end" in camcli("merge", out).err
+    assert "is not finished" in camcli("merge", out).err
 
 
 @pytest.mark.parametrize("table", ["predictions.csv", "failures.csv"])
@@ -262,7 +262,7 @@ def test_joining_without_hard_links_copies(camcli, imgs, tmp_path, monkeypatch):
     out = tmp_path / "out"
     run_parts(camcli, imgs, out)
 
-    def refused(*_):
+    def refused(*_, **__):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refused)

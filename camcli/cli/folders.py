@@ -32,7 +32,7 @@ def verify(
 
     folders = run_folders(folder)
     problems = [
-        (os.path.normpath(os.path.join(os.path.relpath(run, folder), problem.file)), problem.problem)
+        (os.path.normpath(os.path.join(os.path.relpath(run.path, folder), problem.file)), problem.problem)
         for run in folders
         for problem in verify_folder(run, with_inputs=inputs)
     ]
@@ -92,7 +92,7 @@ def _render(folder: str, changes: dict[str, Any], talk: Talk) -> None:
     allow_any_size()
     with talk.bar() as tell:
         drawn = redraw(folder, changes, tell)
-    talk.say(f"{count_words(drawn.overlays, 'overlay')} drawn anew in {shown(folder)}.")
+    talk.say(f"{count_words(drawn.overlays, 'overlay')} redrawn in {shown(folder)}.")
     for image, reason in drawn.left[:5]:
         talk.say(f"camcli: {shown(image)}: {shown(reason)}")
     if drawn.left:

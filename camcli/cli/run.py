@@ -25,6 +25,7 @@ from camcli.cli.summary import announce, count_words, failed_words, summarize, t
 from camcli.cli.talk import Talk, stdout_for_data
 from camcli.config import RunConfig
 from camcli.machine import keep_memory
+from camcli.option import with_values
 from camcli.output import coco
 from camcli.output.writers import prediction_columns
 from camcli.records import Counts, Failure, Outcome, Source, shown, stamp_of
@@ -126,7 +127,26 @@ def execute(inputs: Sequence[str], config: RunConfig) -> int:
     ):
         columns = prediction_columns(labelled=config.class_from is not None, boxed=config.boxes is not None)
         rows = RowStream(data, config.format or "csv", columns) if config.streams_rows else None
+        if not config.overwrite:
+            config = _in_present_look(config, folder, talk)
         return _continue(_Run(config, sources, folder, talk, rows))
+
+
+def _in_present_look(config: RunConfig, folder: OutputFolder, talk: Talk) -> RunConfig:
+    """``config`` with the look that ``camcli render`` has given to the folder; a render that was interrupted is finished first."""
+    if (look := folder.redrawing) is not None:
+        from camcli.images.limits import allow_any_size
+        from camcli.redraw import redraw_folder
+
+        talk.say(f"Finishing the camcli render that was interrupted in {shown(folder.place)}.")
+        allow_any_size()
+        with talk.bar() as tell:
+            redraw_folder(folder, look, tell)
+    drawn = folder.ledger.drawn
+    if drawn:
+        words = ", ".join(f"{name} {value}" for name, value in drawn.items())
+        talk.say(f"Overlays are painted as camcli render left the folder: {words}.")
+    return with_values(config, drawn)
 
 
 def _continue(run: _Run) -> int:
@@ -140,7 +160,7 @@ def _continue(run: _Run) -> int:
             run.rows.add_table(rows)
     if not todo and folder.is_finished(sources):
         folder.tidy()
-        if not coco.is_written(folder.path):
+        if not folder.root.exists(coco.NAME):
             _write_boxes(run)
         explained, failed = folder.totals(sources)
         talk.say(f"Nothing to do: {count_words(explained, 'image')} already explained in {shown(folder.place)}.")
@@ -205,7 +225,7 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
 def _write_boxes(run: _Run) -> None:
     """Write ``boxes.json``, where it is asked for. Raises OutputError."""
     if run.config.boxes_json:
-        run.folder.write(coco.NAME, coco.coco_boxes(run.folder.path))
+        run.folder.write(coco.NAME, coco.coco_boxes(run.folder.ledger))
 
 
 def _report(run: _Run) -> None:
@@ -216,7 +236,7 @@ def _report(run: _Run) -> None:
     from camcli.report.write import write_report
 
     allow_any_size()
-    tell_report(write_report(run.folder.path, SIGNALS.stop), run.folder.place, run.talk)
+    tell_report(write_report(run.folder.root, SIGNALS.stop), run.folder.place, run.talk)
 
 
 def _crashing(suspects: Mapping[str, int], todo: Sequence[Source], run: _Run) -> list[Failure]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -26,7 +25,6 @@ from camcli.dream.write import (
     read_picture,
     read_record,
     sheet_of,
-    write_changed,
     write_table,
 )
 from camcli.errors import ImageError, OutOfMemoryError, SettingsError
@@ -38,9 +36,10 @@ from camcli.models.sources import load_model
 from camcli.network.memory import bytes_through
 from camcli.network.prepare import Preparation, prepare_network
 from camcli.output.checks import differences
-from camcli.output.locks import undisturbed
+from camcli.output.locks import claimed
+from camcli.output.root import Root
 from camcli.output.writers import output_error
-from camcli.records import RUN_MARKER, Failure, LoadedModel, shown
+from camcli.records import Failure, LoadedModel, shown
 from camcli.settings import run_settings
 
 
@@ -79,7 +78,8 @@ def prepare_session(config: DreamConfig, request: ModelRequest, device: str) -> 
     size = model.preprocess.crop if config.size is None else (config.size, config.size)
     names = [f"{target.stem}.png" for target in targets]
     animations = [f"{target.stem}.webp" for target in targets]
-    check_folder(config.output, [*names, *animations, TABLE, *([SHEET] if len(targets) > 1 else [])])
+    root = Root(config.output)
+    check_folder(root, [*names, *animations, TABLE, *([SHEET] if len(targets) > 1 else [])])
     settings = {target: _settings(config, request, target, size) for target in targets}
     todo = tuple(target for target in targets if not _is_there(config, target, settings[target]))
     _refuse_too_large(model, size, place)
@@ -113,17 +113,18 @@ def _settings(config: DreamConfig, request: ModelRequest, target: Target, size: 
 
 def _is_there(config: DreamConfig, target: Target, settings: Mapping[str, Any]) -> bool:
     """Whether picture and animation were made with these settings. Raises SettingsError where with others."""
-    path = os.path.join(config.output, f"{target.stem}.png")
-    record = read_record(path)
+    root, name = Root(config.output), f"{target.stem}.png"
+    record = read_record(root, name) if os.path.isdir(root.path) else None
     if record is None:
         return False
-    different = differences(record.get("settings", {}), settings)
+    earlier = record.get("settings")
+    different = differences(earlier if isinstance(earlier, dict) else {}, settings)
     if different and not config.overwrite:
         raise SettingsError(
-            f"{shown(path)!r} was made with other settings ({different}). "
+            f"{shown(root.at(name))!r} was made with other settings ({different}). "
             "Choose another folder with --output, or replace it with --overwrite."
         )
-    animation = read_record(os.path.join(config.output, f"{target.stem}.webp")) if config.frames is not None else None
+    animation = read_record(root, f"{target.stem}.webp") if config.frames is not None else None
     return not different and (config.frames is None or animation == {"settings": settings, "frames": config.frames})
 
 
@@ -135,8 +136,8 @@ def make_dreams(
     Ends early where ``stop`` is set; the picture in hand is then left out. ``tell`` hears target and activation at each step.
     Raises OutputError, InUseError.
     """
-    folder = session.config.output
-    with _held(folder), _threads(session.config.threads):
+    root = Root(session.config.output)
+    with _held(root, session.config.output), _threads(session.config.threads):
         for target in session.todo:
             started = time.monotonic()
             try:
@@ -146,24 +147,23 @@ def make_dreams(
                 continue
             if dream is None:
                 break
-            _write(session, target, dream)
-            write_table(folder)
+            _write(session, root, target, dream)
+            write_table(root)
             yield Dreamt(target, dream, time.monotonic() - started)
-        write_table(folder)
-        write_sheet(session)
+        write_table(root)
+        write_sheet(session, root)
 
 
-def _write(session: Session, target: Target, dream: Dream) -> None:
+def _write(session: Session, root: Root, target: Target, dream: Dream) -> None:
     """The animation first: whoever finds the picture finds both."""
-    folder, settings = session.config.output, session.settings[target]
+    settings = session.settings[target]
     animation = f"{target.stem}.webp"
     if dream.frames:
-        write_changed(folder, animation, animation_bytes(dream.frames, {"settings": settings, "frames": session.config.frames}))
+        root.write_changed(animation, animation_bytes(dream.frames, {"settings": settings, "frames": session.config.frames}))
     else:
-        with contextlib.suppress(FileNotFoundError):  # of an earlier picture
-            os.unlink(os.path.join(folder, animation))
+        root.remove(animation)  # of an earlier picture
     record = {"settings": settings, "row": _row(session, target, dream)}
-    write_changed(folder, f"{target.stem}.png", png_bytes(dream.picture, record))
+    root.write_changed(f"{target.stem}.png", png_bytes(dream.picture, record))
 
 
 def _row(session: Session, target: Target, dream: Dream) -> dict[str, Any]:
@@ -192,31 +192,29 @@ def _row(session: Session, target: Target, dream: Dream) -> dict[str, Any]:
     }
 
 
-def write_sheet(session: Session) -> None:
+def write_sheet(session: Session, root: Root) -> None:
     """Write ``sheet.png``, all pictures of the command in its order, where it has several. Raises OutputError."""
     if len(session.targets) < 2:
         return
-    folder = session.config.output
-    there: Sequence[Target] = [target for target in session.targets if os.path.isfile(os.path.join(folder, f"{target.stem}.png"))]
+    there: Sequence[Target] = [target for target in session.targets if root.size(f"{target.stem}.png")]
     try:
-        pictures = [read_picture(os.path.join(folder, f"{target.stem}.png")) for target in there]
+        pictures = [read_picture(root, f"{target.stem}.png") for target in there]
     except OSError as error:
-        raise output_error(error.filename or folder, error) from error
+        raise output_error(error.filename or root.path, error) from error
     if pictures:
         sheet = sheet_of(pictures, [target.words for target in there])
-        write_changed(folder, SHEET, png_bytes(sheet, {"sheet": [f"{target.stem}.png" for target in there]}))
+        root.write_changed(SHEET, png_bytes(sheet, {"sheet": [f"{target.stem}.png" for target in there]}))
 
 
 @contextmanager
-def _held(folder: str) -> Iterator[None]:
+def _held(root: Root, place: str) -> Iterator[None]:
     """Inside, the folder is there and nobody else writes into it."""
-    marker = os.path.join(folder, RUN_MARKER)
+    busy = f"another camcli is writing into {shown(place)!r}. Wait for it, or choose another with --output."
     try:
-        os.makedirs(marker, exist_ok=True)
+        with claimed(root, busy, lambda: root.exists(TABLE)):
+            yield
     except OSError as error:
-        raise output_error(marker, error) from error
-    with undisturbed(folder, f"another camcli is writing into {shown(folder)!r}. Wait for it, or choose another with --output."):
-        yield
+        raise output_error(error.filename or root.path, error) from error
 
 
 @contextmanager

@@ -6,7 +6,6 @@ of it. The table is made anew from the records of all pictures in the folder, so
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -17,10 +16,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from camcli import __version__
+from camcli.documents import parse_json
 from camcli.errors import OutputError
 from camcli.output.checks import check_place
-from camcli.output.writers import csv_line, output_error, table_line, write_whole
-from camcli.records import RUN_MARKER, shown
+from camcli.output.root import Root
+from camcli.output.writers import csv_line, output_error, table_line
+from camcli.records import shown
 
 TABLE, SHEET = "dreams.csv", "sheet.png"
 
@@ -31,6 +32,9 @@ COLUMNS = (
 
 _KEY = "camcli-dream"
 """Of the text chunk."""
+
+_MOST_BYTES, _MOST_PIXELS = 1 << 30, 64_000_000
+"""No picture or animation of camcli is larger: what is, is not read."""
 
 _CAPTION, _GAP = 20, 6
 """Pixels below and between the pictures of a sheet."""
@@ -48,25 +52,26 @@ def png_bytes(picture: np.ndarray, record: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read_record(path: str) -> dict[str, Any] | None:
-    """The record of the picture or animation at ``path``; None where it is not camcli's, or damaged. Raises OSError."""
+def read_record(root: Root, name: str) -> dict[str, Any] | None:
+    """The record of the picture or animation ``name`` in ``root``; None where it is not camcli's, or damaged. Raises OSError."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = root.read(name, _MOST_BYTES)
     except FileNotFoundError:
         return None
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as picture:
-            record = json.loads(picture.info.get(_KEY) or picture.info.get("xmp") or "")
+            if picture.width * picture.height > _MOST_PIXELS:
+                return None
+            record = parse_json(picture.info.get(_KEY) or picture.info.get("xmp") or "")
             picture.load()
     except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
         return None
     return record if isinstance(record, dict) else None
 
 
-def read_picture(path: str) -> np.ndarray:
-    """The pixels of the picture at ``path``, (H, W, 3) uint8."""
-    with Image.open(path) as picture:
+def read_picture(root: Root, name: str) -> np.ndarray:
+    """The pixels of the picture ``name`` in ``root``, (H, W, 3) uint8. Raises OSError."""
+    with root.open(name) as file, Image.open(file, formats=("PNG",)) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
@@ -102,50 +107,37 @@ def _fitting(text: str, width: int, font: Any) -> str:
     return kept if kept == text else f"{kept}…"
 
 
-def check_folder(path: str, names: Sequence[str]) -> None:
-    """Raise OutputError where ``path`` cannot become or be a folder of pictures, or ``names`` in it are not camcli's."""
-    check_place(os.path.abspath(path))
+def check_folder(root: Root, names: Sequence[str]) -> None:
+    """Raise OutputError where ``root`` cannot become or be a folder of pictures, or ``names`` in it are not camcli's."""
+    check_place(root.path)
     for name in names:
-        file = os.path.join(path, name)
-        if os.path.lexists(file) and not _is_ours(file):
+        if os.path.isdir(root.path) and root.exists(name) and not _is_ours(root, name):
             raise OutputError(
-                f"{shown(file)!r} was not written by camcli dream, or is damaged; move it away, or choose another --output."
+                f"{shown(root.at(name))!r} is not of camcli dream, or is damaged; move it away, or choose another --output."
             )
 
 
-def _is_ours(file: str) -> bool:
+def _is_ours(root: Root, name: str) -> bool:
     try:
-        if file.endswith(".csv"):
-            with open(file, "rb") as table:
-                return table.readline() == csv_line(COLUMNS)
-        return read_record(file) is not None
+        if name.endswith(".csv"):
+            start = csv_line(COLUMNS)
+            with root.open(name) as table:
+                return table.read(len(start)) == start
+        return read_record(root, name) is not None
     except OSError:
         return False
 
 
-def write_changed(folder: str, name: str, data: bytes) -> None:
-    """Put a file in its place, whole, unless it is there with the same bytes. Raises OutputError."""
-    target = os.path.join(folder, name)
-    scratch = os.path.join(folder, RUN_MARKER, "scratch")
-    with contextlib.suppress(OSError), open(target, "rb") as file:
-        if file.read() == data:
-            return
-    try:
-        os.makedirs(scratch, exist_ok=True)
-    except OSError as error:
-        raise output_error(scratch, error) from error
-    write_whole(target, data, scratch)
-
-
-def write_table(folder: str) -> None:
+def write_table(root: Root) -> None:
     """Write ``dreams.csv``: a row for each picture in the folder that has a record, by name. Raises OutputError."""
     lines = [csv_line(COLUMNS)]
     try:
-        for name in sorted(os.listdir(folder)):
-            if name.endswith(".png") and not name.startswith("."):
-                row = (read_record(os.path.join(folder, name)) or {}).get("row")
+        for name in root.names():
+            if name.endswith(".png") and not name.startswith(".") and root.size(name):
+                row = (read_record(root, name) or {}).get("row")
                 if isinstance(row, dict):
-                    lines.append(table_line((name, *(row.get(column) for column in COLUMNS[1:]))))
+                    cells = (row.get(column) for column in COLUMNS[1:])
+                    lines.append(table_line((name, *(cell if type(cell) in (str, int, float) else None for cell in cells))))
     except OSError as error:
-        raise output_error(error.filename or folder, error) from error
-    write_changed(folder, TABLE, b"".join(lines))
+        raise output_error(error.filename or root.path, error) from error
+    root.write_changed(TABLE, b"".join(lines))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from camcli.documents import parse_json
 from camcli.errors import ConfigError, OutOfMemoryError
+from camcli.fit.folder import FEATURES
 from camcli.job import Job
-from camcli.output.writers import write_whole
+from camcli.output.root import Root
 from camcli.pipeline import prepared_batches
 from camcli.pipeline.engine import normalised, out_of_memory
 from camcli.pipeline.reading import Prepared
 from camcli.records import Failure, Source, stamp_of
 
+_CHUNK_NAME, _KEY_NAME = re.compile(r"\d{6,9}\.safetensors"), re.compile(r"[0-9a-f]{16}")
+_MOST_BYTES = 1 << 30
 _CHUNK = 512
 """Images whose features are written into one file: what is lost when the process dies."""
 
@@ -38,24 +41,25 @@ _Key = tuple[str, int, int]
 
 
 class FeatureCache:
-    """Features in files below ``folder``, for one backbone and preprocessing, which ``key`` tells from any other."""
+    """Features in files of ``root``, for one backbone and preprocessing, which ``key`` tells from any other."""
 
-    def __init__(self, folder: str, key: str, scratch: str) -> None:
-        self._folder, self._scratch = os.path.join(folder, key), scratch
+    def __init__(self, root: Root, key: str) -> None:
+        self._root, self._key = root, key
         self._known: dict[_Key, Featured] = {}
         self._waiting: dict[_Key, Featured] = {}
         self._chunks = 0
 
     def load(self) -> None:
         """Read what is there; a file that is damaged counts for nothing."""
-        from safetensors import safe_open
+        from safetensors.numpy import load
 
-        names = sorted(os.listdir(self._folder)) if os.path.isdir(self._folder) else []
+        folder = f"{FEATURES}/{self._key}"
+        names = [name for name in self._root.names(folder) if _CHUNK_NAME.fullmatch(name)]
         for name in names:
             try:
-                with safe_open(os.path.join(self._folder, name), framework="np") as file:
-                    images = json.loads(file.metadata()["images"])
-                    features = file.get_tensor("features")
+                data = self._root.read(f"{folder}/{name}", _MOST_BYTES)
+                images = parse_json(_metadata(data)["images"])
+                features = load(data)["features"]
                 own = {
                     (image, size, time): (digest, each) for (image, size, time, digest), each in zip(images, features, strict=True)
                 }
@@ -64,7 +68,7 @@ class FeatureCache:
             except Exception:  # safetensors raises its own, undocumented class; what cannot be read is computed again
                 continue
             self._known |= {key: Featured(*found) for key, found in own.items()}
-        self._chunks = 1 + max((int(name.partition(".")[0]) for name in names if name[:6].isdigit()), default=-1)
+        self._chunks = 1 + max((int(name.partition(".")[0]) for name in names), default=-1)
 
     def get(self, source: Source) -> Featured | None:
         """The features of the image as its file is now; None where they are to be computed."""
@@ -87,16 +91,25 @@ class FeatureCache:
             return
         images = json.dumps([[*key, item.sha256] for key, item in self._waiting.items()])
         data = save({"features": np.stack([item.features for item in self._waiting.values()])}, {"images": images})
-        write_whole(os.path.join(self._folder, f"{self._chunks:06}.safetensors"), data, self._scratch)
+        self._root.write(f"{FEATURES}/{self._key}/{self._chunks:06}.safetensors", data)
         self._chunks += 1
         self._waiting.clear()
 
     def forget_others(self) -> None:
         """Remove the features of other backbones, settings and data."""
-        parent, own = os.path.split(self._folder)
-        for name in os.listdir(parent) if os.path.isdir(parent) else []:
-            if name != own:
-                shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+        for key in self._root.names(FEATURES):
+            if key != self._key and _KEY_NAME.fullmatch(key):
+                for name in self._root.names(f"{FEATURES}/{key}"):
+                    if _CHUNK_NAME.fullmatch(name):
+                        self._root.remove(f"{FEATURES}/{key}/{name}")
+                self._root.remove_folder(f"{FEATURES}/{key}", above=False)
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """What a safetensors file says of itself: its header is JSON behind eight bytes that say how long it is."""
+    length = int.from_bytes(data[:8], "little")
+    found: dict[str, str] = parse_json(data[8 : 8 + length])["__metadata__"]
+    return found
 
 
 def cache_key(features: torch.fx.GraphModule, described: Mapping[str, object]) -> str:

@@ -146,7 +146,7 @@ def _cache(config: FitConfig, dataset: Dataset, backbone: Backbone, folder: Mode
         "preprocess": asdict(backbone.model.preprocess),
         "max-pixels": config.max_pixels,  # an image that is left out now may have been computed before
     }
-    cache = FeatureCache(folder.features, cache_key(backbone.classifier.features, described), folder.scratch)
+    cache = FeatureCache(folder.root, cache_key(backbone.classifier.features, described))
     cache.load()
     return cache
 

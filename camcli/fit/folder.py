@@ -14,15 +14,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from camcli import __version__
+from camcli.documents import parse_json
 from camcli.errors import OutputError, SettingsError
 from camcli.fit.data import Dataset
 from camcli.fit.metrics import Metrics
-from camcli.output.locks import undisturbed
-from camcli.output.writers import json_bytes, output_error, write_whole
+from camcli.output.exchange import DECIDED, exchange_files, finish_exchange
+from camcli.output.locks import claimed
+from camcli.output.root import Root
+from camcli.output.writers import json_bytes, output_error
 from camcli.records import FITTED_MARK, FITTED_WEIGHTS, RUN_MARKER, Failure, recovered, shown, stamp_of
 
 if TYPE_CHECKING:
     from camcli.models.fitted import Fitted
+
+FILES = (FITTED_WEIGHTS, "labels.txt", "split.csv", "metrics.json", "README.md", "failures.csv", FITTED_MARK)
+"""What a model's folder holds, as far as ``camcli fit`` writes it."""
+
+FEATURES = f"{RUN_MARKER}/features"
+"""The folder of the features that were computed."""
 
 FAILURES = "failures.csv"
 """Images that could not be read; not there where all could."""
@@ -47,57 +56,49 @@ class ModelFolder:
     """
 
     def __init__(self, path: str, settings: Mapping[str, Any], digest: str, *, overwrite: bool) -> None:
-        self.path = os.path.abspath(path)
-        self.scratch = os.path.join(self.path, RUN_MARKER, "scratch")
-        self.features = os.path.join(self.path, RUN_MARKER, "features")
+        self.root = Root(path)
         self._shown, self._settings, self._digest, self._overwrite = shown(path), dict(settings), digest, overwrite
         self._held = contextlib.ExitStack()
-        self._made: list[str] = []
         self.is_done = False
 
     def __enter__(self) -> ModelFolder:
         self._refuse_foreign()
-        self._made = [] if os.path.isdir(self.path) else [self.path]
         try:
-            os.makedirs(self.scratch, exist_ok=True)
+            os.makedirs(os.path.dirname(self.root.path), exist_ok=True)
+            with contextlib.ExitStack() as stack:
+                busy = f"another camcli fit is writing into {self._shown!r}."
+                stack.enter_context(claimed(self.root, busy, self._is_used))
+                finish_exchange(self.root, FILES)
+                self.is_done = self._is_done()
+                self._held = stack.pop_all()
         except OSError as error:
-            raise output_error(error.filename or self.path, error) from error
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(undisturbed(self.path, f"another camcli fit is writing into {self._shown!r}."))
-            self.is_done = self._is_done()
-            self._held = stack.pop_all()
+            raise output_error(error.filename or self.root.path, error) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._held.close()
-        if self._made and not os.path.isdir(self.features) and not os.path.exists(self._at(FITTED_MARK)):
-            with contextlib.suppress(OSError):  # nothing came of it
-                os.unlink(os.path.join(self.path, RUN_MARKER, "lock"))
-            for place in (self.scratch, os.path.join(self.path, RUN_MARKER), self.path):
-                with contextlib.suppress(OSError):
-                    os.rmdir(place)
 
-    def _at(self, name: str) -> str:
-        return os.path.join(self.path, name)
+    def _is_used(self) -> bool:
+        return self.root.exists(FEATURES) or self.root.exists(FITTED_MARK)
 
     def _refuse_foreign(self) -> None:
-        if os.path.lexists(self.path) and not os.path.isdir(self.path):
+        path = self.root.path
+        if os.path.lexists(path) and not os.path.isdir(path):
             raise OutputError(f"{self._shown!r} is a file; name a folder for the model.")
-        if not os.path.isdir(self.path) or os.path.isfile(self._at(FITTED_MARK)) or os.path.isdir(self.features):
+        if not os.path.isdir(path) or self._is_used() or self.root.exists(DECIDED):
             return
-        inner = set(os.listdir(os.path.join(self.path, RUN_MARKER))) if os.path.isdir(self._at(RUN_MARKER)) else set()
-        if set(os.listdir(self.path)) - {RUN_MARKER} or inner - {"lock", "scratch"}:
+        inner = set(self.root.names(RUN_MARKER)) if self.root.is_folder(RUN_MARKER) else set()
+        if set(self.root.names()) - {RUN_MARKER} or inner - {"lock", "scratch", "draft"}:
             raise OutputError(f"{self._shown!r} is not empty and holds no model of camcli fit; name another folder.")
 
     def _is_done(self) -> bool:
         """Whether the model is there already. One of other settings is refused, or with ``overwrite`` made anew."""
         try:
-            with open(self._at(FITTED_MARK), "rb") as file:
-                found = json.load(file)
+            found = parse_json(self.root.read(FITTED_MARK))
             settings, digest = dict(found["settings"]), found["images-sha256"]
         except FileNotFoundError:
             return False
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             if self._overwrite:
                 return False
             raise SettingsError(
@@ -111,16 +112,15 @@ class ModelFolder:
             raise SettingsError(
                 f"{self._shown!r} holds a model fitted otherwise ({words}). Name another folder, or --overwrite it."
             )
-        return bool(digest == self._digest and os.path.isfile(self._at(FITTED_WEIGHTS)))
+        return bool(digest == self._digest and self.root.size(FITTED_WEIGHTS))
 
     def metrics(self) -> Metrics | None:
         """Those of the model that is there."""
         try:
-            with open(self._at("metrics.json"), "rb") as file:
-                found = json.load(file)
+            found = parse_json(self.root.read("metrics.json"))
             names = tuple(recovered(each["class"]) for each in found["validation"]["classes"])
             confusion = np.array(found["validation"]["confusion"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         whole = confusion.shape == (len(names), len(names)) and confusion.dtype.kind == "i" and confusion.min(initial=0) >= 0
         return Metrics(names, confusion) if whole and confusion.sum() else None
@@ -128,19 +128,12 @@ class ModelFolder:
     def failures(self) -> list[Failure]:
         """The images that the model there was made without."""
         try:
-            with open(self._at(FAILURES), encoding="utf-8", newline="") as file:
-                return [Failure(recovered(row["image"]), row["stage"], recovered(row["error"])) for row in csv.DictReader(file)]
-        except (OSError, ValueError, KeyError, TypeError):
+            rows = csv.DictReader(self.root.read(FAILURES).decode("utf-8").splitlines())
+            return [Failure(recovered(row["image"]), recovered(row["stage"]), recovered(row["error"])) for row in rows]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error):
             return []
 
     def write(self, files: Mapping[str, bytes], fitted: Fitted) -> None:
-        """Put the files of a model into the folder: its description last, without which it is no model. Raises OutputError."""
-        try:
-            for name in (FITTED_MARK, FAILURES):  # the failures of an earlier model are none of this one's
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._at(name))
-            described = {**fitted.as_json(), "settings": self._settings, "images-sha256": self._digest, "camcli": __version__}
-            for name, data in {**files, FITTED_MARK: json_bytes(described)}.items():
-                write_whole(self._at(name), data, self.scratch)
-        except OSError as error:
-            raise output_error(error.filename or self.path, error) from error
+        """Put the files of a model into the folder, all at once: until then the model that was there stays. Raises OutputError."""
+        described = {**fitted.as_json(), "settings": self._settings, "images-sha256": self._digest, "camcli": __version__}
+        exchange_files(self.root, {FAILURES: b"", **files, FITTED_MARK: json_bytes(described)})

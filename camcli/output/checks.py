@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import stat
 from collections.abc import Mapping
 from typing import Any
 
+from camcli.config import LOOKS, RunConfig
+from camcli.documents import kind_of
 from camcli.errors import OutputError, SettingsError
-from camcli.output.journal import TABLES
+from camcli.option import default_values
+from camcli.output.journal import TABLES, Header
+from camcli.output.root import Root
 from camcli.records import FITTED_MARK, OUTPUT_FOLDERS, REPORT_PAGE, RUN_MARKER, Stamp, shown, stamp_of
 
 OURS = (*TABLES, "run.json", "boxes.json", REPORT_PAGE, *OUTPUT_FOLDERS)
 
-REDRAWING = os.path.join(RUN_MARKER, "redrawing")
-"""Is there while overlays are drawn anew, and for as long as that has not come to its end."""
+_FOLDERS = frozenset({*OUTPUT_FOLDERS, "scratch", "draft", "exchange", "features"})
+"""Names of folders in an output folder, and in its marker; all else that camcli makes there are files."""
 
 
 def is_unchanged(earlier: Stamp | None, path: str) -> bool:
@@ -57,6 +61,8 @@ def is_listable(path: str) -> bool:
 def check_place(path: str) -> None:
     """Raise OutputError where ``path`` cannot become or be an output folder."""
     parent = os.path.dirname(path)
+    if parent == path:
+        raise OutputError(f"{shown(path)!r} is the root of the file system; name a folder of its own with --output.")
     if not os.path.isdir(parent):
         raise OutputError(f"there is no folder {shown(parent)!r} to put the output in; create it first.")
     if not os.path.lexists(path):
@@ -67,9 +73,11 @@ def check_place(path: str) -> None:
         raise OutputError(f"{shown(path)!r} is a file, not a folder; choose another place with --output.")
     if not os.access(path, os.W_OK | os.X_OK):
         raise OutputError(f"the folder {shown(path)!r} is not writable; choose another place with --output.")
+    if os.path.samestat(os.stat(path), os.stat(os.sep)):
+        raise OutputError(f"{shown(path)!r} is the root of the file system; name a folder of its own with --output.")
     if os.path.lexists(os.path.join(path, FITTED_MARK)):
         raise OutputError(f"{shown(path)!r} is a model of camcli fit; choose another folder with --output.")
-    if not os.path.isdir(os.path.join(path, RUN_MARKER)):
+    if not os.path.lexists(os.path.join(path, RUN_MARKER)):
         foreign = [name for name in OURS if os.path.lexists(os.path.join(path, name))]
         if foreign:
             raise OutputError(
@@ -77,33 +85,52 @@ def check_place(path: str) -> None:
             )
 
 
-def check_settings(path: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise SettingsError, with what differs, where the folder at ``path`` was made with other settings."""
+def check_kinds(root: Root) -> None:
+    """Raise OutputError where something in ``root`` has a name of ours and is no file or folder as camcli makes them.
+
+    Every later step refuses it too; here it is told at once, before a model is loaded.
+    """
+    inner = [f"{RUN_MARKER}/{name}" for name in root.names(RUN_MARKER)] if root.is_folder(RUN_MARKER) else []
+    for name in (RUN_MARKER, *OURS, *inner):
+        status = root.status(name)
+        if status is None:
+            continue
+        is_folder = name == RUN_MARKER or os.path.basename(name) in _FOLDERS
+        if stat.S_ISDIR(status.st_mode) if is_folder else stat.S_ISREG(status.st_mode):
+            continue
+        expected, found = ("folder", "a file") if is_folder else ("file", "a folder")
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            found = kind_of(status.st_mode)
+        raise OutputError(
+            f"{shown(root.at(name))!r} is {found}, where camcli writes a {expected}; it follows no links inside an output folder. "
+            "Move it away, or choose another folder with --output."
+        )
+
+
+def check_settings(path: str, earlier: Header, now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings with which the run in the folder at ``path`` goes on, and what ``camcli render`` has changed of them since.
+
+    An option that the folder's record does not name had its default. The look may be that of the run or the one that ``camcli
+    render`` has given to the folder since: the same command goes on in the present one. Raises SettingsError, with what differs,
+    for other settings.
+    """
+    defaults = default_values(RunConfig)
+    before = {**{key: defaults[key] for key in now if key in defaults}, **earlier.settings}
+    present = {**before, **earlier.drawn}
+    looks = [key for key in LOOKS if key in now]
+    as_before = all(now[key] == before[key] for key in looks)
+    refuse_differences(path, present, {**now, **({key: present[key] for key in looks} if as_before else {})})
+    return {**now, **{key: before[key] for key in looks}}, dict(earlier.drawn)
+
+
+def refuse_differences(path: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise SettingsError, with what differs, where what is in the folder at ``path`` was made with other settings."""
     different = differences(earlier, now)
     if different:
         raise SettingsError(
             f"{shown(path)!r} holds a run with other settings ({different}). "
-            "Choose another folder with --output, or start anew with --overwrite."
+            "Choose another folder with --output, or start again with --overwrite."
         )
-
-
-def check_one_look(path: str) -> None:
-    """Raise SettingsError where the overlays in the output folder ``path`` are of two kinds."""
-    if os.path.lexists(os.path.join(path, REDRAWING)):
-        raise SettingsError(
-            f"a camcli render did not come to its end in {shown(path)!r}, so its overlays are of two kinds. "
-            "Run it again, or start anew with camcli run --overwrite."
-        )
-
-
-def read_record(path: str) -> dict[str, Any]:
-    """``run.json`` in the output folder ``path``; empty where there is none that can be read: the run has not come to its end."""
-    try:
-        with open(os.path.join(path, "run.json"), "rb") as file:
-            record = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -118,21 +145,4 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def _words(value: Any) -> str:
     if value is None or value == []:
         return "the default"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def exists(path: str) -> bool:
-    """Whether there is anything at ``path``. Raises OSError where that cannot be told, which ``os.path.exists`` calls absent."""
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def size_of(path: str) -> int:
-    """Bytes of the file at ``path``, 0 where there is none."""
-    try:
-        return os.stat(path).st_size
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
+    return shown(", ".join(map(str, value)) if isinstance(value, list) else str(value))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 from typing import Any
 
-from camcli.output.ledger import read_rows
+from camcli.output.ledger import Ledger
 from camcli.output.writers import json_bytes
 from camcli.records import recovered
 
@@ -13,8 +13,8 @@ NAME = "boxes.json"
 """Of the file in the output folder."""
 
 
-def coco_boxes(path: str) -> bytes:
-    """``boxes.json`` for the table in the output folder ``path``: images, categories, and an annotation for each box.
+def coco_boxes(ledger: Ledger) -> bytes:
+    """``boxes.json`` for the table of ``ledger``: images, categories, and an annotation for each box.
 
     Ids of images and annotations count from 1 in the order of the rows; those of categories are class indices. ``bbox`` is left,
     top, width, height in pixels of the upright image, ``area`` that of the box, ``score`` the probability of the class. ``layer``
@@ -23,7 +23,7 @@ def coco_boxes(path: str) -> bytes:
     images: dict[str, dict[str, Any]] = {}
     categories: dict[int, dict[str, Any]] = {}
     annotations: list[dict[str, Any]] = []
-    for row in read_rows(path):
+    for row in itertools.chain.from_iterable(rows for _, rows in ledger.explained()):
         name, index = recovered(row["image"]), int(row["class_index"])
         size = {"width": int(row["image_w"]), "height": int(row["image_h"])}
         image = images.setdefault(name, {"id": len(images) + 1, "file_name": name, **size})
@@ -45,8 +45,3 @@ def coco_boxes(path: str) -> bytes:
             )
     ordered = [categories[index] for index in sorted(categories)]
     return json_bytes({"images": list(images.values()), "categories": ordered, "annotations": annotations})
-
-
-def is_written(path: str) -> bool:
-    """Whether the output folder ``path`` has its ``boxes.json``."""
-    return os.path.exists(os.path.join(path, NAME))

@@ -2,7 +2,7 @@
 
 Layout: ``overlays/``, ``maps/``, ``predictions.csv``, ``failures.csv``, ``run.json`` for the user, and ``.camcli/`` with the
 lock, the journal and a scratch folder. See ``journal`` for why a run killed at any moment loses nothing but the image it
-was at.
+was at, and ``root`` for why nothing outside the folder is touched, whoever made it.
 """
 
 from __future__ import annotations
@@ -10,33 +10,28 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType, TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from camcli.errors import InUseError
-from camcli.output.checks import (
-    OURS,
-    REDRAWING,
-    check_one_look,
-    check_place,
-    exists,
-    is_listable,
-    is_readable,
-    is_unchanged,
-    read_record,
-    size_of,
-)
-from camcli.output.files import files_of, report_files, stray_files
+from camcli.output.checks import OURS, check_place, is_listable, is_readable, is_unchanged
+from camcli.output.files import row_files
 from camcli.output.inflight import InFlight
-from camcli.output.journal import Entry
-from camcli.output.ledger import Ledger, journal_path
+from camcli.output.journal import JOURNAL, Entry
+from camcli.output.ledger import Ledger, own_files
+from camcli.output.locks import LOCK, claimed
+from camcli.output.manifest import remove_report
 from camcli.output.names import shard_name
-from camcli.output.writers import json_bytes, output_error, write_whole
-from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, Outcome, Source, recovered, shown
+from camcli.output.record import RECORD, read_record
+from camcli.output.redrawing import MARKER, redrawing_look
+from camcli.output.root import Root
+from camcli.output.unconfirmed import Unconfirmed
+from camcli.output.writers import json_bytes, output_error
+from camcli.records import RUN_MARKER, Checksum, Outcome, Source, checksum_of, shown
+
+_RETRIED = ("memory",)
+"""Stages of failures that say nothing of the file: what failed there is tried again by every run."""
 
 
 class OutputFolder:
@@ -55,115 +50,109 @@ class OutputFolder:
         *,
         overwrite: bool = False,
         shard: tuple[int, int] | None = None,
-        redrawing: bool = False,
     ) -> None:
         self.place = path if shard is None else os.path.join(path, shard_name(*shard))
-        self.path, self._shared = os.path.abspath(self.place), os.path.abspath(path)
-        self.ledger = Ledger(self.path, settings)
-        self._overwrite, self._redrawing = overwrite, redrawing
-        self._created: list[str] = []
-        self._lock = FileLock(self._at(RUN_MARKER, "lock"), timeout=0)
-        self._in_flight = InFlight(self._at(RUN_MARKER, "in-flight"))
+        shared = Root(path)
+        self.root = shared if shard is None else shared.below(shard_name(*shard))
+        self._shared = shared
+        self.ledger = Ledger(self.root, settings)
+        self._overwrite = overwrite
+        self._held = contextlib.ExitStack()
+        self._unconfirmed = Unconfirmed(self.root)
+        self._in_flight = InFlight(self.root.at(f"{RUN_MARKER}/in-flight"))
+        self.folds_case = False
+
+    @property
+    def path(self) -> str:
+        """The whole path of the folder."""
+        return self.root.path
 
     def __enter__(self) -> OutputFolder:
-        self._claim()
+        busy = f"another run is writing into {shown(self.path)!r}. Wait for it, or choose another folder with --output."
+        check_place(self._shared.path)
+        if self.root is not self._shared and self._shared.exists(os.path.basename(self.path)):
+            check_place(self.path)
         try:
-            if not self._overwrite:
-                if not self._redrawing:
-                    check_one_look(self.path)
-                self.ledger.load()
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(claimed(self.root, busy, self._is_used))
+                self.folds_case = self.root.exists(f"{RUN_MARKER}/{os.path.basename(LOCK).upper()}")
+                if not self._overwrite:
+                    self.ledger.load()
+                self._held = stack.pop_all()
         except OSError as error:
-            self._release()
-            raise output_error(error.filename or self._at(RUN_MARKER), error) from error
-        except BaseException:
-            self._release()
-            raise
+            raise output_error(error.filename or self.root.at(RUN_MARKER), error) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.ledger.close()
+        with contextlib.suppress(OSError):  # the next run does it
+            self._confirm_all()
+        self._unconfirmed.close()
         self._in_flight.end()
-        self._release()
+        self._held.close()
 
-    def _at(self, *parts: str) -> str:
-        return os.path.join(self.path, *parts)
-
-    def _claim(self) -> None:
-        """Create the folder where it is missing and take its lock."""
-        check_place(self._shared)
-        try:
-            for folder in dict.fromkeys((self._shared, self.path, self._at(RUN_MARKER), self._at(RUN_MARKER, "scratch"))):
-                if folder == self.path != self._shared:
-                    check_place(folder)
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(folder)
-                    self._created.append(folder)
-            self._lock.acquire()
-        except Timeout as error:
-            raise InUseError(
-                f"another run is writing into {shown(self.path)!r}. Wait for it, or choose another folder with --output."
-            ) from error
-        except OSError as error:
-            self._forget()
-            raise output_error(self._at(RUN_MARKER), error) from error
-        try:
-            leftovers = os.listdir(self._at(RUN_MARKER, "scratch"))
-        except OSError as error:
-            self._release()
-            raise output_error(self._at(RUN_MARKER), error) from error
-        for leftover in leftovers:
-            with contextlib.suppress(OSError):
-                os.unlink(self._at(RUN_MARKER, "scratch", leftover))
-
-    def _release(self) -> None:
-        try:
-            empty = not any(map(exists, (journal_path(self.path), *map(self._at, OURS))))
-        except OSError:  # what cannot be looked at may be there
-            empty = False
-        if empty:
-            self._forget()  # while the lock is held: nobody else can be using what is removed
-        self._lock.release()
-
-    def _forget(self) -> None:
-        """Remove what this process created, as far as it is empty."""
-        if self._created:
-            with contextlib.suppress(OSError):
-                os.unlink(self._at(RUN_MARKER, "lock"))
-        for folder in reversed(self._created):
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)
+    def _is_used(self) -> bool:
+        return any(map(self.root.exists, (JOURNAL, *OURS)))
 
     def _clear(self) -> None:
-        """Remove what earlier runs left here; files that camcli did not write stay."""
+        """Remove what earlier runs left here: what the table and the log name, tables, journal and report. Raises OSError."""
+        files = list(own_files(self.root))
+        self._unconfirmed.doubt(files)
         self.ledger.clear()
-        for name in ("run.json", "boxes.json", REDRAWING, *report_files(self.path)):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._at(name))
+        for name in (RECORD, "boxes.json", MARKER):
+            self.root.remove(name)
+        remove_report(self.root, [file for file in files if file.startswith("overlays/")])
         self.sweep()
 
-    def begin_redrawing(self) -> None:
-        """From now on overlays are of two kinds, until ``finish_redrawing``. Raises OutputError."""
-        self.write(REDRAWING, b"")
+    @property
+    def redrawing(self) -> Mapping[str, Any] | None:
+        """The look that a ``camcli render`` was giving to the overlays when it died; None where none did."""
+        return redrawing_look(self.root)
 
-    def finish_redrawing(self, settings: Mapping[str, Any], contents: Iterable[tuple[Entry, bytes]]) -> None:
-        """All overlays are as ``settings`` want them: write them down, with entries and rows that name them. Raises OutputError."""
-        contents = list(contents)
-        self.ledger.settings = dict(settings)
+    @contextmanager
+    def redrawn(self, look: Mapping[str, Any]) -> Iterator[None]:
+        """Inside, overlays are of two kinds: on their way to ``look``. Raises OutputError."""
+        self.write(MARKER, json_bytes(look))
+        yield
+        self.root.remove(MARKER)
+
+    def exchange_rows(self, look: Mapping[str, Any], contents: Iterable[tuple[Entry, bytes]]) -> None:
+        """All overlays have ``look``: write that down, with entries and rows that name them. Raises OutputError."""
+        self.ledger.drawn = {key: value for key, value in look.items() if value != self.ledger.settings.get(key)}
         self.ledger.exchange(contents)
-        record = read_record(self.path)
-        record["settings"] = {key: settings.get(key, value) for key, value in record.get("settings", {}).items()}
+        record = read_record(self.root)
+        if isinstance(record.get("settings"), dict):
+            record["settings"] = {**record["settings"], **look}
+        self._unconfirmed.close()
         self.finish(record)
-        os.unlink(self._at(REDRAWING))
-        self.sweep()
+
+    def doubt(self, names: Sequence[str]) -> None:
+        """``names`` are about to lose their rows: the next sweep removes those that none has. Raises OutputError."""
+        try:
+            self._unconfirmed.doubt(names)
+        except OSError as error:
+            raise output_error(self.root.at(RUN_MARKER), error) from error
 
     def sweep(self) -> None:
-        """Remove overlays and maps that no row of the table names: of dropped rows, or of a run that was killed."""
-        for path in stray_files(self.path, self.ledger.settings):
-            os.unlink(path)
-        for top in OUTPUT_FOLDERS:
-            for folder, _, _ in os.walk(self._at(top), topdown=False):
-                with contextlib.suppress(OSError):
-                    os.rmdir(folder)
+        """Remove files that stand in the log although no row names them: of dropped rows, or of a run that was killed.
+
+        Raises OSError.
+        """
+        names = self._unconfirmed.read()
+        if names:
+            for _, rows in self.ledger.explained():
+                names.difference_update(row_files(rows, self.ledger.settings))
+            for name in sorted(names):
+                self.root.remove(name)
+                self.root.remove_folder(os.path.dirname(name))
+        self._unconfirmed.clear()
+
+    def _confirm_all(self) -> None:
+        """Close the log: what this process has not confirmed in it is removed. Raises OSError."""
+        if not self._unconfirmed.is_clear:
+            self.sweep()
+        elif self._unconfirmed.is_begun:
+            self._unconfirmed.clear()
 
     def pending(self, sources: Sequence[Source], *, retry_failed: bool = False, hashed: bool = False) -> list[Source]:
         """The sources that are not done, have changed since, or whose rows or overlays are gone. Changes nothing.
@@ -177,7 +166,7 @@ class OutputFolder:
 
         def is_done(source: Source) -> bool:
             entry = self.ledger.entries.get(source.image)
-            if entry is None or (entry.stage and retry_failed) or source.image in damaged:
+            if entry is None or (entry.stage and retry_failed) or source.image in damaged or entry.stage in _RETRIED:
                 return False
             if hashed and not entry.stage and not (entry.stamp and entry.stamp.sha256):
                 return False
@@ -201,20 +190,23 @@ class OutputFolder:
 
         ``deaths``: of the suspects, as ``suspects`` counted them; remembered until a run ends by itself.
         """
-        if self._overwrite:
-            self._clear()
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._at("run.json"))  # which says that the run has come to its end
-            stale = {source.image for source in todo} & self.ledger.entries.keys()
-            if stale:
-                self.ledger.keep([image for image in self.ledger.entries if image not in stale])
-            if not self._created:
-                self.sweep()
         try:
+            if self._overwrite:
+                self._clear()
+            else:
+                self.root.remove(RECORD)  # which says that the run has come to its end
+                self._drop({source.image for source in todo} & self.ledger.entries.keys())
+                self.sweep()
             self._in_flight.begin(deaths)
         except OSError as error:
-            raise output_error(self._at(RUN_MARKER), error) from error
+            raise output_error(error.filename or self.root.at(RUN_MARKER), error) from error
+
+    def _drop(self, stale: set[str]) -> None:
+        if not stale:
+            return
+        for _, rows in self.ledger.explained(image for image in self.ledger.entries if image in stale):
+            self._unconfirmed.doubt(row_files(rows, self.ledger.settings))
+        self.ledger.keep([image for image in self.ledger.entries if image not in stale])
 
     def is_explained(self, image: str) -> bool:
         """Whether there are rows of ``image`` in the table of predictions."""
@@ -226,14 +218,17 @@ class OutputFolder:
         return self._in_flight.holding(image)
 
     def _damaged(self) -> set[str]:
-        """Images whose rows are not as they were written, or of which a file is gone, or empty as a loss of power leaves it."""
-        settings = self.ledger.settings
+        """Images whose rows are not as they were written, or of which a file is gone, empty, or not as long as it was."""
 
         def is_whole(entry: Entry, data: bytes) -> bool:
             rows = self.ledger.own_rows(entry, data)
             if rows is None or entry.stage:
                 return rows is not None
-            return all(size_of(self._at(name)) for row in rows for name in files_of(recovered(row["overlay"]), settings))
+            return all(map(is_there, self.ledger.file_checksums(entry, rows)))
+
+        def is_there(file: tuple[str, Checksum | None]) -> bool:
+            size = self.root.size(file[0])
+            return size > 0 if file[1] is None else size == file[1].size
 
         return {entry.image for entry, data in self.ledger.rows() if not is_whole(entry, data)}
 
@@ -245,7 +240,7 @@ class OutputFolder:
         """Whether the last run came to its end: rows in the order of ``sources``, and ``run.json`` counts what the tables hold."""
         explained, failed = self.totals()
         said = {"state": "finished", "images": {"explained": explained, "failed": failed}}
-        return self._in_order(sources) == list(self.ledger.entries) and said.items() <= read_record(self.path).items()
+        return self._in_order(sources) == list(self.ledger.entries) and said.items() <= read_record(self.root).items()
 
     def _in_order(self, sources: Sequence[Source]) -> list[str]:
         """The images of the tables so that those of ``sources`` come in their order; as they stand where they do so already.
@@ -269,11 +264,29 @@ class OutputFolder:
 
     def write(self, relative: str, data: bytes) -> None:
         """Put a file of the run in its place, complete or not at all. Raises OutputError."""
-        write_whole(self._at(relative), data, self._at(RUN_MARKER, "scratch"))
+        self.root.write(relative, data)
+
+    def write_files(self, image: str, files: Mapping[str, bytes]) -> tuple[Checksum, ...]:
+        """Put the files of a row of ``image`` in their places; the checksum of each. Raises OutputError.
+
+        ImageError (stage ``write``) where the file system cannot take a name.
+        """
+        try:
+            self._unconfirmed.expect(image, list(files))
+        except OSError as error:
+            raise output_error(self.root.at(RUN_MARKER), error) from error
+        for name, data in files.items():
+            self.root.write(name, data)
+        return tuple(map(checksum_of, files.values()))
 
     def record(self, outcome: Outcome) -> None:
         """Append the rows of one image to its table, then its line to the journal. Raises OutputError."""
         self.ledger.append(outcome)
+        if self.is_explained(outcome.image):
+            try:
+                self._unconfirmed.confirm(outcome.image)
+            except OSError as error:
+                raise output_error(self.root.at(RUN_MARKER), error) from error
 
     def arrange(self, sources: Sequence[Source]) -> None:
         """Bring the tables into the order of ``sources`` where they are not, and make empty ones where there are none.
@@ -282,15 +295,16 @@ class OutputFolder:
         """
         try:
             self.ledger.open()
+            self._confirm_all()
         except OSError as error:
-            raise output_error(self._at("predictions.csv"), error) from error
+            raise output_error(error.filename or self.root.at("predictions.csv"), error) from error
         ranked = self._in_order(sources)
         if ranked != list(self.ledger.entries):
             self.ledger.keep(ranked)
 
     def finish(self, run_record: Mapping[str, Any]) -> None:
         """Write ``run.json``, after which the run has come to its end. Raises OutputError."""
-        self.write("run.json", json_bytes(run_record))
+        self.write(RECORD, json_bytes(run_record))
 
     def totals(self, sources: Iterable[Source] | None = None) -> tuple[int, int]:
         """How many of ``sources``, by default of all images in the tables, are explained, and how many failed."""

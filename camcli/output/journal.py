@@ -3,36 +3,81 @@
 One JSON object a line, appended after the files and the table's rows are written. The first line holds the settings. Every
 other line is one image:
 
-    {"image": "sub/cat.jpg", "size": 240512, "mtime_ns": 1732..., "stage": "", "predictions": 1234, "failures": 18}
+    {"image": "sub/cat.jpg", "size": 240512, "mtime_ns": 1732..., "stage": "", "predictions": 1234, "failures": 18,
+     "rows": 2769214313, "files": [[48213, 3735928559]], "check": 305419896}
 
 ``predictions`` and ``failures`` are the sizes of the two tables after that image. So the journal is the truth and the tables
 follow it: whatever a table holds beyond the last journal line that it covers is cut off, and what it lacks is done again.
 ``sha256`` of the image's bytes stands there too, where it was asked for or where size and time alone could not tell a change.
+``rows`` is the CRC-32 of the image's rows, ``files`` the size and the CRC-32 of each file that they name, in order, and ``check``
+the CRC-32 of the line before it. Journals of earlier versions lack these three, and are read all the same.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
-from camcli.records import Stamp
+from camcli import __version__
+from camcli.config import RunConfig
+from camcli.documents import parse_json
+from camcli.errors import ConfigError, SettingsError
+from camcli.option import default_values, from_json, option_name
+from camcli.output.exchange import present
+from camcli.output.root import Root
+from camcli.records import RUN_MARKER, Checksum, Stamp, shown
 
 VERSION = 1
+
+JOURNAL = f"{RUN_MARKER}/journal.jsonl"
 
 TABLES = ("predictions.csv", "failures.csv")
 """The tables of every run."""
 
+_MOST_LINE = 1 << 20
+"""Bytes: no line of a journal is as long."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first line. ``settings``: of the command that made the folder.
+
+    ``drawn``: those that ``camcli render`` has changed since.
+    """
+
+    settings: Mapping[str, Any]
+    drawn: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def present(self) -> dict[str, Any]:
+        """The settings that the files in the folder have now; what the line does not name has its default."""
+        return {**default_values(RunConfig), **self.settings, **self.drawn}
+
+    def line(self) -> bytes:
+        """The header as a line of the journal."""
+        drawn = {"drawn": dict(self.drawn)} if self.drawn else {}
+        return _line({"camcli_journal": VERSION, "camcli": __version__, "settings": dict(self.settings), **drawn})
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the journal knows of one image. ``stage``: where it failed, or empty. ``length``: bytes of its rows in their table."""
+    """What the journal knows of one image. ``stage``: where it failed, or empty. ``length``: bytes of its rows in their table.
+
+    ``rows``: their CRC-32; ``files``: the checksums of the files that they name, in order. None where an earlier
+    version wrote the line.
+    """
 
     image: str
     stamp: Stamp | None
     stage: str
     length: int
+    rows: int | None = None
+    files: tuple[Checksum, ...] | None = None
 
     @property
     def table(self) -> str:
@@ -47,29 +92,65 @@ class Entry:
             if self.stamp.sha256:
                 record["sha256"] = self.stamp.sha256
         record.update(stage=self.stage, predictions=ends["predictions.csv"], failures=ends["failures.csv"])
-        return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
+        if self.rows is not None:
+            record["rows"] = self.rows
+        if self.files is not None:
+            record["files"] = list(self.files)
+        return _line(record)
 
 
-def header_line(settings: Mapping[str, Any]) -> bytes:
-    """The journal's first line."""
-    return json.dumps({"camcli_journal": VERSION, "settings": settings}, separators=(",", ":")).encode("ascii") + b"\n"
+def _line(record: Mapping[str, Any]) -> bytes:
+    """``record`` as a line that ends in its own CRC-32."""
+    body = json.dumps(record, separators=(",", ":")).encode("ascii")[:-1]
+    return b'%s,"check":%d}\n' % (body, zlib.crc32(body))
 
 
-def read_settings(path: str) -> dict[str, Any] | None:
-    """The settings in the journal at ``path``; None where there is no journal or not even its first line is whole."""
+def read_header(root: Root) -> Header | None:
+    """The first line of the journal in ``root``; None where there is no journal or not even its first line is whole.
+
+    Raises SettingsError for one that is whole and cannot be one of camcli's, or is of a later format, and OSError.
+    """
     try:
-        with open(path, "rb") as file:
-            first = _parsed(file.readline())
+        with root.open(present(root, JOURNAL)) as file:
+            first = _parsed(file.readline(_MOST_LINE))
     except FileNotFoundError:  # and nothing else: a journal that cannot be read now is not a missing one
         return None
-    if first is None or first.get("camcli_journal") != VERSION:
+    if first is None:
         return None
-    settings: dict[str, Any] = first["settings"]
-    return settings
+    version, settings, drawn = first.get("camcli_journal"), first.get("settings"), first.get("drawn", {})
+    if type(version) is int and version > VERSION:
+        raise SettingsError(
+            f"{shown(root.path)!r} was written by camcli {first.get('camcli', 'of a later version')} in journal format {version}; "
+            f"this is camcli {__version__}, which reads format {VERSION}. Update camcli, or choose another folder with --output."
+        )
+    if version != VERSION or not isinstance(settings, dict) or not isinstance(drawn, dict):
+        raise _damaged_header(root, "no settings")
+    try:
+        _check_settings({**settings, **drawn})
+    except ConfigError as error:
+        raise _damaged_header(root, str(error)) from error
+    return Header(settings, drawn)
 
 
-def read_entries(path: str, starts: Mapping[str, int], sizes: Mapping[str, int] | None) -> tuple[list[Entry], int]:
-    """The entries of the journal at ``path`` and how many lines at its end do not count.
+def _damaged_header(root: Root, why: str) -> SettingsError:
+    return SettingsError(
+        f"{shown(root.at(JOURNAL))!r} is damaged, at line 1: {why.rstrip('.')}. "
+        "Start again with --overwrite, or choose another folder with --output."
+    )
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a value that no run can have written."""
+    fields = {option_name(field): field for field in dataclasses.fields(RunConfig)}
+    for name, value in settings.items():
+        if name in fields:
+            from_json(fields[name], value)
+        elif (name == "inputs" or name.endswith("-sha256")) and not (isinstance(value, str) and "\0" not in value):
+            raise ConfigError(f"{name} is {value!r}")
+
+
+def entries_of(file: BinaryIO, starts: Mapping[str, int], sizes: Mapping[str, int] | None) -> tuple[list[Entry], int]:
+    """The entries of an open journal and how many lines at its end do not count. Raises OSError.
 
     Those are the first torn line, or the first whose rows the tables do not hold, and all after it. ``starts``: bytes of the
     tables' headers. ``sizes``: of the tables, None for as long as the journal says.
@@ -77,17 +158,21 @@ def read_entries(path: str, starts: Mapping[str, int], sizes: Mapping[str, int] 
     entries: list[Entry] = []
     ends = [starts[name] for name in TABLES]
     torn = 0
-    with open(path, "rb") as file:
-        file.readline()
-        limits = None if sizes is None else [sizes[name] for name in TABLES]
-        for line in file:
-            record = _parsed(line)
-            entry = None if record is None or torn else _entry(record, ends, limits)
-            if entry is None:
-                torn += 1
-            else:
-                entries.append(entry)
+    limits = None if sizes is None else [sizes[name] for name in TABLES]
+    file.readline(_MOST_LINE)
+    for line in _lines(file):
+        record = None if torn else _parsed(line)
+        entry = None if record is None else _entry(record, ends, limits)
+        if entry is None:
+            torn += 1
+        else:
+            entries.append(entry)
     return entries, torn
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    while line := file.readline(_MOST_LINE):
+        yield line
 
 
 def table_ends(starts: Mapping[str, int], entries: Iterable[Entry]) -> dict[str, int]:
@@ -99,10 +184,14 @@ def table_ends(starts: Mapping[str, int], entries: Iterable[Entry]) -> dict[str,
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):
+    """The object in a line; None for one that is torn, or is not as its own CRC-32 says."""
+    if not line.endswith(b"}\n"):
+        return None
+    body, mark, check = line[:-2].rpartition(b',"check":')
+    if mark and check != b"%d" % zlib.crc32(body):
         return None
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return None
     return record if isinstance(record, dict) else None
@@ -110,16 +199,40 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _entry(record: dict[str, Any], ends: list[int], sizes: Sequence[int] | None) -> Entry | None:
     """The entry of a line; ``ends`` are moved on to where its rows end. None for a damaged line, or where a table is shorter."""
-    try:
-        now = [int(record["predictions"]), int(record["failures"])]
-        size, mtime_ns = record["size"], record["mtime_ns"]
-        stamp = None if size is None else Stamp(size, mtime_ns, record.get("sha256", ""))
-        entry = Entry(str(record["image"]), stamp, str(record["stage"]), sum(now) - sum(ends))
-    except (KeyError, TypeError, ValueError):
+    values: list[Any] = [record.get(key) for key in ("image", "stage", "size", "mtime_ns")]
+    image, stage, size, mtime_ns = values
+    sha256, rows, files = record.get("sha256", ""), record.get("rows"), record.get("files")
+    now: list[Any] = [record.get("predictions"), record.get("failures")]
+    whole = [
+        _is_name(image) and isinstance(stage, str) and isinstance(sha256, str),
+        (size is None and mtime_ns is None) or (_is_count(size) and type(mtime_ns) is int),
+        rows is None or _is_count(rows),
+        files is None or (isinstance(files, list) and all(map(_is_checksum, files))),
+        all(_is_count(end) and end >= before for end, before in zip(now, ends, strict=True)),
+    ]
+    if not all(whole) or (sizes is not None and any(end > size for end, size in zip(now, sizes, strict=True))):
         return None
-    if any(end < before for end, before in zip(now, ends, strict=True)):
-        return None
-    if sizes is not None and any(end > size for end, size in zip(now, sizes, strict=True)):
-        return None
+    stamp = None if size is None else Stamp(size, mtime_ns, sha256)
+    checksums = None if files is None else tuple(Checksum(*file) for file in files)
+    entry = Entry(str(image), stamp, str(stage), sum(now) - sum(ends), rows, checksums)
     ends[:] = now
     return entry
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a file can have the name ``value``."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
+
+
+def _is_checksum(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0

@@ -9,13 +9,18 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
-import shutil
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
-from camcli.errors import SettingsError
-from camcli.output.checks import check_settings, exists, size_of
-from camcli.output.journal import TABLES, Entry, header_line, read_entries, read_settings, table_ends
+from camcli.errors import InputError, SettingsError
+from camcli.output.checks import check_settings
+from camcli.output.exchange import exchanged, finish_exchange, present
+from camcli.output.files import row_files
+from camcli.output.journal import JOURNAL, TABLES, Entry, Header, entries_of, read_header, table_ends
+from camcli.output.names import is_own_overlay
+from camcli.output.root import Root
 from camcli.output.writers import (
     FAILURE_COLUMNS,
     csv_line,
@@ -23,9 +28,15 @@ from camcli.output.writers import (
     output_error,
     prediction_columns,
     prediction_line,
-    write_whole,
 )
-from camcli.records import RUN_MARKER, Explained, Outcome, recovered, shown
+from camcli.records import Checksum, Explained, Outcome, Prediction, Row, recovered, shown
+
+_PLACES = (*TABLES, JOURNAL)
+_TYPES = {name: kind for name, kind in get_type_hints(Row).items() if kind in (int, float)}
+_BOXES = re.compile(r"(\d{1,9}( \d{1,9}){3}(;\d{1,9}( \d{1,9}){3})*)?")
+_SIZE = re.compile(r"\d{1,18}")
+_MOST_ROWS = 64 << 20
+"""Bytes: the rows of one image are never as many."""
 
 
 def _table_headers(settings: Mapping[str, Any]) -> dict[str, bytes]:
@@ -37,53 +48,29 @@ def _table_headers(settings: Mapping[str, Any]) -> dict[str, bytes]:
     }
 
 
-def journal_path(folder: str) -> str:
-    """Where the journal of the output folder ``folder`` is."""
-    return os.path.join(folder, RUN_MARKER, "journal.jsonl")
-
-
-def read_rows(folder: str) -> Iterator[dict[str, str]]:
-    """Each whole row of the table of predictions in ``folder``, as it stands there; none where there is no table.
-
-    A row that is damaged is left out: one with more or fewer cells than the header. Raises SettingsError for a table that cannot
-    be one of camcli's.
-    """
-    path = os.path.join(folder, "predictions.csv")
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace", newline="") as file:
-        try:
-            rows = csv.reader(file)
-            header = next(rows, [])
-            yield from (dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header))
-        except csv.Error as error:
-            raise SettingsError(_foreign_table(path)) from error
-
-
-def _foreign_table(path: str) -> str:
-    return (
-        f"{shown(path)!r} is not as camcli wrote it; has another program saved it? "
-        "Put the original back, start anew with --overwrite, or choose another folder with --output."
-    )
-
-
 class Ledger:
-    """The tables and the journal of the output folder at ``path``, for a run with ``settings``.
+    """The tables and the journal in ``root``, for a run with ``settings``.
 
     ``entries``: what the journal knows, by image, in the order of the rows. ``headers``: the first line of each table; ``starts``:
-    how many bytes that is. Nothing is opened for writing before the first ``append``. Its user holds the folder's lock.
+    how many bytes that is. ``drawn``: settings that ``camcli render`` has changed since. Nothing is opened for writing before the
+    first ``append``. Its user holds the folder's lock.
     """
 
-    def __init__(self, path: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, root: Root, settings: Mapping[str, Any], drawn: Mapping[str, Any] | None = None) -> None:
         self.settings = dict(settings)
+        self.drawn = dict(drawn or {})
         self.entries: dict[str, Entry] = {}
-        self._path = path
+        self._root = root
         self.headers = _table_headers(settings)
         self.starts = {name: len(header) for name, header in self.headers.items()}
         self._columns = {name: header.decode("utf-8").rstrip("\n").split(",") for name, header in self.headers.items()}
         self._handles: dict[str, int] = {}
         self._ends: dict[str, int] = {}
 
-    def _at(self, name: str) -> str:
-        return os.path.join(self._path, name) if name in TABLES else os.path.join(self._path, RUN_MARKER, name)
+    @property
+    def header(self) -> Header:
+        """The first line of the journal."""
+        return Header(self.settings, self.drawn)
 
     def load(self) -> None:
         """Read what earlier runs left, and cut off what they left half-done.
@@ -91,90 +78,102 @@ class Ledger:
         Raises SettingsError where they had other settings, where another program has rewritten a table, or where there are
         tables without a journal.
         """
-        self._finish_exchange()
-        earlier = read_settings(self._at("journal.jsonl"))
+        finish_exchange(self._root, _PLACES)
+        earlier = read_header(self._root)
         if earlier is None:
-            if any(exists(self._at(name)) for name in TABLES):
+            if any(self._root.exists(name) for name in TABLES):
                 raise SettingsError(
-                    f"{shown(self._path)!r} holds tables but no journal of the run that wrote them. "
-                    "Start anew with --overwrite, or choose another folder with --output."
+                    f"{shown(self._root.path)!r} holds tables but no journal of the run that wrote them. "
+                    "Start again with --overwrite, or choose another folder with --output."
                 )
             return
-        check_settings(self._path, earlier, self.settings)
-        sizes = {name: self._checked_size(name) for name in TABLES}
-        kept, torn = read_entries(self._at("journal.jsonl"), self.starts, sizes)
-        self.entries = {entry.image: entry for entry in kept}
-        ends = table_ends(self.starts, kept)
+        self.settings, self.drawn = check_settings(self._root.path, earlier, self.settings)
         for name in TABLES:
-            if sizes[name] > ends[name]:
-                os.truncate(self._at(name), ends[name])
+            self._check_start(name)
+        torn = self.read()
+        ends = table_ends(self.starts, self.entries.values())
+        for name in TABLES:
+            if self._root.size(name) > ends[name]:
+                self._root.truncate(name, ends[name])
         if torn:
-            write_whole(self._at("journal.jsonl"), b"".join(self._journal_lines(kept)), self._at("scratch"))
+            self._root.write(JOURNAL, b"".join(self._journal_lines(self.entries.values())))
+
+    def read(self) -> int:
+        """Take the entries from the journal, as far as the tables hold their rows; how many lines at its end do not count.
+
+        Changes nothing in the folder, and reads what a process that died was exchanging where it is now. Raises OSError.
+        """
+        sizes = {name: self._root.size(present(self._root, name)) for name in TABLES}
+        with self._root.open(present(self._root, JOURNAL)) as file:
+            kept, torn = entries_of(file, self.starts, sizes)
+        self.entries = {}
+        for entry in kept:
+            if entry.image in self.entries:  # no run writes an image twice
+                return torn + len(kept) - len(self.entries)
+            self.entries[entry.image] = entry
+        return torn
+
+    def _check_start(self, name: str) -> None:
+        """A table that is missing or shorter than its first line gets that line again.
+
+        Raises SettingsError when another program has rewritten it.
+        """
+        header, start = self.headers[name], b""
+        with contextlib.suppress(FileNotFoundError), self._root.open(name) as file:
+            start = file.read(len(header))
+        if len(start) < len(header) or (start != header and header.startswith(start.rstrip(b"\0"))):
+            self._root.write(name, header)  # cut, or filled with zeros, as a loss of power leaves it
+        elif start != header:
+            raise _foreign_table(self._root.at(name))
 
     def set_aside(self) -> set[str]:
         """The images that took a process down, by whatever journal there is: also of a run that is to be overwritten."""
         entries = list(self.entries.values())
         if not entries:  # not loaded, or nothing in it
-            with contextlib.suppress(OSError):
-                entries, _ = read_entries(self._at("journal.jsonl"), self.starts, None)
+            with contextlib.suppress(OSError), self._root.open(JOURNAL) as file:
+                entries, _ = entries_of(file, self.starts, None)
         return {entry.image for entry in entries if entry.stage == "crashed"}
 
     def _journal_lines(self, entries: Iterable[Entry]) -> Iterator[bytes]:
-        yield header_line(self.settings)
+        yield self.header.line()
         ends = dict(self.starts)
         for entry in entries:
             ends[entry.table] += entry.length
             yield entry.line(ends)
 
-    def _checked_size(self, name: str) -> int:
-        """The size of a table; one that is missing or shorter than its first line gets that line again.
-
-        Raises SettingsError when another program has rewritten it.
-        """
-        header, path = self.headers[name], self._at(name)
-        if size_of(path) < len(header):
-            write_whole(path, header, self._at("scratch"))
-        with open(path, "rb") as file:
-            if file.read(len(header)) != header:
-                raise SettingsError(_foreign_table(path))
-        return size_of(path)
-
     def clear(self) -> None:
-        """Remove tables and journal."""
+        """Remove tables and journal. Raises OSError."""
         self.close()
-        for unfinished in ("draft", "exchange"):
-            shutil.rmtree(self._at(unfinished), ignore_errors=True)
-        for name in ("journal.jsonl", *TABLES):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._at(name))
-        self.entries = {}
+        with contextlib.suppress(OSError):
+            finish_exchange(self._root, _PLACES)
+        for name in (JOURNAL, *TABLES):
+            self._root.remove(name)
+        self.entries, self.drawn = {}, {}
 
     def append(self, outcome: Outcome) -> None:
         """The rows of one image into its table, then its line into the journal. Raises OutputError."""
         if isinstance(outcome, Explained):
-            rows, stage = b"".join(prediction_line(row) for row in outcome.rows), ""
+            rows, stage, files = b"".join(prediction_line(row) for row in outcome.rows), "", outcome.checksums
         else:
-            rows, stage = failure_line(outcome), outcome.stage
-        entry = Entry(outcome.image, outcome.stamp, stage, len(rows))
+            rows, stage, files = failure_line(outcome), outcome.stage, ()
+        entry = Entry(outcome.image, outcome.stamp, stage, len(rows), zlib.crc32(rows), files)
         try:
             self.open()
             self._write(entry.table, rows)
-            self._write("journal.jsonl", entry.line(self._ends))
+            self._write(JOURNAL, entry.line(self._ends))
         except OSError as error:
-            raise output_error(self._at(entry.table), error) from error
+            raise output_error(self._root.at(entry.table), error) from error
         self.entries[entry.image] = entry
 
     def open(self) -> None:
         """Open tables and journal for appending; those that are missing begin with their first lines. Raises OSError."""
         if self._handles:
             return
-        if not exists(self._at("journal.jsonl")):
-            write_whole(self._at("journal.jsonl"), header_line(self.settings), self._at("scratch"))
-        for name in (*TABLES, "journal.jsonl"):
-            self._handles[name] = os.open(
-                self._at(name), os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666
-            )
-            self._ends[name] = size_of(self._at(name))
+        if not self._root.exists(JOURNAL):
+            self._root.write(JOURNAL, self.header.line())
+        for name in _PLACES:
+            self._handles[name] = self._root.append(name)
+            self._ends[name] = os.fstat(self._handles[name]).st_size
             if self._ends[name] == 0:
                 self._write(name, self.headers[name])
 
@@ -192,7 +191,7 @@ class Ledger:
     def rows(self, images: Iterable[str] | None = None) -> Iterator[tuple[Entry, bytes]]:
         """The entries of ``images``, by default of all, each with its rows as they stand in its table."""
         with contextlib.ExitStack() as stack:
-            tables = {name: stack.enter_context(open(self._at(name), "rb")) for name in TABLES if self.entries}
+            tables = {name: stack.enter_context(self._root.open(present(self._root, name))) for name in TABLES if self.entries}
             offsets, ends = {}, dict(self.starts)
             for entry in self.entries.values():
                 offsets[entry.image] = ends[entry.table]
@@ -200,18 +199,40 @@ class Ledger:
             for image in offsets if images is None else images:
                 entry = self.entries[image]
                 tables[entry.table].seek(offsets[image])
-                yield entry, tables[entry.table].read(entry.length)
+                yield entry, tables[entry.table].read(min(entry.length, _MOST_ROWS))
+
+    def explained(self, images: Iterable[str] | None = None) -> Iterator[tuple[Entry, list[dict[str, str]]]]:
+        """The entries of explained ``images``, by default of all, with their rows by column; without those that are damaged."""
+        for entry, data in self.rows(images):
+            rows = None if entry.stage else self.own_rows(entry, data)
+            if rows is not None:
+                yield entry, rows
 
     def own_rows(self, entry: Entry, data: bytes) -> list[dict[str, str]] | None:
-        """The rows of ``entry``, by column; None where ``data``, what stands in their place, are not all its own and whole."""
+        """The rows of ``entry``, by column; None where ``data``, what stands in their place, are not all its own and whole.
+
+        A row is its own only where its overlay is in the place that camcli gives to it: whatever a table says, no other file is
+        ever read, replaced or removed for it.
+        """
+        if entry.rows is not None and zlib.crc32(data) != entry.rows:
+            return None
         columns = self._columns[entry.table]
         try:
-            rows = list(csv.reader(data.decode("utf-8", "replace").rstrip("\n").split("\n")))
-        except csv.Error:
+            cells = list(csv.reader(data.decode("utf-8").rstrip("\n").split("\n")))
+        except (csv.Error, UnicodeDecodeError):
             return None
-        if not rows or any(len(row) != len(columns) or recovered(row[0]) != entry.image for row in rows):
+        if not cells or any(len(row) != len(columns) or recovered(row[0]) != entry.image for row in cells):
             return None
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        rows = [dict(zip(columns, row, strict=True)) for row in cells]
+        if not entry.stage and not all(map(_is_row, rows)):
+            return None
+        return rows
+
+    def file_checksums(self, entry: Entry, rows: list[dict[str, str]]) -> list[tuple[str, Checksum | None]]:
+        """Each file that the ``rows`` of ``entry`` name, with the checksum that was recorded of it."""
+        files = row_files(rows, self.settings)
+        known = entry.files if entry.files is not None and len(entry.files) == len(files) else (None,) * len(files)
+        return list(zip(files, known, strict=True))
 
     def keep(self, images: Iterable[str]) -> None:
         """Reduce tables and journal to ``images``, in that order. Raises OutputError."""
@@ -220,33 +241,86 @@ class Ledger:
     def exchange(self, contents: Iterable[tuple[Entry, bytes]]) -> None:
         """Replace tables and journal by entries and their rows, at once: a crash leaves the old or the new. Raises OutputError."""
         self.close()
-        draft, kept = self._at("draft"), []
-        shutil.rmtree(draft, ignore_errors=True)
-        try:
-            os.mkdir(draft)
-            with contextlib.ExitStack() as stack:
-                files = {name: stack.enter_context(open(os.path.join(draft, name), "wb")) for name in (*TABLES, "journal.jsonl")}
-                for name, header in self.headers.items():
-                    files[name].write(header)
-                for entry, rows in contents:
-                    files[entry.table].write(rows)
-                    kept.append(entry)
-                files["journal.jsonl"].writelines(self._journal_lines(kept))
-                for file in files.values():
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.rename(draft, self._at("exchange"))  # from here on the new tables are the truth
-            self._finish_exchange()
-        except OSError as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise output_error(self._at("predictions.csv"), error) from error
+        kept: list[Entry] = []
+        with exchanged(self._root, _PLACES) as files:
+            for name, header in self.headers.items():
+                files[name].write(header)
+            for entry, rows in contents:
+                files[entry.table].write(rows)
+                kept.append(entry)
+            files[JOURNAL].writelines(self._journal_lines(kept))
         self.entries = {entry.image: entry for entry in kept}
 
-    def _finish_exchange(self) -> None:
-        exchange = self._at("exchange")
-        if not exists(exchange):
-            return
-        for name in (*TABLES, "journal.jsonl"):
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(os.path.join(exchange, name), self._at(name))
-        os.rmdir(exchange)
+
+def read_ledger(path: str) -> Ledger:
+    """The ledger of the run in the folder ``path``, to be looked at and not written. Raises InputError where there is none.
+
+    Raises SettingsError too, for a journal that cannot be one of this version.
+    """
+    root = Root(path)
+    try:
+        header = read_header(root)
+        if header is None:
+            raise InputError(f"{shown(path)!r} holds no run of camcli: there is no {JOURNAL} in it, or its first line is damaged.")
+        ledger = Ledger(root, header.settings, header.drawn)
+        for name, start in ledger.headers.items():
+            with root.open(present(root, name)) as file:
+                if file.read(len(start)) != start:
+                    raise _foreign_table(root.at(name))
+        ledger.read()
+    except OSError as error:
+        raise InputError(f"cannot read {shown(error.filename or path)!r}: {error.strerror}.") from error
+    return ledger
+
+
+def _foreign_table(path: str) -> SettingsError:
+    return SettingsError(
+        f"{shown(path)!r} is not as camcli wrote it; has another program saved it? "
+        "Put the original back, start again with --overwrite, or choose another folder with --output."
+    )
+
+
+def rows_by_cells(root: Root) -> Iterator[dict[str, str]]:
+    """Each row of the table of predictions as it stands there, whatever the journal says: for a folder that is to be emptied."""
+    with contextlib.suppress(FileNotFoundError), root.open("predictions.csv") as file:
+        lines = (line.decode("utf-8", "replace").replace("\0", "") for line in file)
+        with contextlib.suppress(csv.Error):
+            rows = csv.reader(lines)
+            header = next(rows, [])
+            yield from (dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header))
+
+
+def own_files(root: Root) -> Iterator[str]:
+    """The files that ``rows_by_cells`` names, as far as they are in the places that camcli gives to them. Raises OSError."""
+    settings: Mapping[str, Any] = {"save-maps": True, "masks": True}  # where the journal does not tell
+    with contextlib.suppress(SettingsError):
+        header = read_header(root)
+        settings = settings if header is None else header.settings
+    for row in rows_by_cells(root):
+        if _is_row(row):
+            yield from row_files([row], settings)
+
+
+def _is_row(row: Mapping[str, str]) -> bool:
+    """Whether every number is one, and the overlay is where it belongs; it is empty for what is not painted."""
+    try:
+        for column, kind in _TYPES.items():
+            kind(row[column])
+        if row["status"] not in ("ok", "empty", "nonfinite") or min(int(row["rank"]), int(row["class_index"])) < 0:
+            return False
+        if not (_BOXES.fullmatch(row.get("bboxes", "")) and _SIZE.fullmatch(row.get("image_w", "0") + row.get("image_h", "0"))):
+            return False
+        overlay = recovered(row["overlay"])
+        return not overlay or is_own_overlay(overlay, recovered(row["image"]), _prediction(row), _extras(row))
+    except (KeyError, ValueError):
+        return False
+
+
+def _prediction(row: Mapping[str, str]) -> Prediction:
+    return Prediction(int(row["rank"]), int(row["class_index"]), recovered(row["class_name"]), 0.0, 0.0)
+
+
+def _extras(row: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """What may stand in a file's name behind rank and class: layer and method, where several were asked for."""
+    layer, method = recovered(row["layer"]), recovered(row["method"])
+    return [(), (method,), (layer,), (layer, method)]

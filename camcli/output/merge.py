@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from camcli.errors import InputError, OutputError, SettingsError
-from camcli.output.checks import differences, read_record
-from camcli.output.files import files_of
+from camcli.errors import ImageError, InputError, OutputError, SettingsError
+from camcli.output import coco
+from camcli.output.checks import check_kinds, differences
+from camcli.output.files import row_files
 from camcli.output.folder import OutputFolder
-from camcli.output.journal import Entry, read_settings
-from camcli.output.ledger import Ledger, journal_path
+from camcli.output.journal import Entry, Header, read_header
+from camcli.output.ledger import Ledger
 from camcli.output.locks import undisturbed
 from camcli.output.names import shard_name, shard_of_name
+from camcli.output.record import part_of, read_record, seconds_of
+from camcli.output.redrawing import check_one_look
+from camcli.output.root import Root
+from camcli.output.verify import named_parts
 from camcli.output.writers import output_error
-from camcli.records import RUN_MARKER, recovered, shown
+from camcli.records import shown
 
 _OF_A_MACHINE = ("shard", "inputs")
 """Settings in which the parts of a run may differ: machines may have the images at different places."""
@@ -43,29 +47,47 @@ def merge_shards(path: str) -> Merged:
     """
     if not os.path.isdir(path):
         raise InputError(f"there is no folder {shown(path)!r}.")
-    parts = _parts(path)
+    try:
+        return _merged(path, Root(path))
+    except OSError as error:
+        raise output_error(error.filename or path, error) from error
+
+
+def _merged(path: str, root: Root) -> Merged:
+    parts = _parts(path, root)
     with contextlib.ExitStack() as stack:
         for part in parts:
-            stack.enter_context(undisturbed(part, f"a run is still writing into {shown(part)!r}. Wait for it."))
+            check_kinds(part)
+            stack.enter_context(undisturbed(part, f"a run is still writing into {shown(part.path)!r}. Wait for it."))
         records = [_finished_record(part) for part in parts]
-        settings = _common_settings(path, parts)
+        header = _common_header(root, parts)
         ledgers = [_ledger(part) for part in parts]
-        folder = stack.enter_context(OutputFolder(path, settings))
+        folder = stack.enter_context(OutputFolder(path, header.present))
         contents = {entry.image: (entry, rows) for entry, rows in folder.ledger.rows() if not entry.stage}
         for part, ledger in zip(parts, ledgers, strict=True):
             for entry, rows in ledger.rows():
                 _link_files(part, folder, entry, ledger.own_rows(entry, rows))
                 contents[entry.image] = entry, rows
+        _doubt_replaced(folder, contents)
         folder.ledger.exchange(contents[image] for image in sorted(contents, key=lambda image: image.split("/")))
         folder.sweep()
         explained, failed = folder.totals()
-        folder.finish(_joined(records, settings, explained, failed))
+        if part_of(records[0], "settings").get("boxes-json") is True:
+            folder.write(coco.NAME, coco.coco_boxes(folder.ledger))
+        folder.finish(_joined(records, header.present, explained, failed))
     return Merged(len(parts), explained, failed)
 
 
-def _parts(path: str) -> list[str]:
+def _doubt_replaced(folder: OutputFolder, contents: Mapping[str, tuple[Entry, bytes]]) -> None:
+    """Put down the files of rows that are replaced: those that no new row names are removed afterwards."""
+    for entry, rows in folder.ledger.explained():
+        if contents.get(entry.image, (None,))[0] is not entry:
+            folder.doubt(row_files(rows, folder.ledger.settings))
+
+
+def _parts(path: str, root: Root) -> list[Root]:
     """The folders of all parts, in order. Raises InputError where there are none, some are missing, or of several divisions."""
-    found = sorted(part for name in os.listdir(path) if (part := shard_of_name(name)) and os.path.isdir(os.path.join(path, name)))
+    found = {part for name in root.names() if (part := shard_of_name(name)) and root.is_folder(name)}
     counts = {count for _, count in found}
     if not found:
         raise InputError(f"{shown(path)!r} holds no parts; camcli run --shard 0/8 -o {shown(path)} makes the first of eight.")
@@ -73,35 +95,35 @@ def _parts(path: str) -> list[str]:
         divisions = " and ".join(str(count) for count in sorted(counts))
         raise InputError(f"{shown(path)!r} holds parts of different divisions, into {divisions}; remove those of one of them.")
     count = counts.pop()
-    missing = [f"{index}/{count}" for index in range(count) if (index, count) not in found]
+    missing = named_parts((index, count) for index in range(count) if (index, count) not in found)
     if missing:
-        raise InputError(f"{shown(path)!r} lacks {', '.join(missing)}: run camcli with --shard for each, then merge.")
-    return [os.path.join(path, shard_name(index, count)) for index in range(count)]
+        raise InputError(f"{shown(path)!r} lacks {missing}: run camcli with --shard for each, then merge.")
+    return [root.below(shard_name(index, count)) for index in range(count)]
 
 
-def _finished_record(part: str) -> dict[str, Any]:
+def _finished_record(part: Root) -> dict[str, Any]:
+    check_one_look(part)
     record = read_record(part)
     if record.get("state") != "finished":
-        raise InputError(f"{shown(part)!r} has not come to its end: run its command again, then merge.")
+        raise InputError(f"{shown(part.path)!r} is not finished: run its command again, then merge.")
     return record
 
 
-def _common_settings(path: str, parts: list[str]) -> dict[str, Any]:
-    """The settings of the joined run: those of ``path`` where it holds one, otherwise of the first part.
+def _common_header(root: Root, parts: Sequence[Root]) -> Header:
+    """The settings of the joined run: those of ``root`` where it holds one, otherwise of the first part.
 
-    Raises SettingsError where a part has others.
+    Raises SettingsError where a part has others, or its overlays another look.
     """
-    own = read_settings(journal_path(path))
-    first, whose = own, path
+    first, whose = read_header(root), root
     for part in parts:
-        settings = read_settings(journal_path(part))
-        if settings is None:
-            raise InputError(f"{shown(part)!r} has no journal: run its command again with --overwrite, then merge.")
+        header = read_header(part)
+        if header is None:
+            raise InputError(f"{shown(part.path)!r} has no journal: run its command again with --overwrite, then merge.")
         if first is None:
-            first, whose = {**settings, "shard": None}, part
-        different = differences(_comparable(first, settings), _comparable(settings, first))
+            first, whose = Header({**header.present, "shard": None}), part
+        different = differences(_comparable(first.present, header.present), _comparable(header.present, first.present))
         if different:
-            raise SettingsError(f"{shown(part)!r} was made with other settings than {shown(whose)!r} ({different}).")
+            raise SettingsError(f"{shown(part.path)!r} was made with other settings than {shown(whose.path)!r} ({different}).")
     assert first is not None
     return first
 
@@ -112,49 +134,42 @@ def _comparable(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[
     return {key: value for key, value in settings.items() if key not in places and key not in _OF_A_MACHINE}
 
 
-def _ledger(part: str) -> Ledger:
-    settings = read_settings(journal_path(part))
-    assert settings is not None
-    ledger = Ledger(part, settings)
+def _ledger(part: Root) -> Ledger:
+    header = read_header(part)
+    assert header is not None
+    ledger = Ledger(part, header.settings, header.drawn)
     ledger.load()
     return ledger
 
 
-def _link_files(part: str, folder: OutputFolder, entry: Entry, rows: Sequence[Mapping[str, str]] | None) -> None:
+def _link_files(part: Root, folder: OutputFolder, entry: Entry, rows: list[dict[str, str]] | None) -> None:
     """Put the overlays and maps of an image of ``part`` into the joined folder as well. Raises OutputError."""
     if rows is None:
-        raise OutputError(f"the rows of {shown(entry.image)!r} in {shown(part)!r} are damaged: run its command again, then merge.")
-    for row in () if entry.stage else rows:
-        for name in files_of(recovered(row["overlay"]), folder.ledger.settings):
-            _link(os.path.join(part, name), os.path.join(folder.path, name), os.path.join(folder.path, RUN_MARKER, "scratch"))
-
-
-def _link(source: str, target: str, scratch: str) -> None:
-    temporary = os.path.join(scratch, f"{os.getpid()}-link")
-    try:
-        if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
-            return
+        raise OutputError(
+            f"the rows of {shown(entry.image)!r} in {shown(part.path)!r} are damaged: run its command again, then merge."
+        )
+    names = [] if entry.stage else row_files(rows, folder.ledger.settings)
+    if not folder.is_explained(entry.image):
+        folder.doubt(names)  # until the row is there
+    for name in names:
         try:
-            os.link(source, temporary)
+            folder.root.link(part, name)
         except FileNotFoundError as error:
-            raise OutputError(f"{shown(source)!r} is gone: run its part again, then merge.") from error
-        except OSError:  # no hard links on this file system
-            shutil.copyfile(source, temporary)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise output_error(target, error) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+            raise OutputError(f"{shown(part.at(name))!r} is gone: run its part again, then merge.") from error
+        except ImageError as error:
+            raise OutputError(f"cannot write {shown(name)!r}: {error}") from error
 
 
 def _joined(records: list[dict[str, Any]], settings: Mapping[str, Any], explained: int, failed: int) -> dict[str, Any]:
     """``run.json`` of the joined run: the first part's, with the counts of all; seconds are the sum of theirs."""
-    seconds = sum(record.get("this_run", {}).get("seconds", 0) for record in records)
     return {
         **records[0],
-        "settings": {**records[0].get("settings", {}), "shard": settings["shard"]},
+        "settings": {**part_of(records[0], "settings"), "shard": settings.get("shard")},
         "images": {"explained": explained, "failed": failed},
-        "this_run": {"explained": explained, "failed": failed, "seconds": round(seconds, 3), "parts": len(records)},
+        "this_run": {
+            "explained": explained,
+            "failed": failed,
+            "seconds": round(sum(map(seconds_of, records)), 3),
+            "parts": len(records),
+        },
     }

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from camcli.errors import InputError, SettingsError
-from camcli.output.checks import is_unchanged, size_of
-from camcli.output.files import files_of, is_whole_file, stray_files
-from camcli.output.journal import TABLES, Entry, read_entries, read_settings, table_ends
-from camcli.output.ledger import Ledger, journal_path
+from camcli.errors import InputError, OutputError, SettingsError
+from camcli.output.checks import check_kinds, is_unchanged
+from camcli.output.exchange import LEFTOVERS, present
+from camcli.output.files import is_whole_file, stray_files
+from camcli.output.journal import JOURNAL, TABLES, Entry, read_header, table_ends
+from camcli.output.ledger import Ledger
 from camcli.output.locks import undisturbed
 from camcli.output.names import shard_of_name
-from camcli.records import RUN_MARKER, recovered, shown
+from camcli.output.record import RECORD, checked_record, part_of
+from camcli.output.redrawing import MARKER
+from camcli.output.root import Root
+from camcli.output.unconfirmed import LOG
+from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, Checksum, recovered, shown
+
+_MOST_NAMED = 5
+"""Parts that are named where several are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,130 +35,157 @@ class Problem:
     problem: str
 
 
-def run_folders(path: str) -> list[str]:
+def run_folders(path: str) -> list[Root]:
     """``path`` where it holds a run, and the folders in it of runs that share it. Raises InputError when there is none."""
     if not os.path.isdir(path):
         raise InputError(f"there is no folder {shown(path)!r}.")
-    parts = sorted(name for name in os.listdir(path) if shard_of_name(name))
-    found = [folder for folder in (path, *(os.path.join(path, name) for name in parts)) if os.path.exists(journal_path(folder))]
+    root = Root(path)
+    try:
+        parts = [root.below(name) for name in root.names() if shard_of_name(name) and root.is_folder(name)]
+        found = [folder for folder in (root, *parts) if folder.is_folder(RUN_MARKER) and folder.exists(JOURNAL)]
+    except OSError as error:
+        raise InputError(f"cannot read {shown(error.filename or path)!r}: {error.strerror}.") from error
     if not found:
-        raise InputError(f"{shown(path)!r} holds no run of camcli: there is no {RUN_MARKER}/journal.jsonl in it.")
+        raise InputError(f"{shown(path)!r} holds no run of camcli: there is no {JOURNAL} in it.")
     return found
 
 
-def missing_parts(folders: Sequence[str]) -> str:
+def missing_parts(folders: Sequence[Root]) -> str:
     """Words for the parts that are not among ``folders`` although others of their division are; empty where none is missing."""
-    parts = {part for folder in folders if (part := shard_of_name(os.path.basename(folder)))}
-    missing = sorted({(index, count) for _, count in parts for index in range(count)} - parts)
-    return f"; not here: {', '.join(f'{index}/{count}' for index, count in missing)}" if missing else ""
+    parts = {part for folder in folders if (part := shard_of_name(os.path.basename(folder.path)))}
+    missing = ((index, count) for count in sorted({count for _, count in parts}) for index in range(count))
+    words = named_parts(part for part in missing if part not in parts)
+    return f"; not here: {words}" if words else ""
 
 
-def verify_folder(path: str, *, with_inputs: bool = False) -> Iterator[Problem]:
-    """What does not agree in the output folder ``path``; nothing where all is well. Changes nothing.
+def named_parts(parts: Iterator[tuple[int, int]]) -> str:
+    """The first few of ``parts`` in words, and whether there are more; empty for none."""
+    first = list(itertools.islice(parts, _MOST_NAMED + 1))
+    return ", ".join(f"{index}/{count}" for index, count in first[:_MOST_NAMED]) + (" and more" if len(first) > _MOST_NAMED else "")
+
+
+def verify_folder(root: Root, *, with_inputs: bool = False) -> Iterator[Problem]:
+    """What does not agree in the output folder ``root``; nothing where all is well. Changes nothing.
 
     ``with_inputs`` looks at the images too: whether they are there and unchanged. Raises InUseError while a run is at work.
     """
-    with undisturbed(path, f"a run is writing into {shown(path)!r}; verify it when that has ended.", read_only=True):
-        yield from _problems(path, with_inputs=with_inputs)
-
-
-def _problems(path: str, *, with_inputs: bool) -> Iterator[Problem]:
-    settings = read_settings(journal_path(path))
-    if settings is None:
-        yield Problem(os.path.join(RUN_MARKER, "journal.jsonl"), "its first line is damaged; nothing can be said of the rest")
+    try:
+        check_kinds(root)
+    except OutputError as error:
+        yield Problem(".", str(error))
         return
-    yield from _leftovers(path)
-    ledger = Ledger(path, settings)
-    sizes = {name: size_of(os.path.join(path, name)) for name in TABLES}
-    for name, header in ledger.headers.items():
-        if _start(os.path.join(path, name), len(header)) != header:
+    with undisturbed(root, f"a run is writing into {shown(root.path)!r}; verify it when that has ended.", read_only=True):
+        try:
+            yield from _problems(root, with_inputs=with_inputs)
+        except OSError as error:
+            yield Problem(os.path.relpath(error.filename or root.path, root.path), f"cannot be read: {error.strerror}")
+
+
+def _problems(root: Root, *, with_inputs: bool) -> Iterator[Problem]:
+    try:
+        header = read_header(root)
+    except SettingsError as error:
+        yield Problem(JOURNAL, str(error))
+        return
+    if header is None:
+        yield Problem(JOURNAL, "its first line is damaged; nothing can be said of the rest")
+        return
+    for name in (*LEFTOVERS, f"{RUN_MARKER}/in-flight", MARKER, LOG):
+        if root.exists(name):
+            yield Problem(name, "left over: the last run did not end by itself")
+    ledger = Ledger(root, header.settings, header.drawn)
+    for name, start in ledger.headers.items():
+        if not _begins_with(root, present(root, name), start):
             yield Problem(name, "missing, or its first line is not as camcli wrote it")
             return
-    entries, torn = read_entries(journal_path(path), ledger.starts, sizes)
+    torn = ledger.read()
     if torn:
-        yield Problem(os.path.join(RUN_MARKER, "journal.jsonl"), f"{torn} lines at its end are damaged, or their rows are missing")
-    ends = table_ends(ledger.starts, entries)
+        yield Problem(JOURNAL, f"{torn} lines at its end are damaged, or their rows are missing, or stand there twice")
+    ends = table_ends(ledger.starts, ledger.entries.values())
     for name in TABLES:
-        if sizes[name] > ends[name]:
-            yield Problem(name, f"{sizes[name] - ends[name]} bytes at its end that the journal does not know")
-    try:
-        yield from _entries(path, ledger, entries)
-        for stray in stray_files(path, settings):
-            yield Problem(os.path.relpath(stray, path), "no row of the table names it")
-    except SettingsError as error:
-        yield Problem("predictions.csv", f"not a table as camcli writes it: {error}")
-    yield from _record(path, entries)
+        beyond = root.size(present(root, name)) - ends[name]
+        if beyond > 0:
+            yield Problem(name, f"{beyond} bytes at its end that the journal does not know")
+    named: set[str] = set()
+    yield from _entries(root, ledger, named)
+    for top in (*OUTPUT_FOLDERS, RUN_MARKER):
+        for name, kind in root.strange(top):
+            yield Problem(name, f"it is {kind}; camcli makes files and folders only")
+    for stray in stray_files(root, named):
+        yield Problem(stray, "no row of the table names it")
+    yield from _record(root, list(ledger.entries.values()))
     if with_inputs:
-        yield from _inputs(settings, entries)
+        yield from _inputs(ledger.settings, list(ledger.entries.values()))
 
 
-def _leftovers(path: str) -> Iterator[Problem]:
-    for name in ("exchange", "draft", "in-flight", "redrawing"):
-        if os.path.lexists(os.path.join(path, RUN_MARKER, name)):
-            yield Problem(os.path.join(RUN_MARKER, name), "left over: the last run did not end by itself")
-
-
-def _entries(path: str, ledger: Ledger, entries: list[Entry]) -> Iterator[Problem]:
-    """What is wrong with the rows of each image and the files they name."""
-    ledger.entries = {entry.image: entry for entry in entries}
-    if len(ledger.entries) < len(entries):
-        yield Problem(os.path.join(RUN_MARKER, "journal.jsonl"), f"{len(entries) - len(ledger.entries)} images stand in it twice")
-        return
+def _entries(root: Root, ledger: Ledger, named: set[str]) -> Iterator[Problem]:
+    """What is wrong with the rows of each image and the files they name, which are added to ``named``."""
     for entry, data in ledger.rows():
         rows = ledger.own_rows(entry, data)
         if rows is None:
-            yield Problem(entry.table, f"the rows of {entry.image} are not where the journal says, or not whole")
-        elif not entry.stage:
-            for row in rows:
-                yield from _files(path, row, ledger.settings)
-
-
-def _files(path: str, row: dict[str, str], settings: dict[str, Any]) -> Iterator[Problem]:
-    overlay = recovered(row["overlay"])
-    if (row["status"] == "ok") != bool(overlay):
-        yield Problem("predictions.csv", f"{row['image']}: status {row['status']} does not go with the overlay {overlay!r}")
-    for name in files_of(overlay, settings):
-        try:
-            whole = is_whole_file(os.path.join(path, name))
-        except OSError as error:
-            yield Problem(name, f"cannot be read: {error.strerror}")
+            yield Problem(
+                entry.table, f"the rows of {shown(entry.image)} are damaged: not where the journal says, or not as it says"
+            )
             continue
-        if not whole:
-            yield Problem(name, "not a whole file; delete it, and the same command writes it anew")
+        for row in () if entry.stage else rows:
+            if (row["status"] == "ok") != bool(row["overlay"]):
+                overlay = recovered(row["overlay"])
+                yield Problem(entry.table, f"{row['image']}: status {row['status']} does not go with the overlay {overlay!r}")
+        for name, checksum in () if entry.stage else ledger.file_checksums(entry, rows):
+            named.add(name)
+            yield from _file(root, name, checksum)
 
 
-def _record(path: str, entries: list[Entry]) -> Iterator[Problem]:
+def _file(root: Root, name: str, checksum: Checksum | None) -> Iterator[Problem]:
     try:
-        with open(os.path.join(path, "run.json"), "rb") as file:
-            record = json.load(file)
+        whole = is_whole_file(root, name) if checksum is None else _checksum_of(root, name) == checksum
+    except OSError as error:
+        yield Problem(name, f"cannot be read: {error.strerror}")
+        return
+    if not whole:
+        words = "not as it was written" if checksum is not None else "not a whole file"
+        yield Problem(name, f"{words}; delete it, and the same command writes it again")
+
+
+def _checksum_of(root: Root, name: str) -> Checksum:
+    size = checksum = 0
+    with root.open(name) as file:
+        while part := file.read(1 << 20):
+            size, checksum = size + len(part), zlib.crc32(part, checksum)
+    return Checksum(size, checksum)
+
+
+def _record(root: Root, entries: list[Entry]) -> Iterator[Problem]:
+    try:
+        record = checked_record(root)
     except FileNotFoundError:
-        yield Problem("run.json", "missing: the run has not come to its end")
+        yield Problem(RECORD, "missing: the run has not come to its end")
         return
     except (OSError, ValueError) as error:
-        yield Problem("run.json", f"cannot be read: {error}")
+        yield Problem(RECORD, f"cannot be read: {shown(str(error))}")
         return
-    if not isinstance(record, dict) or record.get("state") != "finished":
-        state = record.get("state") if isinstance(record, dict) else "another program's"
-        yield Problem("run.json", f"the last run was {state}: the same command goes on")
+    if record.get("state") != "finished":
+        yield Problem(RECORD, f"the last run was {shown(str(record.get('state')))[:40]}: run the same command again to resume")
         return
-    images = record.get("images", {})
+    images = part_of(record, "images")
     failed = sum(bool(entry.stage) for entry in entries)
     if images != {"explained": len(entries) - failed, "failed": failed}:
-        yield Problem("run.json", f"counts {images}; the tables hold {len(entries) - failed} explained and {failed} failed")
+        counts = f"{shown(str(images.get('explained')))[:40]} explained and {shown(str(images.get('failed')))[:40]} failed"
+        yield Problem(RECORD, f"counts {counts}; the tables hold {len(entries) - failed} explained and {failed} failed")
 
 
-def _inputs(settings: dict[str, Any], entries: list[Entry]) -> Iterator[Problem]:
+def _inputs(settings: Mapping[str, Any], entries: list[Entry]) -> Iterator[Problem]:
     for entry in entries:
-        place = os.path.join(settings["inputs"], entry.image)
+        place = os.path.join(str(settings.get("inputs", "")), entry.image)
         if not os.path.lexists(place) and entry.stamp is not None:
-            yield Problem(place, "the image is gone; its rows stay")
+            yield Problem(place, "the image is gone; its rows are kept")
         elif entry.stage != "read" and not is_unchanged(entry.stamp, place):
-            yield Problem(place, "the image has changed since: the same command explains it anew")
+            yield Problem(place, "the image has changed since: the same command explains it again")
 
 
-def _start(path: str, length: int) -> bytes:
+def _begins_with(root: Root, name: str, start: bytes) -> bool:
     try:
-        with open(path, "rb") as file:
-            return file.read(length)
+        with root.open(name) as file:
+            return file.read(len(start)) == start
     except OSError:
-        return b""
+        return False

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import errno
 import io
-import itertools
 import json
 import os
 from typing import Any
 
-from camcli.errors import ImageError, OutputError
+from camcli.errors import OutputError
 from camcli.records import Boxes, Failure, Row, shown
 
 LABEL_COLUMNS = ("label", "correct")
@@ -19,35 +19,29 @@ BOX_COLUMNS = ("bbox_x", "bbox_y", "bbox_w", "bbox_h", "bboxes", "image_w", "ima
 PREDICTION_COLUMNS = tuple(field.name for field in dataclasses.fields(Row) if field.name not in (*LABEL_COLUMNS, "boxes"))
 FAILURE_COLUMNS = ("image", "stage", "error")
 
-_numbers = itertools.count()
 _FORMULA_STARTS = ("=", "+", "-", "@")
-_NAME_PROBLEMS = frozenset(
-    {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY}
-)
 
 
-def write_whole(path: str, data: bytes, scratch: str) -> None:
-    """Put ``data`` at ``path``, creating its folder: under a temporary name in ``scratch`` first, then renamed into place.
+def write_file(path: str, data: bytes) -> None:
+    """Put ``data`` at ``path``, a place that the user named: under another name in its folder first, then renamed.
 
-    ``scratch`` must be on the same file system. Raises OutputError that names the disk or the folder, and
-    ImageError (stage ``write``) where the file system cannot take the name.
+    What a process left there that died is replaced. Raises OutputError.
     """
-    temporary = os.path.join(scratch, f"{os.getpid()}-{next(_numbers)}")
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = os.path.join(folder, f".{name[:200]}.camcli")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-        try:
-            os.replace(temporary, path)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in _NAME_PROBLEMS:
-            raise ImageError("write", f"its file cannot have the name {shown(path)!r}: {error.strerror}") from error
-        raise output_error(path, error) from error
-    finally:
-        if os.path.lexists(temporary):
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def output_error(path: str, error: OSError) -> OutputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,7 @@ from camcli.job import Job
 from camcli.output.folder import OutputFolder
 from camcli.output.names import file_stem
 from camcli.pipeline.reading import MOST_BYTES, Prepared, held_bytes
-from camcli.records import Box, Boxes, Explained, Failure, Findings, Heatmap, Outcome, Prediction, Row
+from camcli.records import Box, Boxes, Checksum, Explained, Failure, Findings, Heatmap, Outcome, Prediction, Row
 from camcli.render.encode import encode_image
 from camcli.render.maps import place_map, scale_map
 from camcli.render.regions import find_boxes, segment
@@ -67,15 +68,19 @@ class Painter:
         try:
             with self._folder.in_flight(source.image):
                 canvas = fitted(prepared.image.pixels, self._job.config.max_side)
-                rows = tuple(self._row(heatmap, findings.best, prepared, canvas) for heatmap in findings.heatmaps)
+                painted = [self._row(heatmap, findings.best, prepared, canvas) for heatmap in findings.heatmaps]
         except ImageError as error:
             return Failure(source.image, error.stage, str(error), stamp)
-        return Explained(source.image, stamp, rows)
+        rows, checksums = zip(*painted, strict=True) if painted else ((), ())
+        return Explained(source.image, stamp, rows, tuple(itertools.chain.from_iterable(checksums)))
 
-    def _write_files(self, heatmap: Heatmap, prepared: Prepared, canvas: Canvas, stem: str) -> tuple[Box, ...]:
-        """Overlay, map and mask of a map, as far as they are asked for; the boxes around its connected parts."""
+    def _write_files(
+        self, heatmap: Heatmap, prepared: Prepared, canvas: Canvas, stem: str
+    ) -> tuple[tuple[Box, ...], tuple[Checksum, ...]]:
+        """Overlay, map and mask of a map, as far as they are asked for: the boxes around its connected parts, and checksums."""
         config, view, image = self._job.config, prepared.view, prepared.image.pixels
-        files: dict[str, bytes] = {}
+        files: dict[str, bytes] = {}  # in the order of ``output.files.files_of``
+        mask = b""
         boxes: list[Box] = []
         with self._stages.work("render"):
             if config.boxes or config.masks:
@@ -83,32 +88,33 @@ class Painter:
                 if config.boxes:
                     boxes = find_boxes(placed, view.pixels, config.region_threshold)[: 1 if config.boxes == "largest" else None]
                 if config.masks:
-                    mask = segment(image, placed, view.pixels, config.mask_method, config.region_threshold)
-                    files[f"masks/{stem}.png"] = encode_image(mask, "png", config.quality)
+                    region = segment(image, placed, view.pixels, config.mask_method, config.region_threshold)
+                    mask = encode_image(region, "png", config.quality)
             overlay = overlay_bytes(canvas, heatmap.values, view.box, view.pixels, self._style, boxes)
             files[f"overlays/{stem}.{config.image_format}"] = overlay
         if config.save_maps:
             buffer = io.BytesIO()
             np.save(buffer, heatmap.values.astype(np.float32))
             files[f"maps/{stem}.npy"] = buffer.getvalue()
+        if config.masks:
+            files[f"masks/{stem}.png"] = mask
         with self._stages.work("write"):
-            for name, data in files.items():
-                self._folder.write(name, data)
-        return tuple(boxes)
+            checksums = self._folder.write_files(prepared.source.image, files)
+        return tuple(boxes), checksums
 
-    def _row(self, heatmap: Heatmap, best: Prediction, prepared: Prepared, canvas: Canvas) -> Row:
-        """One map painted and written, and its row."""
+    def _row(self, heatmap: Heatmap, best: Prediction, prepared: Prepared, canvas: Canvas) -> tuple[Row, tuple[Checksum, ...]]:
+        """One map painted and written: its row, and the checksums of its files."""
         job = self._job
         names = [heatmap.layer] * self._show_layer + [heatmap.method] * self._show_method
-        stem = file_stem(prepared.source.image, heatmap.prediction, tuple(names))
-        overlay, boxes = "", tuple[Box, ...]()
+        stem = file_stem(prepared.source.image, heatmap.prediction, tuple(names), folding=self._folder.folds_case)
+        overlay, boxes, checksums = "", tuple[Box, ...](), tuple[Checksum, ...]()
         if heatmap.status == "ok":
             overlay = f"overlays/{stem}.{job.config.image_format}"
-            boxes = self._write_files(heatmap, prepared, canvas, stem)
+            boxes, checksums = self._write_files(heatmap, prepared, canvas, stem)
         height, width = prepared.image.pixels.shape[:2]
         seen = prepared.view.pixels
         label = None if job.labels is None else job.model.classes[job.labels[prepared.source.image]]
-        return Row(
+        row = Row(
             image=prepared.source.image,
             rank=heatmap.prediction.rank,
             class_index=heatmap.prediction.class_index,
@@ -130,3 +136,4 @@ class Painter:
             correct=None if label is None else label == best.class_name,
             boxes=Boxes(boxes, width, height) if job.config.boxes else None,
         )
+        return row, checksums

@@ -11,7 +11,8 @@ from markupsafe import Markup
 from camcli.compare import Change, Comparison
 from camcli.errors import InputError, OutputError
 from camcli.output.files import is_report
-from camcli.output.writers import output_error, write_whole
+from camcli.output.root import Root
+from camcli.output.writers import output_error, write_file
 from camcli.records import shown
 from camcli.report.data import Words
 from camcli.report.scripts import filled_page, folder_urls, json_script, quoted
@@ -30,11 +31,11 @@ def write_changes(found: Comparison, runs: tuple[str, str], page: str) -> None:
     if os.path.isdir(page) or not os.path.isdir(folder):
         raise InputError(f"{shown(page)!r} cannot be the page: name a file, such as changes.html, in a folder that exists.")
     try:
-        if os.path.lexists(page) and not is_report(page):
+        if os.path.lexists(page) and not is_report(Root(folder), os.path.basename(page)):
             raise OutputError(f"{shown(page)!r} is not a page of camcli; name another file.")
     except OSError as error:
-        raise output_error(page, error) from error
-    write_whole(page, changes_html(found, runs, folder).encode("utf-8"), folder)
+        raise output_error(error.filename or page, error) from error
+    write_file(page, changes_html(found, runs, folder).encode("utf-8"))
 
 
 def changes_html(found: Comparison, runs: tuple[str, str], folder: str) -> str:
@@ -71,7 +72,7 @@ def _columns(changes: Sequence[Change], runs: tuple[str, str]) -> dict[str, Any]
     columns["probabilities"] = [[_rounded(change.probability[side]) for change in changes] for side in (0, 1)]
     columns["overlays"] = [[quoted(change.overlays[side]) for change in changes] for side in (0, 1)]
     columns["thumbs"] = [
-        [quoted(current_thumbnail(run, change.overlays[side])) if change.overlays[side] else "" for change in changes]
+        [quoted(current_thumbnail(Root(run), change.overlays[side])) if change.overlays[side] else "" for change in changes]
         for side, run in enumerate(runs)
     ]
     return {"words": list(words.numbers), **columns}

@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from camcli.output.files import map_file
+import numpy as np
+
 from camcli.output.ledger import Ledger
+from camcli.output.maps import read_map
+from camcli.output.root import Root
 from camcli.records import recovered, shown
-from camcli.report.maps import MapChunks, border_share, entropy, read_map
+from camcli.report.maps import MapChunks, border_share, entropy
 from camcli.report.scripts import folder_urls, quoted
 
 _NOT_IN_BROWSERS = (".tif", ".tiff")
@@ -66,8 +69,8 @@ class Gathered:
         }
 
 
-def gather(path: str, ledger: Ledger) -> Gathered:
-    """The images, rows, failures and maps of the run in the folder ``path``, in the order of its journal."""
+def gather(root: Root, ledger: Ledger) -> Gathered:
+    """The images, rows, failures and maps of the run in ``root``, in the order of its journal."""
     found = Gathered(
         images={key: [] for key in ("name", "url", "original", "predicted", "confidence", "label", "correct")},
         rows={key: [] for key in ("image", *ROW_WORDS, *ROW_NUMBERS, "overlay", "entropy", "border")},
@@ -86,7 +89,7 @@ def gather(path: str, ledger: Ledger) -> Gathered:
             continue
         for row in rows:
             _add_row(found, number, entry.image, row)
-            _add_map(found, path, row, ledger.settings)
+            _add_map(found, root, row, ledger.settings)
     return found
 
 
@@ -139,12 +142,20 @@ def _overlay_url(overlay: str, image: str) -> str:
     return quoted(overlay[len(beginning) :]) if overlay.startswith(f"{beginning}.") else f"/{quoted(overlay)}" if overlay else ""
 
 
-def _add_map(found: Gathered, path: str, row: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+def _add_map(found: Gathered, root: Root, row: Mapping[str, str], settings: Mapping[str, Any]) -> None:
     values = None
     if settings.get("save-maps"):
         if row["overlay"]:
-            values = read_map(os.path.join(path, map_file(recovered(row["overlay"]))))
+            values = _map_of(root, recovered(row["overlay"]))
         found.maps.add(len(found.rows["image"]) - 1, values)
     for column, measure in (("entropy", entropy), ("border", border_share)):
         value = None if values is None else measure(values)
         found.rows[column].append(None if value is None else round(value, 5))
+
+
+def _map_of(root: Root, overlay: str) -> np.ndarray | None:
+    """The raw map of ``overlay``, (h, w) float32; None where there is none, or none that is whole."""
+    try:
+        return read_map(root, overlay)
+    except (OSError, ValueError):
+        return None

@@ -10,17 +10,6 @@ import numpy as np
 _CHUNK_BYTES = 128 * 1024
 
 
-def read_map(path: str) -> np.ndarray | None:
-    """The map in the file at ``path``, (h, w) float32; None where there is none, or none that is whole."""
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.size == 0 or values.dtype != np.float32:
-        return None
-    return values
-
-
 def entropy(values: np.ndarray) -> float | None:
     """How spread out a map (h, w) is, from 0 (one cell has it all) to 1 (all cells alike); None where nothing is positive.
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from PIL import Image as PillowImage
 
 from camcli.errors import ImageError
-from camcli.output.writers import write_whole
-from camcli.records import REPORT_FOLDER, RUN_MARKER
+from camcli.output.manifest import thumbnail_of
+from camcli.output.root import Root
 
 LONGER_SIDE = 176
 """Pixels of a thumbnail."""
@@ -29,28 +31,23 @@ class Made:
     impossible: int
 
 
-def thumbnail_of(overlay: str) -> str:
-    """The thumbnail of an overlay; both paths are relative to the output folder."""
-    return os.path.join(REPORT_FOLDER, "thumbs", f"{os.path.splitext(os.path.relpath(overlay, 'overlays'))[0]}.jpg")
-
-
-def current_thumbnail(path: str, overlay: str) -> str:
-    """The thumbnail of ``overlay`` in the output folder ``path``, relative to it; empty where there is none, or an older one."""
+def current_thumbnail(root: Root, overlay: str) -> str:
+    """The thumbnail of ``overlay`` in ``root``; empty where there is none, or an older one."""
     name = thumbnail_of(overlay)
     try:
-        return name if _is_current(os.path.join(path, name), os.path.join(path, overlay)) else ""
+        return name if _is_current(root, name, overlay) else ""
     except OSError:
         return ""
 
 
-def make_thumbnails(path: str, overlays: Iterable[str], workers: int, stop: threading.Event) -> Made:
-    """Thumbnails for ``overlays`` of the output folder ``path``. Raises OutputError.
+def make_thumbnails(root: Root, overlays: Iterable[str], workers: int, stop: threading.Event) -> Made:
+    """Thumbnails for ``overlays`` of the output folder ``root``. Raises OutputError.
 
     Once ``stop`` is set no further ones are made. Each is complete or absent.
     """
 
     def one(overlay: str) -> bool | None:
-        return None if stop.is_set() else _make(path, overlay)
+        return None if stop.is_set() else _make(root, overlay)
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="thumbnail")
     try:
@@ -60,32 +57,33 @@ def make_thumbnails(path: str, overlays: Iterable[str], workers: int, stop: thre
     return Made(sum(result is True for result in results), sum(result is False for result in results))
 
 
-def _make(path: str, overlay: str) -> bool | None:
+def _make(root: Root, overlay: str) -> bool | None:
     """True for a thumbnail made, False for one that cannot be, None for one that was there."""
-    source, target = os.path.join(path, overlay), os.path.join(path, thumbnail_of(overlay))
+    target = thumbnail_of(overlay)
     try:
-        if _is_current(target, source):
+        if _is_current(root, target, overlay):
             return None
-        data = _encoded(source)
+        with root.open(overlay) as file:
+            data = _encoded(file)
     except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError):  # gone, or not whole: verify says which
         return False
     try:
-        write_whole(target, data, os.path.join(path, RUN_MARKER, "scratch"))
+        root.write(target, data)
     except ImageError:
         return False
     return True
 
 
-def _is_current(target: str, source: str) -> bool:
-    made = os.stat(source).st_mtime_ns
-    try:
-        return os.stat(target).st_mtime_ns >= made
-    except FileNotFoundError:
-        return False
+def _is_current(root: Root, target: str, source: str) -> bool:
+    """Whether ``target`` is not older than ``source``. Raises FileNotFoundError where there is no source."""
+    made, there = root.status(source), root.status(target)
+    if made is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), root.at(source))
+    return there is not None and there.st_mtime_ns >= made.st_mtime_ns
 
 
-def _encoded(source: str) -> bytes:
-    with PillowImage.open(source) as picture:
+def _encoded(source: BinaryIO) -> bytes:
+    with PillowImage.open(source, formats=("JPEG", "PNG", "WEBP")) as picture:
         picture.draft("RGB", (LONGER_SIDE, LONGER_SIDE))  # a JPEG is decoded at the least size that will do
         small = picture.convert("RGB")
         small.thumbnail((LONGER_SIDE, LONGER_SIDE), PillowImage.Resampling.BOX, reducing_gap=None)

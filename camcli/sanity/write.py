@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, fields
 from typing import Any
 
+from camcli.documents import parse_json
 from camcli.errors import OutputError
-from camcli.output.checks import OURS, check_place, check_settings
-from camcli.output.locks import undisturbed
-from camcli.output.writers import csv_line, json_bytes, output_error, table_line, write_whole
+from camcli.output.checks import OURS, check_place, refuse_differences
+from camcli.output.exchange import exchange_files, finish_exchange
+from camcli.output.locks import claimed
+from camcli.output.root import Root
+from camcli.output.writers import csv_line, json_bytes, output_error, table_line
 from camcli.records import RUN_MARKER, SANITY_PICTURES, shown
 from camcli.sanity.check import MODES, Check
 from camcli.sanity.plot import curves_png
@@ -40,73 +41,56 @@ def sanity_folder(path: str, settings: Mapping[str, Any], *, overwrite: bool) ->
     InUseError while another check is at work in it, and SettingsError where it holds one with other settings and is not to be
     overwritten. A folder into which nothing was written is left as it was found.
     """
-    path = os.path.abspath(path)
-    check_place(path)
-    _refuse_others(path)
-    new = not os.path.lexists(path)
+    root = Root(path)
+    check_place(root.path)
+    _refuse_others(root)
+    busy = f"another check is writing into {shown(root.path)!r}. Wait for it, or choose another --output."
     try:
-        os.makedirs(os.path.join(path, RUN_MARKER, "scratch"), exist_ok=True)
-    except OSError as error:
-        raise output_error(path, error) from error
-    try:
-        with undisturbed(path, f"another check is writing into {shown(path)!r}. Wait for it, or choose another --output."):
-            record = read_record(path)
+        with claimed(root, busy, lambda: any(map(root.exists, FILES))):
+            finish_exchange(root, FILES)
+            record = read_record(root)
             if record is not None and not overwrite:
-                check_settings(path, record["settings"], settings)
+                refuse_differences(root.path, record["settings"], settings)
             yield record if record is not None and record["settings"] == dict(settings) and not overwrite else None
-    finally:
-        if new:
-            _forget(path)
+    except OSError as error:
+        raise output_error(error.filename or root.path, error) from error
 
 
-def _refuse_others(path: str) -> None:
-    """Raise OutputError where ``path`` holds a run, or files of our names that camcli did not write."""
-    ours = os.path.isdir(os.path.join(path, RUN_MARKER))
-    foreign = [name for name in (FILES if not ours else OURS) if os.path.lexists(os.path.join(path, name))]
+def _refuse_others(root: Root) -> None:
+    """Raise OutputError where ``root`` holds a run, or files of our names that camcli did not write."""
+    if not os.path.isdir(root.path):
+        return
+    ours = root.is_folder(RUN_MARKER)
+    foreign = [name for name in (FILES if not ours else OURS) if root.exists(name)]
     if foreign:
         what = "a run of camcli" if ours else f"{', '.join(foreign)}, which camcli did not write"
-        raise OutputError(f"{shown(path)!r} holds {what}; choose another folder with --output.")
+        raise OutputError(f"{shown(root.path)!r} holds {what}; choose another folder with --output.")
 
 
-def _forget(path: str) -> None:
-    """Remove the folder and its marker where no file of a check has come into it."""
-    if any(os.path.lexists(os.path.join(path, name)) for name in FILES):
-        return
-    with contextlib.suppress(OSError):
-        os.unlink(os.path.join(path, RUN_MARKER, "lock"))
-    for folder in (os.path.join(path, RUN_MARKER, "scratch"), os.path.join(path, RUN_MARKER), path):
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
-
-
-def read_record(path: str) -> dict[str, Any] | None:
-    """The record of the check in the folder ``path``; None where there is none, or where a file of it is gone."""
+def read_record(root: Root) -> dict[str, Any] | None:
+    """The record of the check in ``root``; None where there is none, or where a file of it is gone."""
     try:
-        with open(os.path.join(path, RECORD), "rb") as file:
-            record = json.load(file)
+        record = parse_json(root.read(RECORD))
+        whole = all(map(root.size, FILES))
     except (OSError, ValueError):
         return None
-    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict) or not isinstance(record.get("failed"), list):
         return None
-    return record if all(os.path.isfile(os.path.join(path, name)) for name in FILES) else None
+    return record if whole else None
 
 
 def write_check(path: str, check: Check, verdicts: Sequence[Verdict], record: Mapping[str, Any]) -> None:
-    """Write all files of a check into the folder ``path``, each whole, the record last. Raises OutputError."""
-    path = os.path.abspath(path)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(path, RECORD))  # which says that the rest belongs together
+    """Write all files of a check into the folder ``path``, all at once: an earlier check stays until then. Raises OutputError."""
     model = str(record["model"]["name"])
-    contents: dict[str, Callable[[], bytes]] = {
-        TABLE: lambda: _table(check),
-        VERDICTS: lambda: verdict_table(verdicts),
-        SANITY_PICTURES[0]: lambda: curves_png(check, MODES[0], model),
-        SANITY_PICTURES[1]: lambda: curves_png(check, MODES[1], model),
-        SANITY_PICTURES[2]: lambda: strip_png(check),
-        RECORD: lambda: json_bytes(record),
+    contents = {
+        TABLE: _table(check),
+        VERDICTS: verdict_table(verdicts),
+        SANITY_PICTURES[0]: curves_png(check, MODES[0], model),
+        SANITY_PICTURES[1]: curves_png(check, MODES[1], model),
+        SANITY_PICTURES[2]: strip_png(check),
+        RECORD: json_bytes(record),
     }
-    for name in FILES:
-        write_whole(os.path.join(path, name), contents[name](), os.path.join(path, RUN_MARKER, "scratch"))
+    exchange_files(Root(path), {name: contents[name] for name in FILES})
 
 
 def _table(check: Check) -> bytes:

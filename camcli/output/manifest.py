@@ -1,0 +1,66 @@
+"""Which files in an output folder are a report's, by name: no other is removed when the report is written again or dropped."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable
+
+from camcli.documents import parse_json
+from camcli.output.files import is_report
+from camcli.output.names import is_output_name
+from camcli.output.root import Root
+from camcli.records import REPORT_FOLDER, REPORT_PAGE, RUN_MARKER
+
+_MANIFEST = f"{RUN_MARKER}/report.jsonl"
+_MOST_LINE = 1 << 20
+_SCRIPT = re.compile(r"rows\.js|maps/\d+\.js")
+
+
+def thumbnail_of(overlay: str) -> str:
+    """The thumbnail of an overlay; both paths are relative to the output folder."""
+    return f"{REPORT_FOLDER}/thumbs/{os.path.splitext(overlay.removeprefix('overlays/'))[0]}.jpg"
+
+
+def report_names(root: Root) -> set[str]:
+    """The files that the report in ``root`` consists of, but for its page. Raises OSError.
+
+    Those of its manifest, and the scripts, which earlier versions wrote without one.
+    """
+    names: set[str] = set()
+    with contextlib.suppress(FileNotFoundError), root.open(_MANIFEST) as file:
+        while line := file.readline(_MOST_LINE):
+            with contextlib.suppress(ValueError):
+                name = parse_json(line)
+                names.update([name] if isinstance(name, str) and _is_part(name) else [])
+    scripts = itertools.chain([f"{REPORT_FOLDER}/rows.js"], (f"{REPORT_FOLDER}/maps/{n}.js" for n in itertools.count()))
+    return names | set(itertools.takewhile(root.exists, scripts))
+
+
+def _is_part(name: str) -> bool:
+    inner = name.removeprefix(f"{REPORT_FOLDER}/")
+    return inner != name and (_SCRIPT.fullmatch(inner) is not None or (inner.startswith("thumbs/") and is_output_name(inner)))
+
+
+def write_manifest(root: Root, names: Iterable[str]) -> None:
+    """Put down which files are the report's, before they are written and after others are removed. Raises OutputError."""
+    root.write_changed(_MANIFEST, b"".join(json.dumps(name).encode("ascii") + b"\n" for name in sorted(names)))
+
+
+def remove_report(root: Root, overlays: Iterable[str] = ()) -> None:
+    """Remove the report in ``root``; ``overlays``: those whose thumbnails are its too. Raises OSError."""
+    if is_report(root):
+        root.remove(REPORT_PAGE)
+    remove_parts(root, report_names(root) | set(map(thumbnail_of, overlays)))
+    root.remove(_MANIFEST)
+
+
+def remove_parts(root: Root, names: Iterable[str]) -> None:
+    """Remove ``names``, files of a report, and folders that are empty then. Raises OSError."""
+    for name in names:
+        root.remove(name)
+    for folder in {os.path.dirname(name) for name in names}:
+        root.remove_folder(folder)

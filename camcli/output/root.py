@@ -1,0 +1,375 @@
+"""The one door to what lies below an output folder: read, written, replaced and removed here, and never outside.
+
+An output folder is data that a stranger may have made. So every path below it is relative and normalised, each folder on the way
+is opened from the one above it without following links (``openat`` with ``O_NOFOLLOW``, so that no exchange of names in between
+can fool it), only regular files are opened, and never so that opening waits. The output folder itself may be a link: its place
+was named by the user. The idea is that of Go's ``os.Root``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import re
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from camcli.documents import MOST_BYTES, kind_of, read_regular
+from camcli.errors import ImageError
+from camcli.output.writers import output_error
+from camcli.records import RUN_MARKER, shown
+
+SCRATCH = f"{RUN_MARKER}/scratch"
+"""Where files are written before they get their names: on the same file system."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
+_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0)
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+_TEMPORARY = re.compile(r"\d+-\d+")
+_numbers = itertools.count()
+_NAME_PROBLEMS = frozenset(
+    {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT}
+)
+
+
+class Root:
+    """What lies below the folder at ``path``. Every method takes paths relative to it, with ``/``.
+
+    They raise OSError, with the whole path and words that say what is wrong, also for a path that would leave the folder
+    (absolute, or with ``..``), for a link on the way, and for what is not a regular file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = self._top = os.path.abspath(path)
+        self._inside: list[str] = []
+        self._outer: Root | None = None
+
+    def below(self, name: str) -> Root:
+        """The same door to the folder ``name`` inside, which is not followed where it is a link."""
+        inner = Root(self._top)
+        inner._inside = [*self._inside, *_parts(name)]
+        inner._outer = self
+        inner.path = self.at(name)
+        return inner
+
+    def make_self(self) -> list[Root]:
+        """Make the folder itself where it is missing, the one above which is there; those that were made, the outermost first."""
+        if self._outer is not None:
+            made = self._outer.make_self()
+            return [*made, self] if self._outer.make_folder(self._inside[-1]) else made
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.path)
+            return [self]
+        return []
+
+    def remove_self(self) -> None:
+        """Remove the folder itself where it is empty."""
+        with contextlib.suppress(OSError):
+            if self._outer is not None:
+                self._outer.remove_folder(self._inside[-1], above=False)
+            else:
+                os.rmdir(self.path)
+
+    def at(self, relative: str) -> str:
+        """The whole path of ``relative``, for words and for telling others; nothing below the folder is opened by it."""
+        return os.path.join(self.path, relative)
+
+    # looking
+
+    def status(self, relative: str) -> os.stat_result | None:
+        """The status of what is at ``relative``, of a link itself; None where there is nothing."""
+        try:
+            with self._parent(relative) as (folder, name):
+                return os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # what lies behind a link is not in the folder
+                return None
+            raise
+
+    def exists(self, relative: str) -> bool:
+        """Whether there is anything at ``relative``, be it a link to nowhere."""
+        return self.status(relative) is not None
+
+    def size(self, relative: str) -> int:
+        """Bytes of the regular file at ``relative``; 0 where there is none."""
+        status = self.status(relative)
+        return status.st_size if status is not None and stat.S_ISREG(status.st_mode) else 0
+
+    def is_folder(self, relative: str) -> bool:
+        """Whether there is a folder, and not a link to one, at ``relative``."""
+        status = self.status(relative)
+        return status is not None and stat.S_ISDIR(status.st_mode)
+
+    def names(self, relative: str = "") -> list[str]:
+        """What is in a folder, sorted; nothing where there is no such folder."""
+        try:
+            with self._folder(_parts(relative) if relative else []) as folder:
+                return sorted(os.listdir(folder))
+        except FileNotFoundError:
+            return []
+
+    def files(self, top: str) -> Iterator[str]:
+        """Every regular file below the folder ``top``, in sorted order; links are not followed."""
+        return (path for path, mode in self._below(top) if stat.S_ISREG(mode))
+
+    def strange(self, top: str) -> Iterator[tuple[str, str]]:
+        """All that is below ``top`` and neither a regular file nor a folder, and what it is, in words."""
+        return ((path, kind_of(mode)) for path, mode in self._below(top) if not stat.S_ISREG(mode))
+
+    def _below(self, top: str) -> Iterator[tuple[str, int]]:
+        """All that is below ``top`` but folders, each with its mode."""
+        waiting = [top] if self.exists(top) else []
+        while waiting:
+            folder = waiting.pop()
+            inner = []
+            for name in self.names(folder):
+                path = f"{folder}/{name}"
+                status = self.status(path)
+                if status is not None and stat.S_ISDIR(status.st_mode):
+                    inner.append(path)
+                elif status is not None:
+                    yield path, status.st_mode
+            waiting += reversed(inner)
+
+    # reading
+
+    def open(self, relative: str) -> BinaryIO:
+        """The regular file at ``relative``, to be read."""
+        with self._parent(relative) as (folder, name):
+            handle = self._opened(relative, name, os.O_RDONLY, folder)
+        return os.fdopen(handle, "rb")
+
+    def read(self, relative: str, most_bytes: int = MOST_BYTES) -> bytes:
+        """The bytes of the regular file at ``relative``; OSError for more than ``most_bytes``."""
+        with self.open(relative) as file:
+            return read_regular(file.fileno(), self.at(relative), most_bytes)
+
+    # writing
+
+    def make_folder(self, relative: str) -> bool:
+        """Make the folder ``relative``, the one above which is there; whether it was not there before."""
+        try:
+            with self._parent(relative) as (folder, name):
+                os.mkdir(name, dir_fd=folder)
+        except FileExistsError:
+            with self._folder(_parts(relative)):  # a folder, and no link
+                return False
+        return True
+
+    def write(self, relative: str, data: bytes) -> None:
+        """Put ``data`` at ``relative``, complete or not at all: written in SCRATCH first, then renamed into place.
+
+        The folders on the way are made. Raises OutputError that names the disk or the folder, and ImageError (stage ``write``)
+        where the file system cannot take the name.
+        """
+        try:
+            with self._folder(SCRATCH.split("/")) as scratch:
+                temporary = f"{os.getpid()}-{next(_numbers)}"
+                try:
+                    _fill(temporary, data, scratch)
+                    self._place(temporary, scratch, relative)
+                finally:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(temporary, dir_fd=scratch)
+        except OSError as error:
+            raise output_error(error.filename or self.at(relative), error) from error
+
+    def write_changed(self, relative: str, data: bytes) -> None:
+        """``write``, unless the file is there with the same bytes."""
+        with contextlib.suppress(OSError):
+            if self.size(relative) == len(data) and self.read(relative, len(data)) == data:
+                return
+        self.write(relative, data)
+
+    def link(self, source: Root, relative: str) -> None:
+        """Put the regular file ``relative`` of ``source`` at the same place here: a hard link, or a copy where there are none.
+
+        Raises OSError for what cannot be read, and as ``write`` does.
+        """
+        with source.open(relative) as file, source._parent(relative) as (folder, name), self._folder(SCRATCH.split("/")) as scratch:
+            there, wanted = self.status(relative), os.fstat(file.fileno())
+            if there is not None and (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino):
+                return
+            temporary = f"{os.getpid()}-{next(_numbers)}"
+            try:
+                os.link(name, temporary, src_dir_fd=folder, dst_dir_fd=scratch, follow_symlinks=False)
+            except OSError:  # no hard links on this file system
+                self.write(relative, file.read())
+                return
+            try:
+                self._place(temporary, scratch, relative)
+            except OSError as error:
+                raise output_error(self.at(relative), error) from error
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=scratch)
+
+    def create(self, relative: str) -> BinaryIO:
+        """A new file at ``relative``, to be written; FileExistsError where there is anything."""
+        with self._parent(relative) as (folder, name):
+            handle = self._opened(relative, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, folder)
+        return os.fdopen(handle, "wb")
+
+    def append(self, relative: str) -> int:
+        """A handle that appends to the regular file at ``relative``, which is made where there is none.
+
+        A file that has other names, as hard links give them, is copied first: what is written here is written nowhere else.
+        """
+        self._own(relative)
+        with self._parent(relative) as (folder, name):
+            return self._opened(relative, name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, folder)
+
+    def truncate(self, relative: str, size: int) -> None:
+        """Cut the regular file at ``relative`` to ``size`` bytes."""
+        self._own(relative)
+        with self._parent(relative) as (folder, name):
+            handle = self._opened(relative, name, os.O_WRONLY, folder)
+        try:
+            os.ftruncate(handle, size)
+        finally:
+            os.close(handle)
+
+    def rename(self, source: str, target: str) -> None:
+        """Give the file or folder ``source`` the name ``target``, in one step; a file that has it is replaced."""
+        with self._parent(source) as (folder, name), self._parent(target) as (target_folder, target_name):
+            os.rename(name, target_name, src_dir_fd=folder, dst_dir_fd=target_folder)
+
+    def remove(self, relative: str) -> None:
+        """Remove the file at ``relative``, a link itself and not what it points to; nothing happens where there is none."""
+        with contextlib.suppress(*_ABSENT, IsADirectoryError), self._parent(relative) as (folder, name):
+            os.unlink(name, dir_fd=folder)
+
+    def remove_folder(self, relative: str, *, above: bool = True) -> None:
+        """Remove the folder ``relative``, and with ``above`` those above it, as far as they are empty."""
+        parts = _parts(relative)
+        with contextlib.suppress(OSError):
+            while parts:
+                with self._folder(parts[:-1]) as folder:
+                    os.rmdir(parts[-1], dir_fd=folder)
+                parts = parts[:-1] if above else []
+
+    def clear_scratch(self) -> None:
+        """Remove the temporary files that a process left behind which did not come to its end."""
+        for name in self.names(SCRATCH):
+            if _TEMPORARY.fullmatch(name):
+                self.remove(f"{SCRATCH}/{name}")
+
+    def lock(self, relative: str) -> int | None:
+        """A handle that holds the lock file ``relative``, an flock, until it is closed; None while another process holds it."""
+        with self._parent(relative) as (folder, name):
+            handle = self._opened(relative, name, os.O_RDWR | os.O_CREAT, folder)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+    # the way there
+
+    @contextlib.contextmanager
+    def _folder(self, parts: list[str], *, make: bool = False) -> Iterator[int]:
+        """A handle of the folder ``parts``, reached from the top without following a link."""
+        way = [*self._inside, *parts]
+        handle = os.open(self._top, _FOLDER)
+        try:
+            for depth, part in enumerate(way, 1):
+                try:
+                    inner = self._entered(part, handle, make)
+                except OSError as error:
+                    raise self._explained(error, os.path.join(self._top, *way[:depth]), part, handle) from error
+                os.close(handle)
+                handle = inner
+            yield handle
+        finally:
+            os.close(handle)
+
+    @staticmethod
+    def _entered(part: str, handle: int, make: bool) -> int:
+        try:
+            return os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=handle)
+        except FileNotFoundError:
+            if not make:
+                raise
+        with contextlib.suppress(FileExistsError):  # another thread was faster
+            os.mkdir(part, dir_fd=handle)
+        return os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=handle)
+
+    @contextlib.contextmanager
+    def _parent(self, relative: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """A handle of the folder that ``relative`` is in, and its name there; errors inside get the whole path."""
+        *parts, name = _parts(relative)
+        with self._folder(parts, make=make) as folder:
+            try:
+                yield folder, name
+            except OSError as error:
+                if error.filename == name or error.filename is None:
+                    error.filename = self.at(relative)
+                raise
+
+    def _opened(self, relative: str, name: str, flags: int, folder: int) -> int:
+        """A handle of the regular file ``name`` in ``folder``."""
+        try:
+            handle = os.open(name, flags | _FILE, 0o666, dir_fd=folder)
+        except OSError as error:
+            raise self._explained(error, self.at(relative), name, folder) from error
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISREG(mode):
+            return handle
+        os.close(handle)
+        raise OSError(errno.EINVAL, f"it is {kind_of(mode)}, not a regular file", self.at(relative))
+
+    @staticmethod
+    def _explained(error: OSError, whole: str, name: str, folder: int) -> OSError:
+        """``error`` with the ``whole`` path, and with words where the cause is a link or something that is no file."""
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EMLINK, errno.EISDIR):
+            with contextlib.suppress(OSError):
+                mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+                if stat.S_ISLNK(mode):
+                    return OSError(errno.ELOOP, "it is a symbolic link; none is followed in an output folder", whole)
+                if error.errno != errno.ENOTDIR and not stat.S_ISREG(mode):
+                    return OSError(errno.EINVAL, f"it is {kind_of(mode)}, not a regular file", whole)
+        return OSError(error.errno, error.strerror or str(error), whole)
+
+    def _place(self, temporary: str, scratch: int, relative: str) -> None:
+        """Give the file ``temporary`` in ``scratch`` its name. Raises ImageError where the file system cannot take that."""
+        try:
+            with self._parent(relative, make=True) as (folder, name):
+                os.replace(temporary, name, src_dir_fd=scratch, dst_dir_fd=folder)
+        except OSError as error:
+            if error.errno in _NAME_PROBLEMS:
+                raise ImageError(
+                    "write", f"its file cannot have the name {shown(self.at(relative))!r}: {error.strerror}"
+                ) from error
+            raise
+
+    def _own(self, relative: str) -> None:
+        """Make the file at ``relative`` the only name of its bytes."""
+        status = self.status(relative)
+        if status is not None and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+            self.write(relative, self.read(relative, status.st_size))
+
+
+def _parts(relative: str) -> list[str]:
+    """The names on the way to ``relative``. Raises OSError for a path that is not relative and normalised."""
+    parts = relative.split("/")
+    if "\0" in relative or any(part in ("", ".", "..") for part in parts):
+        raise OSError(errno.EINVAL, "it is not a path inside the output folder", relative)
+    return parts
+
+
+def _fill(temporary: str, data: bytes, scratch: int) -> None:
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o666, dir_fd=scratch)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+    finally:
+        os.close(handle)
