@@ -343,6 +343,25 @@ def fuzz(plan: Plan) -> int:
     return found
 
 
+def fuzz_folders(runs: int, seed: int, jobs: int) -> bool:
+    """Whether a command over one of ``runs`` damaged output folders ended as none should; each is told."""
+    with tempfile.TemporaryDirectory() as place, multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        parts = [(f"{place}/{number}", runs // jobs, seed * jobs + number) for number in range(jobs)]
+        found = [words for part in pool.starmap(_fuzz_part, parts) for words in part]
+    print(f"{runs} damaged folders: {len(found)} findings", *found, sep="\n", flush=True)
+    return bool(found)
+
+
+def _fuzz_part(place: str, runs: int, seed: int) -> list[str]:
+    from tests.commands import rich_folder
+    from tests.test_untrusted import fuzz_documents
+
+    made, copies = Path(place) / "made", Path(place) / "copies"
+    made.mkdir(parents=True)
+    copies.mkdir()
+    return fuzz_documents(rich_folder(made), copies, runs, seed)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=10_000)
@@ -353,13 +372,16 @@ def main() -> None:
     parser.add_argument("--max-pixels", type=int, default=1_000_000)
     parser.add_argument("--limit", type=float, default=10.0, help="seconds for one input")
     parser.add_argument("--memory", type=int, default=2 << 30, help="bytes that a child may take beyond what it begins with")
+    parser.add_argument("--documents", type=int, default=10_000, help="output folders with damaged tables, journals and JSON")
     asked = vars(parser.parse_args())
+    documents = asked.pop("documents")
     module, _, name = asked["target"].partition(":")
     asked["target"] = getattr(importlib.import_module(module), name)
     asked["save"] = asked["save"] or Path(tempfile.mkdtemp(prefix="fuzz-"))
     print(f"findings go to {asked['save']}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # daemon children end with their parent
-    sys.exit(1 if fuzz(Plan(**asked)) else 0)
+    findings = fuzz(Plan(**asked))
+    sys.exit(1 if findings | fuzz_folders(documents, asked["seed"], asked["jobs"]) else 0)
 
 
 if __name__ == "__main__":

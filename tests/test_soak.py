@@ -15,6 +15,7 @@ from tests.failing import FAILS_WITH, LOOKING, Failing
 from tests.faults import differences, fill_album, fill_with_copies, leftovers
 from tests.folders import TINY
 from tests.forks import fresh, rows_written
+from tests.test_all_commands import COMMANDS, after_fault, after_kills, cases, expected_of, faults_of  # noqa: F401 - cases is a fixture
 from tests.test_faults import (
     Kills,
     Sweep,
@@ -26,6 +27,15 @@ from tests.test_faults import (
     sweep,  # noqa: F401 - a fixture
     undisturbed,
     watched,
+)
+from tests.test_untrusted import (
+    HOSTILE,
+    assert_harmless,
+    assert_mended,
+    bystanders,  # noqa: F401 - a fixture
+    made,  # noqa: F401 - a fixture
+    names_in,
+    snapshot,
 )
 
 pytestmark = pytest.mark.soak
@@ -88,6 +98,39 @@ def test_law_4_every_file_operation_fails(sweep: Sweep, inside, beginning, repor
                 number += 1
     report(f"{sum(struck_at.values())} faults: {dict(struck_at)}; {len(violations)} violations")
     assert not violations, "\n".join(violations)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_law_4_every_file_operation_of_every_command_fails(cases, tmp_path, name, report):  # noqa: F811
+    """Every fault of the fast commands; of fit, which takes seconds, every seventh."""
+    case = cases[name]
+    expected, faults = expected_of(case, tmp_path), list(faults_of(case, tmp_path))
+    faults = faults[:: 7 if name == "fit" else 1]
+    violations = [words for fault in faults for words in after_fault(case, tmp_path, fault, expected)]
+    report(f"{name}: {len(faults)} faults; {len(violations)} violations")
+    assert not violations, "\n".join(violations)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_law_1_every_command_is_killed(forks, cases, tmp_path, name, report):  # noqa: F811
+    case, draw = cases[name], random.Random(name)
+    expected, kills, violations = expected_of(case, tmp_path), 0, []
+    while kills < 40:
+        more, found = after_kills(forks, case, tmp_path, draw, expected)
+        kills, violations = kills + more, violations + found
+    report(f"{name}: {kills} kills; {len(violations)} violations")
+    assert not violations, "\n".join(violations)
+
+
+@pytest.mark.parametrize("name", ["verify", "report", "render", "diff", "run", "overwrite"])
+def test_law_23_everything_hostile_at_every_name(made, tmp_path, bystanders, name, report):  # noqa: F811
+    places = [(place, kind) for place in names_in(made) for kind in HOSTILE]
+    assert_harmless(made, tmp_path, bystanders, snapshot(bystanders), name, places)
+    report(f"{name}: {len(places)} folders")
+
+
+def test_law_24_zeros_of_every_length(made, tmp_path):  # noqa: F811
+    assert_mended(made, tmp_path, 600, 1)
 
 
 def test_law_20_a_million_entries(memory_disk, report):
