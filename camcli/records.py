@@ -57,6 +57,8 @@ def shown(name: str) -> str:
 
 def recovered(text: str) -> str:
     """The name that ``shown`` wrote as ``text``, as ``os.fsdecode`` gives it."""
+    if "\\" not in text:
+        return text
     parts = re.split(rb"(\\\\|\\x[0-9a-f]{2})", text.encode("utf-8"))
     raw = b"".join(
         part if not part.startswith(b"\\") else b"\\" if part == b"\\\\" else bytes.fromhex(part[2:].decode()) for part in parts

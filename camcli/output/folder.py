@@ -227,10 +227,11 @@ class OutputFolder:
             return all(map(is_there, self.ledger.file_checksums(entry, rows)))
 
         def is_there(file: tuple[str, Checksum | None]) -> bool:
-            size = self.root.size(file[0])
+            size = size_of(file[0])
             return size > 0 if file[1] is None else size == file[1].size
 
-        return {entry.image for entry, data in self.ledger.rows() if not is_whole(entry, data)}
+        with self.root.sizes() as size_of:
+            return {entry.image for entry, data in self.ledger.rows() if not is_whole(entry, data)}
 
     def tidy(self) -> None:
         """Remove what a run that did not end by itself has left over; for a run that has nothing to do."""

@@ -15,7 +15,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from camcli.documents import MOST_BYTES, kind_of, read_regular
@@ -29,6 +29,9 @@ SCRATCH = f"{RUN_MARKER}/scratch"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0)
 _ABSENT = (FileNotFoundError, NotADirectoryError)
+_NOT_INSIDE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What lies behind a link is not in the folder."""
+
 _TEMPORARY = re.compile(r"\d+-\d+")
 _numbers = itertools.count()
 _NAME_PROBLEMS = frozenset(
@@ -86,7 +89,7 @@ class Root:
             with self._parent(relative) as (folder, name):
                 return os.stat(name, dir_fd=folder, follow_symlinks=False)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # what lies behind a link is not in the folder
+            if error.errno in _NOT_INSIDE:
                 return None
             raise
 
@@ -98,6 +101,34 @@ class Root:
         """Bytes of the regular file at ``relative``; 0 where there is none."""
         status = self.status(relative)
         return status.st_size if status is not None and stat.S_ISREG(status.st_mode) else 0
+
+    @contextlib.contextmanager
+    def sizes(self) -> Iterator[Callable[[str], int]]:
+        """``size`` for many files: the way to a folder is gone once for those of it that come one after the other."""
+        with contextlib.ExitStack() as stack:
+            folders: dict[str, int | None] = {}
+
+            def size(relative: str) -> int:
+                parent, _, name = relative.rpartition("/")
+                if parent not in folders:
+                    if len(folders) >= 8:  # overlays, maps and masks of two folders, and no crowd of descriptors
+                        folders.clear()
+                        stack.close()
+                    folders[parent] = stack.enter_context(self._folder_or_none(parent))
+                return _regular_size(name, folders[parent])
+
+            yield size
+
+    @contextlib.contextmanager
+    def _folder_or_none(self, relative: str) -> Iterator[int | None]:
+        with contextlib.ExitStack() as stack:
+            folder = None
+            try:
+                folder = stack.enter_context(self._folder(_parts(relative)))
+            except OSError as error:
+                if error.errno not in _NOT_INSIDE:
+                    raise
+            yield folder
 
     def is_folder(self, relative: str) -> bool:
         """Whether there is a folder, and not a link to one, at ``relative``."""
@@ -363,6 +394,17 @@ def _parts(relative: str) -> list[str]:
     if "\0" in relative or any(part in ("", ".", "..") for part in parts):
         raise OSError(errno.EINVAL, "it is not a path inside the output folder", relative)
     return parts
+
+
+def _regular_size(name: str, folder: int | None) -> int:
+    """Bytes of the regular file ``name`` in ``folder``; 0 where there is none."""
+    if folder is None or name in ("", ".", ".."):
+        return 0
+    try:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except _ABSENT:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _fill(temporary: str, data: bytes, scratch: int) -> None:
