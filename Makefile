@@ -25,8 +25,8 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.installed
 
 demo: $(VENV)/.installed
-	$(BIN)/camcli run sample_images -o heatmaps
-	@echo "Look at heatmaps/overlays, and at heatmaps/predictions.csv."
+	$(BIN)/camcli run sample_images -o demo
+	@echo "Look at demo/overlays, and at demo/predictions.csv."
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -56,4 +56,4 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) heatmaps .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo heatmaps .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

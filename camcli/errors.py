@@ -71,7 +71,11 @@ class DeviceError(UsageError):
 
 
 class SettingsError(UsageError):
-    """The output folder holds a run made with other settings."""
+    """The output folder holds a run made with other settings. ``different``: their names, where they are known."""
+
+    def __init__(self, message: str, different: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.different = frozenset(different)
 
 
 class RunError(CamcliError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from camcli.models.factory import own_model
 from camcli.models.labels import find_class, read_labels
 from camcli.models.layers import resolve_layers
 from camcli.models.request import ModelRequest
-from camcli.models.sources import load_model
+from camcli.models.sources import class_names, load_model, source_of, weights_at_hand
 from camcli.network import Network, eager
 from camcli.network.memory import fitting_batch_size
 from camcli.network.prepare import Preparation, prepare_network, worth_compiling
@@ -100,6 +100,23 @@ def prepare_job(
     options = replace(options, chunk=batch_size)
     model = replace(model, notes=(*model.notes, *dict.fromkeys(notes)))
     return Job(config, model, device, layers, classes, options, labels, network, batch_size)
+
+
+def check_names(config: RunConfig, changed: Collection[str]) -> None:
+    """Raise the UsageError of a model, method, class or layer that does not exist, as ``prepare_job`` does; no weights are loaded.
+
+    ``changed``: the options that anybody may have misspelt; the others are taken to be right.
+    """
+    if "model" in changed:
+        source_of(config.model)
+    for name in config.method if "method" in changed else ():
+        METHODS[name]
+    if {"model", "weights", "labels", "class"} & set(changed):
+        classes = class_names(ModelRequest(config.model, config.weights, config.labels))
+        for wanted in config.class_:
+            find_class(wanted, classes)
+    if config.layer and {"model", "layer"} & set(changed):
+        resolve_layers(load_model(ModelRequest(config.model, weights_at_hand(config.model))), config.layer)
 
 
 def prepare_module(module: nn.Module, config: RunConfig, preprocess: Preprocess) -> Job:

@@ -18,8 +18,14 @@ from pathlib import Path
 from tests.conftest import ROOT, Result
 
 _BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_INDENTED = re.compile(r"^ {4}((?:[^#\n]*\| )?(?:\.venv/bin/)?camcli .*)$", re.MULTILINE)
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([^)]+)\)|<img[^>]*src=\"([^\"]+)\"")
 _SHELL = re.compile(r"[|<>;&$*?`]")
+
+
+def indented_commands(page: Path) -> list[str]:
+    """The lines of a page's indented blocks that call camcli, alone or behind a pipe, comments resolved."""
+    return [re.sub(r"\s#\s.*$", "", line).strip() for line in _INDENTED.findall(page.read_text(encoding="utf-8"))]
 
 
 def walk_commands(page: Path) -> list[str]:
@@ -48,13 +54,18 @@ def run_walk(
     assert commands, f"{page.name} has no command"
     done = []
     for command in commands:
-        if _SHELL.search(re.sub(r"'[^']*'|\"[^\"]*\"", "", command)) or not command.startswith("camcli "):
-            result = _in_shell(command)
-        else:
-            result = camcli(*shlex.split(shortened(command, changes or {}))[1:])
+        result = run_command(command, camcli, changes)
         assert result.code == 0, f"{command}: {result.err}"
         done.append((command, result))
     return done
+
+
+def run_command(command: str, camcli: Callable[..., Result], changes: Mapping[str, Mapping[str, str]] | None = None) -> Result:
+    """What a command line left: run in this process where it calls camcli alone, else by bash."""
+    command = command.replace(".venv/bin/camcli ", "camcli ")
+    if _SHELL.search(re.sub(r"'[^']*'|\"[^\"]*\"", "", command)) or not command.startswith("camcli "):
+        return _in_shell(command)
+    return camcli(*shlex.split(shortened(command, changes or {}))[1:])
 
 
 def _in_shell(command: str) -> Result:

@@ -11,6 +11,9 @@ from camcli.errors import ClassError, LabelsError, did_you_mean
 
 IMAGENET_SIZE = 1000
 
+_MOST_NAMED = 12
+"""Classes that an error names."""
+
 
 def imagenet_labels() -> tuple[str, ...]:
     """The 1000 names of ImageNet-1k, in the order of its classes, as torchvision publishes them."""
@@ -71,7 +74,21 @@ def find_class(wanted: str, classes: Sequence[str]) -> int:
         return matches[0]
     if matches:
         raise ClassError(f"{wanted!r} is the name of {len(matches)} classes, {' and '.join(map(str, matches))}: give the index.")
-    raise ClassError(f"there is no class {wanted!r}.{did_you_mean(wanted, classes)} See them all: camcli classes MODEL")
+    raise ClassError(f"there is no class {wanted!r}.{similar_classes(wanted, classes)} See them all: camcli classes MODEL")
+
+
+def similar_classes(wanted: str, classes: Sequence[str]) -> str:
+    """A sentence, with a leading space, that names the classes which contain ``wanted``, or else the nearest ones; or nothing.
+
+    Those that contain it as a word come first.
+    """
+    part = _folded(wanted)
+    inside = [name for name in dict.fromkeys(classes) if part and part in _folded(name)]
+    inside.sort(key=lambda name: part not in _folded(name).split())
+    if not inside:
+        return did_you_mean(wanted, classes)
+    more = f" and {len(inside) - _MOST_NAMED} more" if len(inside) > _MOST_NAMED else ""
+    return f" These contain it: {', '.join(inside[:_MOST_NAMED])}{more}."
 
 
 def _folded(name: str) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from camcli.errors import ModelError, did_you_mean
 from camcli.models.bundled import BundledSource
+from camcli.models.checkpoints import SUFFIXES as CHECKPOINT_SUFFIXES
 from camcli.models.factory import FactorySource
 from camcli.models.fitted import FittedSource
 from camcli.models.labels import read_labels
@@ -58,5 +59,10 @@ def source_of(name: str) -> ModelSource:
     for source in SOURCES:
         if source.owns(name):
             return source
+    if name.lower().endswith(CHECKPOINT_SUFFIXES):
+        raise ModelError(
+            f"{name!r} is a file of weights, not a model. Name the architecture that it was trained with too: "
+            f"--model ARCH --weights {name}, where ARCH is a name such as resnet50. See them all: camcli models"
+        )
     known = [info.name for info in list_models()]
     raise ModelError(f"there is no model {name!r}.{did_you_mean(name, known)} See them all: camcli models")

@@ -12,6 +12,7 @@ from camcli.config import LOOKS, RunConfig
 from camcli.documents import kind_of
 from camcli.errors import OutputError, SettingsError
 from camcli.option import default_values
+from camcli.output.advice import ways_on
 from camcli.output.journal import TABLES, Header
 from camcli.output.root import Root
 from camcli.records import FITTED_MARK, OUTPUT_FOLDERS, REPORT_PAGE, RUN_MARKER, Stamp, shown, stamp_of
@@ -125,11 +126,12 @@ def check_settings(path: str, earlier: Header, now: Mapping[str, Any]) -> tuple[
 
 def refuse_differences(path: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise SettingsError, with what differs, where what is in the folder at ``path`` was made with other settings."""
-    different = differences(earlier, now)
+    different = [key for key in dict.fromkeys([*earlier, *now]) if earlier.get(key) != now.get(key)]
     if different:
         raise SettingsError(
-            f"{shown(path)!r} holds a run with other settings ({different}). "
-            "Choose another folder with --output, or start again with --overwrite."
+            f"{shown(path)!r} holds a run with other settings ({differences(earlier, now)}). "
+            f"{ways_on(path, earlier, now, different)}",
+            different,
         )
 
 

@@ -1,0 +1,105 @@
+"""README.md: its examples are run one after the other in one folder, as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+
+import pytest
+import torch
+
+from camcli.cli.app import app
+from camcli.models.request import ModelRequest
+from camcli.models.sources import load_model
+from tests.conftest import ROOT, SAMPLES
+from tests.folders import rows_of
+from tests.pictures import encoded, photo
+from tests.walks import indented_commands, run_command
+
+PAGE = ROOT / "README.md"
+COMMANDS = indented_commands(PAGE)
+SLOW = ("camcli dream ", "camcli sanity ", "--compile on")
+"""What takes ten seconds and more each: left out of the test that is run every time."""
+
+FAILS_BELOW = "--fail-below"
+"""The gate of ``camcli diff`` closes, as it should: the two networks have random weights and agree about nothing."""
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A TORCH_HOME in which the weights of the examples lie where torchvision looks for them: random, seeded, in bfloat16."""
+    from torchvision import models
+
+    home = tmp_path_factory.mktemp("torch-home")
+    folder = home / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    for name in ("resnet50", "vit_b_16", "mobilenet_v2"):
+        module = load_model(ModelRequest(name, "none")).module
+        tensors = {key: tensor.bfloat16() if tensor.is_floating_point() else tensor for key, tensor in module.state_dict().items()}
+        torch.save(tensors, folder / os.path.basename(models.get_model_weights(name).DEFAULT.url))
+    yield home
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, published):
+    """The current folder: with everything that the examples name, and a jq where the machine has none."""
+    photos = {"cat.png": "chelsea.png", "dogs/one.png": "camera.png", "more/one.jpg": "space/rocket.jpg"}
+    labelled = {"tiger cat/a.png": "chelsea.png", "espresso/b.png": "coffee.png"}
+    for folder, files in (("photos", photos), ("labelled", labelled)):
+        for name, sample in files.items():
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(SAMPLES / sample, tmp_path / folder / name)
+    for k in range(6):
+        (tmp_path / "photos-by-class" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos-by-class" / "ab"[k % 2] / f"{k}.png").write_bytes(encoded(photo(k), "PNG"))
+    for name in ("configs", "sample_images"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("cat.jpg", "dog.jpg"):  # of the example in Python
+        shutil.copy(SAMPLES / "space" / "rocket.jpg", tmp_path / name)
+    (tmp_path / "stamp").touch()
+    os.utime(tmp_path / "stamp", (0, 0))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if shutil.which("jq") is None:
+        program = f'exec {shlex.quote(sys.executable)} {shlex.quote(str(ROOT / "tests" / "jq_program.py"))} "$@"'
+        (programs / "jq").write_text(f"#!/bin/sh\n{program}\n")
+        (programs / "jq").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TORCH_HOME", str(published))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_command_has_an_example():
+    from typer.main import get_command
+
+    shown = {re.search(r"\bcamcli (\w+)", command)[1] for command in COMMANDS}
+    assert shown == set(get_command(app).commands)
+
+
+def walk(camcli, commands):
+    for command in commands:
+        done = run_command(command, camcli)
+        assert done.code == (1 if FAILS_BELOW in command else 0), f"{command}: {done.err}"
+        assert "Traceback" not in done.err
+
+
+def test_the_examples_run_one_after_the_other_in_one_folder(camcli, place):
+    walk(camcli, [command for command in COMMANDS if not any(word in command for word in SLOW)])
+    assert {row["class_name"] for row in rows_of(place / "dogs")} == {"golden retriever"}
+    assert len(rows_of(place / "resnet")) == 5 * len(rows_of(place / "heatmaps")) == 15
+    assert {row["label"] for row in rows_of(place / "truth")} == {"tiger cat", "espresso"}
+    assert {row["image"] for row in rows_of(place / "parts")} == {row["image"] for row in rows_of(place / "heatmaps")}
+    (example,) = re.findall(r"^```python\n(import camcli\n.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    exec(example, {})
+
+
+@pytest.mark.soak
+def test_all_examples_run_one_after_the_other_in_one_folder(camcli, place):
+    walk(camcli, COMMANDS)
+    assert (place / "dreams").is_dir()
+    assert (place / "sanity" / "curves.png").is_file()
