@@ -76,6 +76,7 @@ class RunConfig:
         "auto",
         "auto takes CUDA, then MPS, then the CPU.",
         "Model",
+        short="-d",
         metavar="auto|cpu|cuda|cuda:N|mps",
         affects_results=False,
     )

@@ -44,7 +44,8 @@ def test_every_option_stands_in_the_readme_with_its_default():
 def test_the_readme_names_no_option_that_does_not_exist():
     from typer.main import get_command
 
-    known = {"--help", "--force-reinstall", "--no-deps", "--check", "--version", "--install-completion", "--depth"}
+    known = {"--help", "--force-reinstall", "--no-deps", "--check", "--version", "--depth"}
+    known |= {"--install-completion", "--show-completion"}
     for command in get_command(app).commands.values():
         for parameter in command.params:
             known.update(option for option in (*parameter.opts, *parameter.secondary_opts) if option.startswith("--"))

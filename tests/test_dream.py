@@ -283,7 +283,7 @@ def test_an_interrupt_ends_with_its_exit_code(tmp_path, monkeypatch):
     running.send_signal(signal.SIGINT)
     said = running.communicate()[1]
     assert running.returncode == 130
-    assert "interrupted; the same command goes on from here." in said
+    assert "finished pictures are kept. The same command makes the missing ones; the one in progress starts again." in said
     assert not (tmp_path / "out" / "bright.png").exists()
 
 

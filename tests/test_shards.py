@@ -193,6 +193,46 @@ def test_a_part_that_was_killed_is_not_joined_although_it_had_finished_before(ca
     assert "is not finished" in camcli("merge", out).err
 
 
+def cut_journal(part):
+    """As a loss of power may leave it: the last image's line is gone."""
+    journal = part / ".camcli" / "journal.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def set_state(part, **changes):
+    record = json.loads((part / "run.json").read_text())
+    (part / "run.json").write_text(json.dumps({**record, **changes}))
+
+
+UNFINISHED = {
+    "interrupted": lambda part: set_state(part, state="interrupted"),
+    "never came to its end": lambda part: (part / "run.json").unlink(),
+    "its record is torn": lambda part: (part / "run.json").write_bytes((part / "run.json").read_bytes()[:40]),
+    "less than it recorded": cut_journal,
+    "drawn anew in part": lambda part: (part / ".camcli" / "redrawing").touch(),
+}
+
+
+@pytest.mark.parametrize("what", UNFINISHED)
+def test_a_part_that_is_not_finished_is_not_joined(camcli, imgs, tmp_path, what):
+    """Whatever it lacks: the part is named, nothing is joined, and what the message advises mends it."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    run_parts(camcli, imgs, out, "--save-maps")
+    part = max(out.glob("shard-*"), key=lambda folder: len(rows_of(folder)))
+    UNFINISHED[what](part)
+    refused = camcli("merge", out)
+    assert refused.code == 2
+    assert part.name in refused.err
+    assert "again" in refused.err
+    assert results_in(out) == {}
+    if "camcli render" in refused.err:
+        assert camcli("render", part).code == 0
+    run_parts(camcli, imgs, out, "--save-maps")
+    assert camcli("merge", out).code == 0
+    camcli("run", imgs, "-o", whole, *TINY, "--save-maps")
+    assert results_in(out) == contents_of(whole)
+
+
 @pytest.mark.parametrize("table", ["predictions.csv", "failures.csv"])
 def test_damaged_rows_of_a_part_are_not_joined(camcli, imgs, tmp_path, table):
     """Nothing is joined before the part has mended them; then it is the run of one machine."""

@@ -6,12 +6,14 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from camcli import __version__
 from camcli.cli import diff, dream, fit, folders, look, run, sanity
+from camcli.cli.help import HelpedCommand
 from camcli.cli.signals import SIGNALS, Interrupted
 from camcli.cli.talk import Talk, abandon_stdout, hold_standard_streams
 from camcli.errors import CamcliError, RunError
@@ -24,8 +26,8 @@ app = typer.Typer(
     "3 the run could not go on, 130 interrupted, 143 terminated.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # tables of Rich cut names at 80 columns
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
@@ -44,19 +46,23 @@ def _top(
     pass
 
 
-app.command("run", no_args_is_help=True)(run.run_command())
-app.command("models")(look.models)
-app.command("layers", no_args_is_help=True)(look.layers)
-app.command("classes", no_args_is_help=True)(look.classes)
-app.command("methods")(look.methods)
-app.command("verify")(folders.verify)
-app.command("merge", no_args_is_help=True)(folders.merge)
-app.command("diff", no_args_is_help=True)(diff.diff)
-app.command("fit", no_args_is_help=True)(fit.fit)
-app.command("render", no_args_is_help=True)(folders.render_command())
-app.command("report")(folders.report)
-app.command("sanity", no_args_is_help=True)(sanity.sanity_command())
-app.command("dream", no_args_is_help=True)(dream.dream_command())
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run.run_command(),
+    "models": look.models,
+    "layers": look.layers,
+    "classes": look.classes,
+    "methods": look.methods,
+    "verify": folders.verify,
+    "merge": folders.merge,
+    "diff": diff.diff,
+    "fit": fit.fit,
+    "render": folders.render_command(),
+    "report": folders.report,
+    "sanity": sanity.sanity_command(),
+    "dream": dream.dream_command(),
+}
+for _name, _function in _COMMANDS.items():
+    app.command(_name, cls=HelpedCommand)(_function)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -50,6 +50,10 @@ def diff(
     """
     from camcli.compare import compare_runs
 
+    if report is not None:
+        from camcli.report.changes import check_page
+
+        check_page(report)
     found = compare_runs(first, second, threshold)
     talk = Talk(quiet=quiet)
     if not quiet:

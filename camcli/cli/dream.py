@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camcli.cli.options import config_parameters, take_parameters
+from camcli.cli.options import MODEL_ARGUMENT, MODEL_OPTION, config_parameters, named_model, take_parameters
 from camcli.cli.signals import SIGNALS
 from camcli.cli.summary import count_words
 from camcli.cli.talk import Talk, stdout_for_data
-from camcli.config import RunConfig
 from camcli.dream.config import DreamConfig
 from camcli.records import Failure, shown
 
@@ -29,20 +28,19 @@ _OF_RUN = ("weights", "labels", "device")
 def dream_command() -> Callable[..., None]:
     """The command's function, with an option for each field of DreamConfig, and those of the model."""
 
-    def dream(model: str = RunConfig.model, **values: Any) -> None:
+    def dream(name: str | None = None, model: str | None = None, **values: Any) -> None:
         """Make the picture that a class, a channel or a unit of a network responds to most: gradient ascent from noise.
 
         [dim]It shows what the network looks for, not what is there. Pictures that are there already are left alone.[/dim]
         """
         of_run = {name: values.pop(name) for name in _OF_RUN}
         options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        raise typer.Exit(_execute(model, of_run, DreamConfig(**options)))
+        raise typer.Exit(_execute(named_model(name, model), of_run, DreamConfig(**options)))
 
-    about_model = typer.Argument(metavar="MODEL", help="A name as camcli run --model takes it.")
+    either = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [
-        inspect.Parameter(
-            "model", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=RunConfig.model, annotation=Annotated[str, about_model]
-        ),
+        inspect.Parameter("name", either, default=None, annotation=Annotated[str | None, MODEL_ARGUMENT]),
+        inspect.Parameter("model", either, default=None, annotation=Annotated[str | None, MODEL_OPTION]),
         *config_parameters(config=DreamConfig),
         *config_parameters(_OF_RUN),
     ]
@@ -71,7 +69,9 @@ def _execute(model: str, of_run: dict[str, Any], config: DreamConfig) -> int:
                 else:
                     talk.say_beside_bar(_words(outcome))
     if SIGNALS.number is not None:
-        talk.complain("interrupted; the same command goes on from here.")
+        talk.complain(
+            "interrupted; finished pictures are kept. The same command makes the missing ones; the one in progress starts again."
+        )
         return 128 + SIGNALS.number
     if session.todo:
         talk.say(f"Pictures and their table in {shown(config.output)}.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from camcli.cli.completion import completion_of, models
 from camcli.cli.signals import SIGNALS
 from camcli.cli.summary import count_words
 from camcli.cli.talk import Talk, print_table
@@ -47,7 +48,15 @@ def fit(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A folder a class, or train/ and val/ with a folder a class each.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="MODEL_DIR", help="Folder for the model.")],
     backbone: Annotated[
-        str, typer.Option("--backbone", "-m", metavar="NAME", help="Model whose features are used, as --model of camcli run.")
+        str,
+        typer.Option(
+            "--backbone",
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="Model whose features are used, as --model of camcli run.",
+            autocompletion=models,
+        ),
     ] = FitConfig.backbone,
     weights: Annotated[
         str, typer.Option("--weights", "-w", metavar="NAME|FILE|none", help="Weights of the backbone; none draws random ones.")
@@ -57,7 +66,13 @@ def fit(
         typer.Option("--layer", "-l", metavar="NAME", help="Where to cut; the last spatial layer if left out.", show_default=False),
     ] = None,
     fit_: Annotated[
-        str, typer.Option("--fit", metavar="|".join(FITS), help="How an image becomes the input; kept in the model.")
+        str,
+        typer.Option(
+            "--fit",
+            metavar="|".join(FITS),
+            help="How an image becomes the input; kept in the model.",
+            autocompletion=completion_of("fit", FITS),
+        ),
     ] = FitConfig.fit,
     val: Annotated[
         float, typer.Option("--val", metavar="SHARE", help="Share of each class for validation, where DATA is not divided.")
@@ -77,10 +92,25 @@ def fit(
         int, typer.Option("--max-pixels", metavar="N", min=1, help="Images of more pixels are left out.")
     ] = FitConfig.max_pixels,
     device: Annotated[
-        str, typer.Option("--device", "-d", metavar="DEVICE", help="auto, cpu, cuda, cuda:N, mps.")
+        str,
+        typer.Option(
+            "--device",
+            "-d",
+            metavar="DEVICE",
+            help="auto, cpu, cuda, cuda:N, mps.",
+            autocompletion=completion_of("device"),
+        ),
     ] = FitConfig.device,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", "-b", metavar="N", min=1, help="What fits, if left out.", show_default=False)
+        int | None,
+        typer.Option(
+            "--batch-size",
+            "-b",
+            metavar="N",
+            min=1,
+            help="What fits, if left out.",
+            show_default=False,
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that was fitted otherwise.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the exit code, and errors.")] = False,

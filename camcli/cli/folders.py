@@ -46,7 +46,7 @@ def verify(
 
 
 def merge(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="The --output that the parts of a run share.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="The --output that the parts of a run share.")] = RunConfig.output,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> None:
     """Join the parts that camcli run --shard left in a folder into one run, as if one machine had made it.
@@ -78,7 +78,7 @@ def render_command() -> Callable[..., None]:
     about_quiet = typer.Option("--quiet", "-q", help="Say nothing but errors.")
     parameters = [
         inspect.Parameter("context", positional, annotation=typer.Context),
-        inspect.Parameter("folder", positional, annotation=Annotated[str, about_folder]),
+        inspect.Parameter("folder", positional, default=RunConfig.output, annotation=Annotated[str, about_folder]),
         *config_parameters(LOOKS),
         inspect.Parameter("quiet", keyword, default=False, annotation=Annotated[bool, about_quiet]),
     ]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
+from camcli.cli.options import MODEL_ARGUMENT, MODEL_OPTION, named_model
 from camcli.cli.talk import Talk, print_table, stdout_for_data
-from camcli.errors import ClassError, ModelError, did_you_mean
+from camcli.config import RunConfig
+from camcli.errors import ClassError, ModelError
 
-_MODEL = typer.Argument(metavar="MODEL", help="A name as camcli run --model takes it.", show_default=False)
 _WEIGHTS = typer.Option("--weights", "-w", metavar="NAME|FILE", help="As for camcli run.", show_default=False)
 _LABELS = typer.Option("--labels", metavar="FILE", help="File with the class names, as for camcli run.", show_default=False)
 
@@ -50,7 +53,8 @@ def models(
 
 
 def layers(
-    model: Annotated[str, _MODEL],
+    name: Annotated[str | None, MODEL_ARGUMENT] = None,
+    model: Annotated[str | None, MODEL_OPTION] = None,
     weights: Annotated[str | None, _WEIGHTS] = None,
     every: Annotated[bool, typer.Option("--all", help="Also the layers that have no map to show.")] = False,
 ) -> None:
@@ -59,6 +63,7 @@ def layers(
     from camcli.models.request import ModelRequest
     from camcli.models.sources import load_model, weights_at_hand
 
+    model = named_model(name, model)
     with stdout_for_data():
         loaded = load_model(ModelRequest(model, weights or weights_at_hand(model)))
         found = list_layers(loaded)
@@ -82,23 +87,44 @@ def layers(
 
 
 def classes(
-    model: Annotated[str, _MODEL],
+    name: Annotated[str | None, MODEL_ARGUMENT] = None,
     pattern: Annotated[
         str | None, typer.Argument(metavar="PATTERN", help="A part of the name, or a glob.", show_default=False)
     ] = None,
+    model: Annotated[str | None, MODEL_OPTION] = None,
     weights: Annotated[str, _WEIGHTS] = "DEFAULT",
     labels: Annotated[str | None, _LABELS] = None,
 ) -> None:
-    """List a model's classes: index and name."""
+    """List a model's classes: index and name. With --model, the first argument is PATTERN."""
     from camcli.models.request import ModelRequest
     from camcli.models.sources import class_names
 
-    with stdout_for_data():
+    if model is not None and pattern is None:
+        name, pattern = None, name
+    model = named_model(name, model)
+    with stdout_for_data(), _perhaps_a_class(name, pattern):
         names = class_names(ModelRequest(model, weights, labels))
     rows = [(str(index), name) for index, name in enumerate(names) if pattern is None or _matches(name, pattern)]
     if not rows:
-        raise ClassError(f"no class of {model} matches {pattern!r}.{did_you_mean(str(pattern), names)}")
+        from camcli.models.labels import similar_classes
+
+        raise ClassError(f"no class of {model} matches {pattern!r}.{similar_classes(str(pattern), names)}")
     print_table(("class_index", "class_name"), rows, right=("class_index",))
+
+
+@contextlib.contextmanager
+def _perhaps_a_class(name: str | None, pattern: str | None) -> Iterator[None]:
+    """Where the only argument names no model, the error also says how to look for a class of that name."""
+    try:
+        yield
+    except ModelError as error:
+        if name is None or pattern is not None or type(error) is not ModelError:
+            raise
+        from camcli.models.labels import imagenet_labels, similar_classes
+
+        found = similar_classes(name, imagenet_labels())
+        advice = f". Classes are looked for with --model: camcli classes --model {RunConfig.model} {name}.{found}" if found else ""
+        raise ModelError(f"{error}{advice}") from error
 
 
 def methods() -> None:

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from camcli.cli.completion import completion_of, models
 from camcli.config import RunConfig
 from camcli.config_file import read_config_file
+from camcli.errors import ConfigError
 from camcli.option import check_value, option_name
 
 _KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": float}
@@ -47,6 +49,7 @@ def _annotation(field: dataclasses.Field[Any]) -> Any:
         metavar=meta["metavar"] if kind != "bool" else None,
         rich_help_panel=meta["panel"],
         show_default=field.default not in (None, ()) and kind != "bool",
+        autocompletion=completion_of(name, meta["choices"]),
         parser=_number_or(meta["none_word"]) if meta["none_word"] else None,
     )
     if many:
@@ -64,6 +67,28 @@ def _number_or(word: str) -> Callable[[str], int | None]:
             raise ValueError(f"{value!r} is neither a whole number nor {word}") from None
 
     return parse
+
+
+MODEL_ARGUMENT = typer.Argument(
+    metavar="MODEL", help="A name as camcli run --model takes it.", show_default=RunConfig.model, autocompletion=models
+)
+"""The model of a command that needs no images; ``MODEL_OPTION`` says the same in the way of camcli run."""
+
+MODEL_OPTION = typer.Option(
+    "--model",
+    "-m",
+    metavar="NAME",
+    help="The same as MODEL.",
+    show_default=False,
+    autocompletion=models,
+)
+
+
+def named_model(argument: str | None, option: str | None) -> str:
+    """The model that ``MODEL_ARGUMENT`` or ``MODEL_OPTION`` names, by default that of camcli run. Raises ConfigError for two."""
+    if argument is not None and option is not None and argument != option:
+        raise ConfigError(f"MODEL {argument!r} and --model {option!r} are two models; name one.")
+    return argument or option or RunConfig.model
 
 
 def take_parameters(function: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:

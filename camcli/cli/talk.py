@@ -190,9 +190,16 @@ def _draw_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Se
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(shown(cell)) for cell in row))
-    Console().print(table)
+    from camcli.cli.table import GAP, column_widths, folded_name
+
+    lines = [[shown(cell) for cell in row] for row in rows]
+    widths = column_widths(columns, lines, right, Console().width)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))  # and a space between
+    for column, width in zip(columns, widths, strict=False):
+        table.add_column(folded_name(column, width), justify="right" if column in right else "left", overflow="fold", width=width)
+    for line in lines:
+        table.add_row(*map(Text, line[: len(widths)]))
+    console = Console(width=max(Console().width, sum(widths) + GAP * (len(widths) - 1)))  # a wider one is the terminal's to break
+    console.print(table)
+    if len(widths) < len(columns):
+        console.print(f"Left out, for lack of room: {', '.join(columns[len(widths) :])}.", style="dim", highlight=False)

@@ -62,6 +62,8 @@ def _merged(path: str, root: Root) -> Merged:
         records = [_finished_record(part) for part in parts]
         header = _common_header(root, parts)
         ledgers = [_ledger(part) for part in parts]
+        for part, record, ledger in zip(parts, records, ledgers, strict=True):
+            _refuse_less_than_recorded(part, record, ledger)
         folder = stack.enter_context(OutputFolder(path, header.present))
         contents = {entry.image: (entry, rows) for entry, rows in folder.ledger.rows() if not entry.stage}
         for part, ledger in zip(parts, ledgers, strict=True):
@@ -109,6 +111,13 @@ def _finished_record(part: Root) -> dict[str, Any]:
     return record
 
 
+def _refuse_less_than_recorded(part: Root, record: Mapping[str, Any], ledger: Ledger) -> None:
+    """Raise InputError where the journal holds other images than ``run.json`` counted when the part came to its end."""
+    failed = sum(bool(entry.stage) for entry in ledger.entries.values())
+    if record.get("images") != {"explained": len(ledger.entries) - failed, "failed": failed}:
+        raise InputError(f"{shown(part.path)!r} does not hold what its run.json counts: run its command again, then merge.")
+
+
 def _common_header(root: Root, parts: Sequence[Root]) -> Header:
     """The settings of the joined run: those of ``root`` where it holds one, otherwise of the first part.
 
@@ -138,7 +147,7 @@ def _ledger(part: Root) -> Ledger:
     header = read_header(part)
     assert header is not None
     ledger = Ledger(part, header.settings, header.drawn)
-    ledger.load()
+    ledger.read()  # which changes nothing: the part is somebody else's
     return ledger
 
 

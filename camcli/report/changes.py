@@ -24,18 +24,26 @@ _SCRIPTS = ("base.js", "grid.js", "shapes.js", "dialog.js", "changes.js")
 def write_changes(found: Comparison, runs: tuple[str, str], page: str) -> None:
     """Write the comparison of the output folders ``runs`` to the file ``page``; one of camcli's own is replaced.
 
-    The page shows each run's thumbnails where ``camcli report`` has made them, otherwise the overlays themselves. Raises InputError
-    where ``page`` is a folder or in none, OutputError.
+    The page shows each run's thumbnails where ``camcli report`` has made them, otherwise the overlays themselves. Raises as
+    ``check_page`` does.
     """
+    check_page(page)
     folder = os.path.dirname(os.path.abspath(page))
-    if os.path.isdir(page) or not os.path.isdir(folder):
-        raise InputError(f"{shown(page)!r} cannot be the page: name a file, such as changes.html, in a folder that exists.")
+    write_file(page, changes_html(found, runs, folder).encode("utf-8"))
+
+
+def check_page(page: str) -> None:
+    """Raise InputError where ``page`` cannot be the path of an HTML page, OutputError where a file that is not ours has it."""
+    folder = os.path.dirname(os.path.abspath(page))
+    if os.path.isdir(page) or not os.path.isdir(folder) or not page.lower().endswith((".html", ".htm")):
+        raise InputError(
+            f"--report {shown(page)!r} cannot be the page: name a file, such as changes.html, in a folder that exists."
+        )
     try:
         if os.path.lexists(page) and not is_report(Root(folder), os.path.basename(page)):
             raise OutputError(f"{shown(page)!r} is not a page of camcli; name another file.")
     except OSError as error:
         raise output_error(error.filename or page, error) from error
-    write_file(page, changes_html(found, runs, folder).encode("utf-8"))
 
 
 def changes_html(found: Comparison, runs: tuple[str, str], folder: str) -> str:

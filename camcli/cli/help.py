@@ -1,0 +1,53 @@
+"""Pages of ``--help``: plain text that is whole at any width, with the options that are needed most at the top."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from typer.core import TyperCommand
+
+COMMON = ("model", "layer", "method", "topk", "class", "output", "batch-size", "device")
+"""Options, by long name, that every page shows first and in this order."""
+
+COMMON_PANEL = "Common"
+"""The heading above them."""
+
+_MARKUP = re.compile(r"\[/?dim\]")
+
+
+class HelpedCommand(TyperCommand):
+    """A command whose help has a section for each panel of options. No name of an option is ever cut."""
+
+    def __init__(self, *arguments: Any, help: str | None = None, **options: Any) -> None:
+        super().__init__(*arguments, help=help and _MARKUP.sub("", help), **options)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the sections: arguments, common options, the other panels in their order, what has no panel."""
+        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], COMMON_PANEL: []}
+        rest: list[tuple[str, str]] = []
+        for parameter in sorted(self.get_params(ctx), key=_place):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                panel = _panel(parameter)
+                (panels.setdefault(panel, []) if panel else rest).append(record)
+        for name, records in {**panels, "Options": rest}.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """The first sentence of the help, whole: the list of commands breaks lines where it must."""
+        text = " ".join((self.help or "").split("\n\n")[0].split())
+        return re.split(r"(?<=:) |(?<=\.) (?=[A-Z])", text)[0].rstrip(":.") + "."
+
+
+def _place(parameter: Any) -> int:
+    """Common options come in the order of COMMON, all others as they are."""
+    return next((place for place, name in enumerate(COMMON) if f"--{name}" in parameter.opts), len(COMMON))
+
+
+def _panel(parameter: Any) -> str | None:
+    if parameter.param_type_name == "argument":
+        return "Arguments"
+    return COMMON_PANEL if _place(parameter) < len(COMMON) else getattr(parameter, "rich_help_panel", None)
