@@ -97,6 +97,26 @@ def test_a_misspelt_name_is_told_before_other_settings(camcli, made, options, wo
     assert contents_of(made.parent / "heatmaps") == before
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model", "resnet5"), "Did you mean 'resnet50'"),
+        (("-l", "cels"), "Did you mean 'cells'"),
+        (("-c", "brigth"), "Did you mean 'bright'"),
+        (("--method", "gradcm"), "Did you mean 'gradcam'"),
+        (("--seed", 3), "-o sanity-seed-3."),
+    ],
+)
+def test_sanity_tells_misspelt_names_first_too(camcli, imgs, monkeypatch, options, words):
+    """Its folder holds a check with other settings, whatever it found."""
+    monkeypatch.chdir(imgs.parent)
+    base = ("sanity", imgs, *TINY[:4], "--limit", 2, "--method", "gradcam")
+    assert camcli(*base).code == 0
+    refused = camcli(*base, *options)
+    assert (refused.code, words in refused.err) == (2, True), refused.err
+    assert ("other settings" in refused.err) == (options[0] == "--seed")
+
+
 def test_the_classes_that_contain_a_word_are_named(camcli, made, tmp_path):
     done = camcli("run", made, "--class", "cat", "-o", tmp_path / "new")
     assert done.code == 2

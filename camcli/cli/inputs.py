@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from camcli.cli.talk import Talk
 from camcli.config import RunConfig
-from camcli.errors import InputError
+from camcli.errors import InputError, SettingsError
 from camcli.records import Source, shown
 
 STDIN = "-"
@@ -39,6 +40,18 @@ def gathered_sources(inputs: Sequence[str], config: RunConfig, talk: Talk) -> tu
         index, count = config.part
         sources = [source for source in sources if shard_of(source.image, count) == index]
     return root, sources
+
+
+@contextlib.contextmanager
+def misspelt_names_first(config: RunConfig) -> Iterator[None]:
+    """A folder with other settings is refused; where the new ones name what does not exist, that is told instead."""
+    try:
+        yield
+    except SettingsError as error:
+        from camcli.job import check_names
+
+        check_names(config, error.different)
+        raise
 
 
 def _read_paths(*, null: bool, talk: Talk) -> list[str]:

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camcli import __version__
-from camcli.cli.inputs import gathered_sources
+from camcli.cli.inputs import gathered_sources, misspelt_names_first
 from camcli.cli.options import config_parameters, gathered_config, take_parameters
 from camcli.cli.rows import RowStream
 from camcli.cli.signals import SIGNALS
 from camcli.cli.summary import announce, count_words, failed_words, summarize, tell_failure, tell_report, tell_stages
 from camcli.cli.talk import Talk, stdout_for_data
 from camcli.config import RunConfig
-from camcli.errors import SettingsError
 from camcli.machine import keep_memory
 from camcli.option import with_values
 from camcli.output import coco
@@ -122,7 +121,7 @@ def execute(inputs: Sequence[str], config: RunConfig) -> int:
         config = replace(config, precision=resolve_precision("auto", resolve_device(config.device)))
     settings = run_settings(config, root)
     with (
-        _misspelt_names_first(config),
+        misspelt_names_first(config),
         OutputFolder(config.output, settings, overwrite=config.overwrite, shard=config.part) as folder,
         _silent_c_libraries(),
         stdout_for_data(quiet=config.quiet) as data,
@@ -149,18 +148,6 @@ def _in_present_look(config: RunConfig, folder: OutputFolder, talk: Talk) -> Run
         words = ", ".join(f"{name} {value}" for name, value in drawn.items())
         talk.say(f"Overlays are painted as camcli render left the folder: {words}.")
     return with_values(config, drawn)
-
-
-@contextlib.contextmanager
-def _misspelt_names_first(config: RunConfig) -> Iterator[None]:
-    """A folder with other settings is refused; where the new ones name what does not exist, that is told instead."""
-    try:
-        yield
-    except SettingsError as error:
-        from camcli.job import check_names
-
-        check_names(config, error.different)
-        raise
 
 
 def _continue(run: _Run) -> int:

@@ -6,11 +6,12 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camcli.cli.inputs import gathered_sources
+from camcli.cli.inputs import gathered_sources, misspelt_names_first
 from camcli.cli.options import config_parameters, take_parameters
 from camcli.cli.summary import announce, count_words
 from camcli.cli.talk import Talk, print_table, stdout_for_data
@@ -64,7 +65,11 @@ def _execute(inputs: Sequence[str], config: SanityConfig, run: RunConfig) -> int
 
     with stdout_for_data(quiet=config.quiet):
         settings, images = check_settings_of(config, run, root), images_of(sources)
-        with sanity_folder(config.output, settings, overwrite=config.overwrite) as earlier:
+        asked = replace(run, method=config.method, class_=() if config.class_ is None else (config.class_,))
+        with (
+            misspelt_names_first(asked),
+            sanity_folder(config.output, settings, overwrite=config.overwrite) as earlier,
+        ):
             if earlier is not None and earlier.get("images") == images:
                 talk.say(f"Nothing to do: this check is in {shown(config.output)}.")
                 record = earlier
