@@ -110,7 +110,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why one image was not explained. ``stage``: read, label, decode, render, write, or crashed."""
+    """Why one image was not explained. ``stage``: read, decode, render, write, or crashed."""
 
     image: str
     stage: str
@@ -237,7 +237,8 @@ class Boxes:
 class Row:
     """A row of ``predictions.csv``, in the order of its columns; the last ones only where they were asked for.
 
-    ``label`` and ``correct``: where the true class is known. ``boxes``: with ``--boxes``; None without.
+    ``label`` and ``correct``: with ``--class-from``, empty and None where the image's true class is not known. ``boxes``: with
+    ``--boxes``; None without.
     """
 
     image: str
@@ -311,7 +312,7 @@ class Counts:
         if outcome.rows:
             name = outcome.rows[0].predicted_class
             self.top_classes[name] = self.top_classes.get(name, 0) + 1
-            self.labelled += outcome.rows[0].label is not None
+            self.labelled += outcome.rows[0].correct is not None
             self.correct += bool(outcome.rows[0].correct)
 
     def as_dict(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from camcli.errors import ClassError, LabelsError
 from camcli.models.labels import find_class
@@ -14,13 +14,24 @@ FOLDER = "folder"
 """The value of ``--class-from`` that takes the name of each image's folder, as torchvision's ImageFolder does."""
 
 
+def true_labels(class_from: str, sources: Sequence[Source]) -> dict[str, str]:
+    """The label of each image that has one, as it is written, by the image's name.
+
+    ``class_from``: ``folder``, or a CSV file with the columns image and label: the image as in ``predictions.csv``, the label a
+    class's name or index. A table may also label images that are not among ``sources``. Raises LabelsError for a wrong file.
+    """
+    if class_from == FOLDER:
+        return {source.image: os.path.basename(os.path.dirname(source.path)) for source in sources}
+    return _from_table(class_from, {source.image for source in sources})
+
+
 def true_classes(class_from: str, sources: Sequence[Source], classes: Sequence[str]) -> dict[str, int]:
     """The index of the true class of each image that has one, by the image's name.
 
-    ``class_from``: ``folder``, or a CSV file of image and label with a header, the image as in ``predictions.csv``, the label a
-    class's name or index. Raises ClassError with the folders or labels that are no classes, LabelsError for a wrong file.
+    ``class_from`` as for ``true_labels``. Raises ClassError with the folders or labels that are no classes, LabelsError for a
+    wrong file.
     """
-    labels = _from_folders(sources) if class_from == FOLDER else _from_table(class_from)
+    labels = true_labels(class_from, sources)
     indices: dict[str, int] = {}
     wrong: dict[str, str] = {}
     for label in dict.fromkeys(labels.values()):
@@ -35,11 +46,7 @@ def true_classes(class_from: str, sources: Sequence[Source], classes: Sequence[s
     return {image: indices[label] for image, label in labels.items()}
 
 
-def _from_folders(sources: Sequence[Source]) -> dict[str, str]:
-    return {source.image: os.path.basename(os.path.dirname(source.path)) for source in sources}
-
-
-def _from_table(path: str) -> dict[str, str]:
+def _from_table(path: str, images: Collection[str]) -> dict[str, str]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
@@ -48,11 +55,25 @@ def _from_table(path: str) -> dict[str, str]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise LabelsError(f"--class-from {shown(path)} is not a CSV file in UTF-8: {error}.") from error
     if not rows or len(rows[0]) < 2:
-        raise LabelsError(f"--class-from {shown(path)}: expected a header and the columns image and label.")
-    header = [name.strip().lower() for name in rows[0]]
-    image = header.index("image") if "image" in header else 0
-    label = header.index("label") if "label" in header else 1
+        raise LabelsError(f"--class-from {shown(path)}: expected the columns image and label.")
+    image, label, first = _layout(rows[0], images)
     short = next((number for number, row in enumerate(rows, 1) if len(row) <= max(image, label)), None)
     if short is not None:
         raise LabelsError(f"--class-from {shown(path)}: line {short} has fewer columns than the header.")
-    return {recovered(row[image]): row[label].strip() for row in rows[1:]}
+    return {recovered(row[image]): text for row in rows[first:] if (text := row[label].strip())}
+
+
+def _layout(first: Sequence[str], images: Collection[str]) -> tuple[int, int, int]:
+    """Which columns of a table hold image and label, and the number of its first row of data, by what its first row says.
+
+    A first row that names one of ``images`` is data. Any other is a header, of whatever names: if it is data after all, it is
+    about an image that is not explained.
+    """
+    names = [name.strip().lower() for name in first]
+    if not {"image", "label"} <= set(names) and recovered(first[0]) in images:
+        return 0, 1, 0
+    if "image" in names:
+        image = names.index("image")
+        return image, names.index("label") if "label" in names else int(image == 0), 1
+    label = names.index("label") if "label" in names else 1
+    return int(label == 0), label, 1

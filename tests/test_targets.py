@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
 
-from tests.folders import failures_of, rows_of
+from camcli.output.folder import OutputFolder
+from camcli.output.journal import read_settings
+from camcli.records import Failure, stamp_of
+from tests.folders import failures_of, rows_of, state_of
 
 NETWORK = ("--model", "tests.networks:brightness", "--layer", "cells")
 
@@ -42,16 +47,23 @@ def test_the_true_class_from_the_folder(camcli, labelled, tmp_path):
 
 
 def test_the_true_class_from_a_table(camcli, labelled, tmp_path):
+    """An image without a label is no failure: it is left out, and the second run has nothing to do."""
     table = tmp_path / "truth.csv"
-    table.write_text("label,image\n1,Bright/1.png\nbright,Bright/2.png\n")
+    table.write_text("label,image\n1,Bright/1.png\nbright,Bright/2.png\n,dark/3.png\n")
     out = tmp_path / "out"
     done = camcli("run", labelled, "-o", out, *NETWORK, "--class-from", table)
-    assert done.code == 1
+    assert done.code == 0, done.err
+    assert f"1 image without a label in {table}: left out." in done.err
+    assert "1 of 2 right (50.0%)" in done.err
     assert {row["image"]: (row["label"], row["correct"]) for row in rows_of(out)} == {
         "Bright/1.png": ("dark", "no"),
         "Bright/2.png": ("bright", "yes"),
     }
-    assert failures_of(out) == [{"image": "dark/3.png", "stage": "label", "error": f"no label in {table}"}]
+    assert failures_of(out) == []
+    before = state_of(out)
+    again = camcli("run", labelled, "-o", out, *NETWORK, "--class-from", table)
+    assert (again.code, state_of(out)) == (0, before)
+    assert "Nothing to do: 2 images" in again.err
     table.write_text("label,image\n0,Bright/1.png\n")
     changed = camcli("run", labelled, "-o", out, *NETWORK, "--class-from", table)
     assert changed.code == 2
@@ -59,9 +71,83 @@ def test_the_true_class_from_a_table(camcli, labelled, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "header", ["", "image,label\n", " Image , Label\n", "file,class\n", "file,label\n", "image,class\n", "\ufeffimage,label\n"]
+)
+def test_no_row_of_a_table_is_lost(camcli, labelled, tmp_path, header):
+    """With any header and with none: every image gets the label that stands beside it."""
+    table = tmp_path / "truth.csv"
+    table.write_text(header + "Bright/1.png,dark\nBright/2.png,bright\ndark/3.png,dark\n", encoding="utf-8")
+    done = camcli("run", labelled, "-o", tmp_path / "out", *NETWORK, "--class-from", table)
+    assert done.code == 0, done.err
+    assert [row["label"] for row in rows_of(tmp_path / "out")] == ["dark", "bright", "dark"]
+    assert "1 of 3 right" in done.err
+    assert "without a label" not in done.err
+
+
+@pytest.mark.parametrize("header", ["label,image", "class,image", "label,file"])
+def test_columns_are_found_by_their_names(camcli, labelled, tmp_path, header):
+    (tmp_path / "truth.csv").write_text(f"{header}\ndark,Bright/1.png\n")
+    done = camcli("run", labelled, "-o", tmp_path / "out", *NETWORK, "--class-from", tmp_path / "truth.csv")
+    assert [(row["image"], row["label"]) for row in rows_of(tmp_path / "out")] == [("Bright/1.png", "dark")], done.err
+
+
+@pytest.mark.parametrize("flags", [("--topk", 1), ("--class", "bright")])
+def test_an_image_without_a_label_is_explained_for_the_other_classes(camcli, labelled, tmp_path, flags):
+    """Also where it shares a batch with labelled ones; numbers and words about right and wrong are about those alone."""
+    (tmp_path / "truth.csv").write_text("Bright/1.png,dark\ndark/3.png,bright\n")
+    command = ("run", labelled, "-o", tmp_path / "out", *NETWORK, "--class-from", tmp_path / "truth.csv", *flags)
+    for attempt in ("fresh", "from the table"):
+        done = camcli(*command, "--format", "jsonl")
+        assert done.code == 0, done.err
+        found = [(row["image"], row["class_name"], row["label"], row["correct"]) for row in map(json.loads, done.out.splitlines())]
+        assert found == [
+            ("Bright/1.png", "bright", "dark", False),
+            ("Bright/1.png", "dark", "dark", False),
+            ("Bright/2.png", "bright", "", None),
+            ("dark/3.png", "bright", "bright", True),
+        ], attempt
+    assert [row["correct"] for row in rows_of(tmp_path / "out")] == ["no", "no", "", "yes"]
+    camcli("run", labelled, "-o", tmp_path / "other", *NETWORK, "--class-from", tmp_path / "truth.csv", *flags, "--report")
+    assert (tmp_path / "other" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("flags", [(), ("--topk", 1)])
+def test_a_folder_with_images_that_failed_for_want_of_a_label_goes_on(camcli, labelled, tmp_path, flags):
+    """As earlier versions left it: the failure goes, and then there is nothing to do."""
+    table, out = tmp_path / "truth.csv", tmp_path / "out"
+    table.write_text("image,label\nBright/1.png,dark\nBright/2.png,bright\n")
+    command = ("run", labelled, "-o", out, *NETWORK, "--class-from", table, *flags)
+    assert camcli(*command).code == 0
+    image = labelled / "dark" / "3.png"
+    if flags:  # the image as if it had not been explained
+        cut_last_image(out)
+    settings = read_settings(str(out / ".camcli" / "journal.jsonl"))
+    with OutputFolder(str(out), settings) as folder:
+        folder.record(Failure("dark/3.png", "label", f"no label in {table}", stamp_of(str(image))))
+    assert camcli(*command).code == 0
+    assert failures_of(out) == []
+    assert len({row["image"] for row in rows_of(out)}) == (3 if flags else 2)
+    before = state_of(out)
+    again = camcli(*command)
+    assert (again.code, state_of(out)) == (0, before)
+    assert "Nothing to do" in again.err
+
+
+def cut_last_image(out):
+    """Take the last row and the last line of the journal away."""
+    for name in ("predictions.csv", ".camcli/journal.jsonl"):
+        lines = (out / name).read_bytes().splitlines(keepends=True)
+        (out / name).write_bytes(b"".join(lines[:-1]))
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "expected a header"),
+        ("", "expected the columns image and label"),
+        ("Bright/1.png\n", "expected the columns image and label"),
+        ("gone.png,bright\n", "labels none of the 3 images"),
+        ("bright,Bright/1.png\n", "such as 'Bright/1.png'"),
+        ("Bright/1.png,brigt\n", "Did you mean 'bright'"),
         ("image,label\na.png\n", "line 2 has fewer"),
         ("image,label\nBright/1.png,brigt\n", "Did you mean 'bright'"),
     ],

@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
+from camcli.cli.summary import count_words
 from camcli.cli.talk import Talk
 from camcli.config import RunConfig
-from camcli.errors import InputError, SettingsError
+from camcli.errors import InputError, LabelsError, SettingsError
 from camcli.records import Source, shown
 
 STDIN = "-"
@@ -52,6 +53,32 @@ def misspelt_names_first(config: RunConfig) -> Iterator[None]:
 
         check_names(config, error.different)
         raise
+
+
+def explainable_sources(sources: list[Source], config: RunConfig, talk: Talk) -> list[Source]:
+    """Those of ``sources`` that have a class to be explained for: with ``--class-from`` alone, the images that have a label.
+
+    Raises LabelsError for a table that labels none of them.
+    """
+    if config.class_from is None:
+        return sources
+    from camcli.targets import true_labels
+
+    labels = true_labels(config.class_from, sources)
+    labelled = [source for source in sources if source.image in labels]
+    table, count = shown(config.class_from), len(sources) - len(labelled)
+    if not count:
+        return sources
+    if not labelled and config.part is None:
+        raise LabelsError(
+            f"--class-from {table} labels none of the {count_words(count, 'image')}. Its first column must hold their names as "
+            f"predictions.csv does, such as {shown(sources[0].image)!r}, or its header must name the columns image and label."
+        )
+    if config.top_count or config.class_:
+        talk.say(f"{count_words(count, 'image')} without a label in {table}: the columns label and correct are empty there.")
+        return sources
+    talk.say(f"{count_words(count, 'image')} without a label in {table}: left out.")
+    return labelled
 
 
 def _read_paths(*, null: bool, talk: Talk) -> list[str]:

@@ -72,4 +72,6 @@ def _json_value(column: str, text: str) -> Any:
     if _TYPES[column] is float:
         value = float(text)
         return value if math.isfinite(value) else None
-    return text == "yes" if column == "correct" else text
+    if column == "correct":
+        return text == "yes" if text else None
+    return text

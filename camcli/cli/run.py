@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camcli import __version__
-from camcli.cli.inputs import gathered_sources, misspelt_names_first
+from camcli.cli.inputs import explainable_sources, gathered_sources, misspelt_names_first
 from camcli.cli.options import config_parameters, gathered_config, take_parameters
 from camcli.cli.rows import RowStream
 from camcli.cli.signals import SIGNALS
@@ -114,6 +114,7 @@ def execute(inputs: Sequence[str], config: RunConfig) -> int:
     talk = Talk(quiet=config.quiet)
     talk.note_down(f"camcli {__version__}: {shlex.join(map(shown, sys.argv[1:]))}")
     root, sources = gathered_sources(inputs, config, talk)
+    sources = explainable_sources(sources, config, talk)
     if config.precision == "auto":  # what it becomes binds the folder
         from camcli.models.device import resolve_device
         from camcli.network.precision import resolve_precision

@@ -30,8 +30,11 @@ from camcli.output.unconfirmed import Unconfirmed
 from camcli.output.writers import json_bytes, output_error
 from camcli.records import RUN_MARKER, Checksum, Outcome, Source, checksum_of, shown
 
-_RETRIED = ("memory",)
+_RETRIED = ("memory", "label")
 """Stages of failures that say nothing of the file: what failed there is tried again by every run."""
+
+LABEL = "label"
+"""Stage of a failure that older versions recorded for an image without a label, which is no failure any more."""
 
 
 class OutputFolder:
@@ -246,13 +249,15 @@ class OutputFolder:
     def _in_order(self, sources: Sequence[Source]) -> list[str]:
         """The images of the tables so that those of ``sources`` come in their order; as they stand where they do so already.
 
-        Without folders that could not be read before and can be now.
+        Without folders that could not be read before and can be now, and without images that an older version called failed.
         """
         order = {source.image: position for position, source in enumerate(sources)}
         folders = folders_of(source.image for source in sources)
         root = str(self.ledger.settings.get("inputs", ""))
 
         def is_outgrown(entry: Entry) -> bool:
+            if entry.stage == LABEL:
+                return True
             if entry.stage != "read" or entry.image in order:
                 return False
             return entry.image in folders or is_listable(os.path.join(root, entry.image))

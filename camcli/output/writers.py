@@ -96,7 +96,7 @@ def failure_line(failure: Failure) -> bytes:
 
 def table_line(values: tuple[Any, ...]) -> bytes:
     """A row of any table: names as ``records.shown`` writes them, numbers with six significant digits, nothing for None."""
-    return csv_line(tuple("" if value is None else _cell(value) for value in values))
+    return csv_line(tuple(map(_cell, values)))
 
 
 def json_bytes(value: Any) -> bytes:
@@ -105,6 +105,8 @@ def json_bytes(value: Any) -> bytes:
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

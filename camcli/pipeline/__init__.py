@@ -96,7 +96,7 @@ def _begin(batch: list[Prepared | Failure], engine: Engine, job: Job, stages: St
     images = [item for item in batch if isinstance(item, Prepared)]
     if not images:
         return []
-    labels = None if job.labels is None else [job.labels[image.source.image] for image in images]
+    labels = None if job.labels is None else [job.labels.get(image.source.image) for image in images]
     with stages.work("network"):
         return engine.explain([image.input for image in images], labels)
 

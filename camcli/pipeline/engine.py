@@ -25,6 +25,9 @@ class _Finding:
     landed: torch.cuda.Event | None
 
 
+_UNKNOWN = -1
+"""Stands for the true class of an image that has no label."""
+
 Part = tuple[int, _Finding]
 """How many images, and what the network is finding in them."""
 
@@ -40,8 +43,9 @@ class Engine:
         self._job = job
         self._room = job.batch_size
 
-    def explain(self, inputs: Sequence[np.ndarray], labels: Sequence[int] | None = None) -> list[Part]:
-        """Begin to explain ``inputs``, each (h, w, 3) uint8, no more than the job's batch size. ``labels``: true classes.
+    def explain(self, inputs: Sequence[np.ndarray], labels: Sequence[int | None] | None = None) -> list[Part]:
+        """Begin to explain ``inputs``, each (h, w, 3) uint8, no more than the job's batch size. ``labels``: true classes, None
+        where there is none.
 
         Gives parts for ``collect``: how many images, and what was found. Raises OutOfMemoryError at one image, RunError where the
         model fails otherwise.
@@ -60,7 +64,7 @@ class Engine:
                 self._shrink(count, error)
         return parts
 
-    def _begin(self, inputs: Sequence[np.ndarray], labels: Sequence[int] | None) -> _Finding:
+    def _begin(self, inputs: Sequence[np.ndarray], labels: Sequence[int | None] | None) -> _Finding:
         wanted = self._job.network.batch
         missing = wanted - len(inputs) if wanted is not None and wanted // 2 < len(inputs) < wanted else 0
         filled = [*inputs, *[inputs[-1]] * missing]  # a network compiled for one size takes a short batch filled up
@@ -108,18 +112,24 @@ def explain_inputs(inputs: torch.Tensor, job: Job) -> list[Findings]:
 
 
 def explain_tensor(
-    inputs: torch.Tensor, job: Job, labels: Sequence[int] | None = None, options: Options | None = None
+    inputs: torch.Tensor, job: Job, labels: Sequence[int | None] | None = None, options: Options | None = None
 ) -> Explanation:
     """Logits, targets and maps of ``inputs`` (B, 3, H, W), for the classes that the job asks for.
 
-    ``labels``: true classes. ``options``: instead of the job's. Nothing here waits for a GPU.
+    ``labels``: true classes, None where there is none and the job asks for other classes. ``options``: instead of the job's.
+    Nothing here waits for a GPU.
     """
-    true = None if labels is None else _to_device(torch.tensor(labels, dtype=torch.int64), inputs.device)[:, None]
+    numbers = None if labels is None else [_UNKNOWN if label is None else label for label in labels]
+    true = None if numbers is None else _to_device(torch.tensor(numbers, dtype=torch.int64), inputs.device)[:, None]
 
     def choose(logits: torch.Tensor) -> torch.Tensor:
         asked = _indices(job.classes, logits.device).expand(len(logits), -1)
-        parts = [top_classes(logits, job.config.top_count), asked, *([] if true is None else [true])]
-        return torch.cat(parts, dim=1)
+        wanted = torch.cat([top_classes(logits, job.config.top_count), asked], dim=1)
+        if true is None:
+            return wanted
+        # an image without a label has another class twice, which counts once
+        known = torch.where(true == _UNKNOWN, wanted[:, :1], true) if wanted.shape[1] else true
+        return torch.cat([wanted, known], dim=1)
 
     with tensor_cores(job.network.tf32, job.device):
         return explain_batch(job.network, inputs, job.layers, job.config.method, choose, options or job.options)

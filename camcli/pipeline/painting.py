@@ -113,7 +113,8 @@ class Painter:
             boxes, checksums = self._write_files(heatmap, prepared, canvas, stem)
         height, width = prepared.image.pixels.shape[:2]
         seen = prepared.view.pixels
-        label = None if job.labels is None else job.model.classes[job.labels[prepared.source.image]]
+        true = None if job.labels is None else job.labels.get(prepared.source.image)
+        label = None if job.labels is None else "" if true is None else job.model.classes[true]
         row = Row(
             image=prepared.source.image,
             rank=heatmap.prediction.rank,
@@ -133,7 +134,7 @@ class Painter:
             box_h=seen.h,
             overlay=overlay,
             label=label,
-            correct=None if label is None else label == best.class_name,
+            correct=None if true is None else label == best.class_name,
             boxes=Boxes(boxes, width, height) if job.config.boxes else None,
         )
         return row, checksums

@@ -14,7 +14,7 @@ import numpy as np
 from camcli.images.decode import decode_image
 from camcli.images.geometry import View, prepare_input, view_of
 from camcli.job import Job
-from camcli.records import Failure, Image, Source, stamp_of
+from camcli.records import Failure, Image, Source
 from camcli.stages import Stages
 
 _MOST_FAILURES = 64
@@ -74,8 +74,6 @@ def held_bytes(item: Prepared | Failure) -> int:
 
 
 def _prepare(source: Source, job: Job, stages: Stages, holding: Holding) -> Prepared | Failure:
-    if job.labels is not None and source.image not in job.labels:
-        return Failure(source.image, "label", f"no label in {job.config.class_from}", stamp_of(source.path))
     with holding(source.image):
         image = decode_image(source, job.config.max_pixels, stages, hashed=job.config.hash)
         return image if isinstance(image, Failure) else _prepared(source, image, job, stages)

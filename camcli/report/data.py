@@ -103,7 +103,7 @@ def _add_image(found: Gathered, image: str, row: Mapping[str, str], root: str) -
         "original": can if os.path.isfile(original) else GONE,
         "predicted": _word(found, row, "predicted_class"),
         "confidence": _number(row.get("predicted_probability", "")),
-        "label": _word(found, row, "label"),
+        "label": _word(found, row, "label") if row.get("label") else None,
         "correct": {"yes": 1, "no": 0}.get(row.get("correct", "")),
     }
     for key, value in values.items():
