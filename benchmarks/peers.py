@@ -106,7 +106,7 @@ class PeerEngine:
 
 def taking_the_engines_place(engine: PeerEngine) -> AbstractContextManager[object]:
     """Inside, ``explain_images`` works with ``engine``."""
-    return patch.object(pipeline, "Engine", lambda job: engine)
+    return patch.object(pipeline, "Engine", lambda job, before_pass: engine)
 
 
 def least_agreement(job: Job, peer: PeerEngine, inputs: Sequence[np.ndarray]) -> float:

@@ -37,6 +37,25 @@ def slow() -> torch.nn.Module:
     return Slow(brightness().preprocess)
 
 
+def sluggish() -> torch.nn.Module:
+    """Sleeps for FAULTS_SLEEP seconds in each pass, and has forty channels that differ; the file FAULTS_ASLEEP counts passes."""
+
+    class Sluggish(Brightness):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with open(os.environ.get("FAULTS_ASLEEP", os.devnull), "ab") as file:
+                file.write(b".")
+            time.sleep(float(os.environ.get("FAULTS_SLEEP", "0")))
+            return super().forward(x)
+
+    module = Sluggish(brightness().preprocess)
+    generator = torch.Generator().manual_seed(1)
+    module.cells = torch.nn.Conv2d(3, 40, 8, stride=8, bias=False)
+    module.cells.weight.data[:] = torch.rand(module.cells.weight.shape, generator=generator) / 192
+    module.head = torch.nn.Linear(40, 2, bias=False)
+    module.head.weight.data[:] = torch.rand((2, 40), generator=generator)
+    return module
+
+
 def counting() -> torch.nn.Module:
     """Adds a byte for each image that it sees to the file that FAULTS_SEEN names."""
 

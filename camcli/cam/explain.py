@@ -30,7 +30,8 @@ class Options:
 
     ``smooth``, ``noise``, ``augment``: averaging, see ``variations``. ``counterfactual``: gradients negated, what speaks against
     the class (Selvaraju et al. 2017). ``fuse``: ``max`` or ``mean`` over layers, or None. ``chunk``: images at once
-    where a method needs many passes. ``binary``: one logit stands for two classes, its negative for the first.
+    where a method needs many passes. ``binary``: one logit stands for two classes, its negative for the first. ``before_pass``:
+    called before each pass through the network, forward or backward; what it raises ends the explanation.
     """
 
     smooth: int = 0
@@ -40,6 +41,7 @@ class Options:
     fuse: str | None = None
     chunk: int = 16
     binary: bool = False
+    before_pass: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def _averaged(
     network: Network, inputs: Tensor, layers: Sequence[Layer], methods: Sequence[Method], choose: ChooseTargets, options: Options
 ) -> Explanation:
     """The mean over varied copies of the images; the classes are those of the images themselves."""
+    options.before_pass()
     with torch.no_grad():
         logits = _logits(network.run(network.taken(inputs), ()), options)
     targets = choose(logits)
@@ -124,6 +127,7 @@ def _explain(
     network: Network, inputs: Tensor, layers: Sequence[Layer], methods: Sequence[Method], choose: ChooseTargets, options: Options
 ) -> Explanation:
     inputs = network.taken(inputs)
+    options.before_pass()
     with torch.enable_grad():
         tapped = network.run(inputs, [layer.name for layer in layers])
         logits = _logits(tapped, options)
@@ -136,7 +140,7 @@ def _explain(
         for layer, activations in list(zip(layers, spatial, strict=True))[: 1 if method.anywhere else None]:
             if method.scene is not None:
                 scene = Scene(network.module, inputs, layer, activations, logits.detach(), targets, options.chunk)
-                with _two_classes(network.module, options.binary):
+                with _two_classes(network.module, options.binary), _announced(network.module, options.before_pass):
                     found = full_precision(method.scene(scene)).detach()
                 maps[ANYWHERE if method.anywhere else layer.name, method.name] = found
     return Explanation(logits.detach(), targets, maps)
@@ -161,6 +165,7 @@ def _gradient_maps(
     found: dict[tuple[str, str], list[Tensor]] = {}
     for step, (score, position) in enumerate(steps):
         # the sum over images separates: image i's score depends on image i alone
+        options.before_pass()
         total = score(logits, targets[:, position]).sum()
         gradients = gradients_of(-total if options.counterfactual else total, tapped, keep_graph=step + 1 < len(steps))
         for layer, activations, gradient in zip(layers, spatial, gradients, strict=True):
@@ -182,6 +187,16 @@ def _two_classes(module: nn.Module, wanted: bool) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _announced(module: nn.Module, before_pass: Callable[[], None]) -> Iterator[None]:
+    """Inside, ``before_pass`` is called before each forward pass of ``module``, whichever method sends it there."""
+    handle = module.register_forward_pre_hook(lambda _module, _inputs: before_pass())
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _fused(explanation: Explanation, layers: Sequence[Layer], methods: Sequence[Method], how: str | None) -> Explanation:

@@ -18,6 +18,7 @@ from camcli.tap import full_precision, logits_of, replaced_output
     "scorecam",
     source="Wang et al. 2020, algorithm 1",
     passes="1 a channel",
+    one_by_one=True,
     advice="gradient-free: what remains visible when a channel is the mask",
 )
 def score_cam(scene: Scene) -> Tensor:
@@ -49,6 +50,7 @@ def score_cam(scene: Scene) -> Tensor:
     "ablationcam",
     source="Desai and Ramaswamy 2020",
     passes="1 a channel",
+    one_by_one=True,
     advice="gradient-free: how far the logit falls without a channel",
 )
 def ablation_cam(scene: Scene) -> Tensor:

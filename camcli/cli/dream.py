@@ -61,7 +61,7 @@ def _execute(model: str, of_run: dict[str, Any], config: DreamConfig) -> int:
         session = prepare_session(config, ModelRequest(model, of_run["weights"], of_run["labels"], show), of_run["device"])
         _announce(session, talk)
         failed = 0
-        with SIGNALS.deferred() as stop, _bar(session, talk) as tell:
+        with SIGNALS.deferred(talk.promise("Stopping at the next step")) as stop, _bar(session, talk) as tell:
             for outcome in make_dreams(session, stop, tell):
                 if isinstance(outcome, Failure):
                     failed += 1

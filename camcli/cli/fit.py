@@ -141,7 +141,7 @@ def fit(
     )
     talk = Talk(quiet=quiet)
     allow_any_size()
-    with SIGNALS.deferred() as stop, talk.bar() as tell:
+    with SIGNALS.deferred(talk.promise("Stopping after the images in progress")) as stop, talk.bar() as tell:
         result = fit_model(config, _Told(talk, tell), stop)
     if SIGNALS.number is not None:
         talk.complain("interrupted; the same command goes on from here.")

@@ -113,8 +113,9 @@ def report(
     from camcli.report.write import report_run
 
     allow_any_size()
-    with SIGNALS.deferred() as stop:
+    talk = Talk(quiet=quiet)
+    with SIGNALS.deferred(talk.promise("Stopping after the images in progress")) as stop:
         written = report_run(folder, stop)
-    tell_report(written, folder, Talk(quiet=quiet))
+    tell_report(written, folder, talk)
     if SIGNALS.number is not None:
         raise typer.Exit(128 + SIGNALS.number)

@@ -19,6 +19,7 @@ import typer
 from camcli import __version__
 from camcli.cli.inputs import explainable_sources, gathered_sources, misspelt_names_first
 from camcli.cli.options import config_parameters, gathered_config, take_parameters
+from camcli.cli.progress import RunProgress
 from camcli.cli.rows import RowStream
 from camcli.cli.signals import SIGNALS
 from camcli.cli.summary import announce, count_words, failed_words, summarize, tell_failure, tell_report, tell_stages
@@ -98,6 +99,7 @@ class _Work:
     folder: OutputFolder
     stop: threading.Event
     stages: Stages
+    tell: Callable[[int], None]
 
 
 _MOST_DEATHS = 8
@@ -193,17 +195,19 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
     suspects = folder.suspects(todo)
     crashed = _crashing(suspects, todo, run)
     counts, stages = Counts(), Stages()
-    with SIGNALS.deferred() as stop:
+    with SIGNALS.deferred(talk.promise("Finishing the images in progress")) as stop:
         folder.begin(todo, suspects)
-        outcomes = _outcomes(todo, crashed, suspects, _Work(job, folder, stop, stages))
-        for outcome in _with_progress(outcomes, len(todo), counts, talk):
-            counts.add(outcome)
-            if isinstance(outcome, Failure):
-                tell_failure(outcome, counts, talk)
-            if run.rows is not None:
-                run.rows.add(outcome)
-                if run.rows.abandoned:
-                    stop.set()
+        with talk.bar(len(todo)) as tell:
+            progress = RunProgress(tell, len(todo), counts)
+            outcomes = _outcomes(todo, crashed, suspects, _Work(job, folder, stop, stages, progress.pass_begins))
+            for outcome in progress.over(outcomes):
+                counts.add(outcome)
+                if isinstance(outcome, Failure):
+                    tell_failure(outcome, counts, talk)
+                if run.rows is not None:
+                    run.rows.add(outcome)
+                    if run.rows.abandoned:
+                        stop.set()
         folder.arrange(run.sources)
         totals = folder.totals(run.sources)
         state = "finished" if counts.explained + counts.failed == len(todo) else "interrupted"
@@ -269,15 +273,7 @@ def _outcomes(todo: Sequence[Source], crashed: Sequence[Failure], alone: Collect
     parts = [[source for source in todo if source.image not in alone], *([source] for source in todo if source.image in alone)]
     for part in parts:
         if part and not work.stop.is_set():
-            yield from explain_images(part, work.job, work.folder, work.stop, work.stages)
-
-
-def _with_progress(outcomes: Iterator[Outcome], total: int, counts: Counts, talk: Talk) -> Iterator[Outcome]:
-    """The same outcomes, with a bar on stderr while a person watches."""
-    with talk.bar(total) as tell:
-        for done, outcome in enumerate(outcomes, 1):
-            yield outcome
-            tell(done, total, f"{counts.failed} failed" if counts.failed else "")
+            yield from explain_images(part, work.job, work.folder, work.stop, work.stages, work.tell)
 
 
 @contextlib.contextmanager

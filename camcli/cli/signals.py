@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -27,6 +27,7 @@ class Signals:
         self.raised = False
         """Whether Interrupted was: an error that follows is what somebody made of it, an import that lost its half, say."""
         self._deferring = False
+        self._answer: Callable[[int], None] = lambda _: None
 
     def install(self) -> None:
         """Listen, in the main thread."""
@@ -41,9 +42,12 @@ class Signals:
             signal.signal(number, signal.SIG_IGN)
 
     @contextmanager
-    def deferred(self) -> Iterator[threading.Event]:
-        """Inside, and after it unless an error has ended it, the first signal only sets the event."""
-        self._deferring = True
+    def deferred(self, answer: Callable[[int], None] = lambda _: None) -> Iterator[threading.Event]:
+        """Inside, and after it unless an error has ended it, the first signal only sets the event.
+
+        ``answer`` is called with its number, between any two steps of the program: it must not take a lock, nor use a buffer.
+        """
+        self._deferring, self._answer = True, answer
         try:
             yield self.stop
         except BaseException:
@@ -58,6 +62,7 @@ class Signals:
             self.raised = True
             raise Interrupted(number)
         self.stop.set()
+        self._answer(number)
 
 
 SIGNALS = Signals()

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, TextIO
@@ -106,6 +107,20 @@ class Talk:
         else:
             self._print(text)
 
+    def promise(self, doing: str) -> Callable[[int], None]:
+        """What says at once, when a signal of that number arrives, that the command is ``doing`` something before it ends.
+
+        It writes past all buffers: the signal may have come in the middle of another line.
+        """
+
+        def answer(number: int) -> None:
+            again = "; press Ctrl-C again to stop now" if number == signal.SIGINT else ""
+            start = "\r\x1b[K" if self.on_terminal else ""
+            with contextlib.suppress(OSError, ValueError):
+                os.write(sys.stderr.fileno(), f"{start}{doing}{again}.\n".encode("ascii"))
+
+        return (lambda _: None) if self.quiet else answer
+
     def warn(self, text: str) -> None:
         """A line about something the user should know."""
         self.note_down(f"note: {text}")
@@ -144,9 +159,10 @@ class Talk:
                 bars.append(tqdm(total=of, unit=unit, dynamic_ncols=True, file=sys.stderr, smoothing=0.1))
             bar = bars[0]
             bar.total = of
+            bar.set_postfix_str(note, refresh=False)
+            if done == bar.n:
+                bar.refresh()
             bar.update(done - bar.n)
-            if note:
-                bar.set_postfix_str(note, refresh=False)
 
         if total is not None:
             tell(0, total)

@@ -108,7 +108,9 @@ def ascend(
         if step in at:
             frames.append(to_bytes(_picture(viewer, config, values)))
     picture = to_bytes(_picture(viewer, config, parameters))
-    figures = measure(viewer, target, first, picture, generator_of(config.seed, target, "trials"))
+    figures = measure(viewer, target, first, picture, generator_of(config.seed, target, "trials"), stop)
+    if figures is None:
+        return None
     if not math.isfinite(figures.end):
         raise ImageError("ascend", f"the activation is {figures.end}; a smaller --rate may help.")
     if figures.end == figures.start:
@@ -191,8 +193,18 @@ def to_bytes(picture: Tensor) -> np.ndarray:
     return np.ascontiguousarray((picture[0] * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())
 
 
-def measure(viewer: Viewer, target: Target, first: np.ndarray, picture: np.ndarray, generator: torch.Generator) -> Figures:
-    """What the network says of two pictures (H, W, 3) uint8, and of the second one moved about at random, as any of them is."""
+def measure(
+    viewer: Viewer,
+    target: Target,
+    first: np.ndarray,
+    picture: np.ndarray,
+    generator: torch.Generator,
+    stop: threading.Event,
+) -> Figures | None:
+    """What the network says of two pictures (H, W, 3) uint8, and of the second one moved about at random, as any of them is.
+
+    None where ``stop`` was set on the way.
+    """
     moves = draw_moves(standard_moves(viewer.size), TRIALS, generator)
 
     def tensor(pixels: np.ndarray) -> Tensor:
@@ -200,7 +212,11 @@ def measure(viewer: Viewer, target: Target, first: np.ndarray, picture: np.ndarr
 
     with torch.no_grad():
         plain = [viewer.respond(tensor(pixels), target) for pixels in (first, picture)]
-        trials = [viewer.respond(moved(tensor(picture), some), target) for some in torch.split(moves, _CHUNK)]
+        trials = []
+        for some in torch.split(moves, _CHUNK):
+            if stop.is_set():
+                return None
+            trials.append(viewer.respond(moved(tensor(picture), some), target))
     activations = torch.cat([trial.activation.detach() for trial in trials])
     chances = [trial.probability for trial in trials if trial.probability is not None]
     start, end = (float(response.activation.detach()) for response in plain)

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import cv2
 import torch
 
+from camcli.cam import METHODS
 from camcli.job import Job
 from camcli.machine import available_cores
 from camcli.output.folder import OutputFolder
 from camcli.pipeline.engine import Engine, Part
 from camcli.pipeline.painting import Painter
 from camcli.pipeline.reading import Prepared, batches, read_ahead
+from camcli.pipeline.stopping import Stopped, Watch
 from camcli.records import Failure, Outcome, Source
 from camcli.stages import Stages
 
@@ -35,28 +37,40 @@ def explain_images(
     folder: OutputFolder,
     stop: threading.Event | None = None,
     stages: Stages | None = None,
+    tell: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Outcome]:
     """Explain ``sources`` and yield one outcome each, in their order, once its files and rows are written.
 
-    After ``stop`` is set what is in flight is finished and nothing more begun. An image that cannot be explained yields a
-    Failure. ``stages`` is told where the time goes. Raises a RunError when the run cannot go on.
+    After ``stop`` is set nothing more is begun. The batch in the network is finished where that takes no longer than a second,
+    otherwise dropped. An image that cannot be explained yields a Failure. ``stages`` is told where the time goes, ``tell`` which
+    pass of its batch begins. Raises a RunError when the run cannot go on.
     """
-    stages = stages or Stages()
+    stages, stop = stages or Stages(), stop or threading.Event()
+    watch = Watch(stop, tell)
     workers = job.config.workers or available_cores()
-    engine, in_flight = Engine(job), deque[_Batch]()
+    engine, in_flight = Engine(job, watch.before_pass), deque[_Batch]()
     depth = 1 if job.device.type == "cuda" else 0  # batches that the device works on while the host goes on
     with _threads(workers, job.config.threads) as (readers, writers):
         painter = Painter(writers, job, folder, stages, job.batch_size + workers)
         prepared = read_ahead(readers, sources, job, stages, job.batch_size + workers, folder.in_flight)
-        for batch in batches(prepared, job.batch_size, stop):
-            in_flight.append((batch, _begin(batch, engine, job, stages)))
+        for batch in batches(prepared, _images_at_once(job), stop):
+            watch.begin_batch()
+            try:
+                in_flight.append((batch, _begin(batch, engine, job, stages)))
+            except Stopped:
+                break
             if len(in_flight) > depth:
                 yield from _paint(*in_flight.popleft(), engine, painter, stages)
-            if stop is not None and stop.is_set():
+            if stop.is_set():
                 break
         while in_flight:
             yield from _paint(*in_flight.popleft(), engine, painter, stages)
         yield from painter.finished(wait_for_all=True)
+
+
+def _images_at_once(job: Job) -> int:
+    """How many images make a batch: one where a method takes many passes for each, so that each is recorded when it is done."""
+    return 1 if any(METHODS[name].one_by_one for name in job.config.method) else job.batch_size
 
 
 def prepared_batches(

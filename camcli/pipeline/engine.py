@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -36,11 +36,12 @@ class Engine:
     """The network of a job, asked for one batch after another.
 
     ``explain`` begins a batch, ``collect`` gives its findings. On a GPU the host goes on in between. A batch that does not fit into
-    memory is cut into halves, down to single images, and the size that fits is remembered.
+    memory is cut into halves, down to single images, and the size that fits is remembered. ``before_pass`` is called before each
+    pass through the network, and may raise Stopped.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, before_pass: Callable[[], None] = lambda: None) -> None:
+        self._job, self._before_pass = job, before_pass
         self._room = job.batch_size
 
     def explain(self, inputs: Sequence[np.ndarray], labels: Sequence[int | None] | None = None) -> list[Part]:
@@ -48,7 +49,7 @@ class Engine:
         where there is none.
 
         Gives parts for ``collect``: how many images, and what was found. Raises OutOfMemoryError at one image, RunError where the
-        model fails otherwise.
+        model fails otherwise, and what ``before_pass`` raises.
         """
         parts: list[Part] = []
         begun = 0
@@ -69,7 +70,7 @@ class Engine:
         missing = wanted - len(inputs) if wanted is not None and wanted // 2 < len(inputs) < wanted else 0
         filled = [*inputs, *[inputs[-1]] * missing]  # a network compiled for one size takes a short batch filled up
         known = None if labels is None else [*labels, *[labels[-1]] * missing]
-        options = replace(self._job.options, chunk=min(self._job.options.chunk, self._room))
+        options = replace(self._job.options, chunk=min(self._job.options.chunk, self._room), before_pass=self._before_pass)
         return _landing(explain_tensor(normalised(filled, self._job), self._job, known, options))
 
     def _shrink(self, count: int, error: Exception) -> None:

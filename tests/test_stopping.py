@@ -1,0 +1,168 @@
+"""A run that is asked to end while a batch is in the network: no method goes on for long, and nothing half-done is kept."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from camcli.cam import METHODS
+from camcli.cam.explain import Options, explain_batch
+from camcli.cli.progress import RunProgress
+from camcli.cli.signals import SIGNALS
+from camcli.pipeline import stopping
+from camcli.records import Counts, Explained, Grid, Layer
+from tests.conftest import Cam
+from tests.faults import differences, fill_album
+from tests.folders import contents_of, rows_of
+from tests.forks import Forks, wait_for
+
+VARIATIONS = ({}, {"smooth": 3}, {"augment": True}, {"chunk": 2})
+
+
+class Recorded(Cam):
+    """Notes in ``events`` that a forward pass has begun."""
+
+    def __init__(self, events: list[str]) -> None:
+        super().__init__()
+        self.features.append(nn.ReLU())
+        self.events = events
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.events.append("pass")
+        return super().forward(x)
+
+
+def explain(method, options, before_pass, events):
+    torch.manual_seed(0)
+    module = Recorded(events).eval()
+    images = torch.randn(2, 3, 32, 32)
+    try:
+        explain_batch(
+            module, images, [Layer("features", Grid("nchw", 8, 8))], [method], lambda logits: torch.tensor([[0, 3]] * len(logits)),
+            Options(**options, before_pass=before_pass),
+        )  # fmt: skip
+    finally:
+        assert not any(child._forward_hooks or child._forward_pre_hooks for child in module.modules()), "a hook was left"
+        assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "rollout"])  # which is one pass, of a transformer
+@pytest.mark.parametrize("options", VARIATIONS, ids=str)
+def test_every_method_asks_before_each_pass_and_ends_when_told(method, options):
+    events: list[str] = []
+    explain(method, options, lambda: events.append("ask"), events)
+    assert events.count("pass") >= 1
+    assert all(events[place - 1] == "ask" for place, event in enumerate(events) if event == "pass")
+    asked = events.count("ask")
+    for number in sorted({1, 2, asked // 2 + 1, asked}):
+        heard: list[str] = []
+
+        def ask(number=number, heard=heard):
+            heard.append("ask")
+            if heard.count("ask") == number:
+                raise stopping.Stopped
+
+        with pytest.raises(stopping.Stopped):
+            explain(method, options, ask, heard)
+        assert heard[-1] == "ask", "a pass began after the run was told to end"
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        (("--method", "scorecam"), "image by image"),
+        (("--method", "ablationcam"), "image by image"),
+        (("--smooth", 30), ""),
+        (("--smooth", 9, "--method", "fullgrad"), "the first batch"),
+    ],
+)
+def test_what_was_in_the_network_is_dropped_and_done_by_the_next_run(camcli, tmp_path, monkeypatch, flags, kept):
+    """Equal to a run that was never stopped, byte by byte; images that were finished before are kept."""
+    fill_album(tmp_path / "imgs", 4)
+    command = ("run", tmp_path / "imgs", "--model", "tests.faults:sluggish", "--layer", "cells", *flags, "--batch-size", 2)
+    whole = camcli(*command, "-o", tmp_path / "whole")
+    monkeypatch.setattr(stopping, "PATIENCE", 0.0)
+    passes = []
+
+    def stop_at_30(progress, number):
+        passes.append(number)
+        if len(passes) == 30:
+            SIGNALS.stop.set()
+
+    monkeypatch.setattr(RunProgress, "pass_begins", stop_at_30)
+    monkeypatch.setattr(SIGNALS, "number", signal.SIGINT)
+    try:
+        camcli(*command, "-o", tmp_path / "out")
+    finally:
+        SIGNALS.stop.clear()
+    assert len(passes) == 30, "passes went on"
+    left = rows_of(tmp_path / "out")
+    assert len(left) < len(rows_of(tmp_path / "whole"))
+    assert bool(left) == bool(kept)
+    assert camcli(*command, "-o", tmp_path / "out").code == whole.code
+    assert contents_of(tmp_path / "out") == contents_of(tmp_path / "whole")
+
+
+def test_law_2_an_interrupt_ends_a_slow_method_within_five_seconds(tmp_path):
+    """Each image takes eight seconds. The command says at once what it does."""
+    fill_album(tmp_path / "imgs", 3)
+    command = [
+        "run",
+        tmp_path / "imgs",
+        "--model",
+        "tests.faults:sluggish",
+        "--layer",
+        "cells",
+        "--method",
+        "scorecam",
+        "--batch-size",
+        1,
+    ]
+    log, asleep = tmp_path / "log", tmp_path / "asleep"
+    with Forks() as forks:
+        slowly = {"FAULTS_SLEEP": "0.2", "FAULTS_ASLEEP": str(asleep), "FORKS_HASTY": "yes"}
+        run = forks.start([*command, "-o", tmp_path / "out"], log, **slowly)
+        assert wait_for(lambda: (asleep.exists() and asleep.stat().st_size > 20) or run.poll() is not None)
+        run.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        assert wait_for(lambda: "Finishing the images in progress; press Ctrl-C again to stop now.\n" in log.read_text(), 1)
+        assert run.wait(30) == 130, log.read_text()
+        assert time.monotonic() - begun < 5
+        assert "Traceback" not in log.read_text()
+        for folder in ("whole", "out"):
+            assert forks.start([*command, "-o", tmp_path / folder, "--quiet"], log, FORKS_HASTY="yes").wait(60) == 0
+    assert differences(tmp_path / "out", tmp_path / "whole") == []
+
+
+def test_a_batch_that_takes_a_moment_is_finished(monkeypatch):
+    """Within the patience; and it counts from when the signal may have come, not from when it was noticed."""
+    now = [0.0]
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    stop, heard = stopping.threading.Event(), []
+    watch = stopping.Watch(stop, heard.append)
+    watch.before_pass()
+    stop.set()
+    now[0] += 0.9 * stopping.PATIENCE
+    watch.before_pass()
+    now[0] += 0.2 * stopping.PATIENCE
+    with pytest.raises(stopping.Stopped):
+        watch.before_pass()
+    assert heard == [1, 2]
+
+
+def test_the_bar_moves_within_a_batch_that_takes_long(monkeypatch):
+    now, said = [0.0], []
+    monkeypatch.setattr("camcli.cli.progress.time.monotonic", lambda: now[0])
+    counts = Counts(failed=2)
+    progress = RunProgress(lambda *words: said.append(words), 9, counts)
+    for number in range(1, 31):
+        progress.pass_begins(number)
+        now[0] += 0.125
+    assert len(said) == 11, "silent in the first second, then five times a second"
+    assert said[-1] == (0, 9, "2 failed, pass 29 of this batch")
+    assert list(progress.over(iter([Explained("a", None, ())]))) != []
+    assert said[-1] == (1, 9, "2 failed")
