@@ -298,6 +298,7 @@ class Counts:
     explained: int = 0
     failed: int = 0
     empty_maps: int = 0
+    nonfinite_maps: int = 0
     labelled: int = 0
     correct: int = 0
     top_classes: dict[str, int] = field(default_factory=dict)
@@ -308,7 +309,8 @@ class Counts:
             self.failed += 1
             return
         self.explained += 1
-        self.empty_maps += sum(row.status != "ok" for row in outcome.rows)
+        self.empty_maps += sum(row.status == "empty" for row in outcome.rows)
+        self.nonfinite_maps += sum(row.status == "nonfinite" for row in outcome.rows)
         if outcome.rows:
             name = outcome.rows[0].predicted_class
             self.top_classes[name] = self.top_classes.get(name, 0) + 1
@@ -317,5 +319,11 @@ class Counts:
 
     def as_dict(self) -> dict[str, Any]:
         """For ``run.json``."""
-        counts = {"explained": self.explained, "failed": self.failed, "empty_or_nonfinite_maps": self.empty_maps}
+        counts = {
+            "explained": self.explained,
+            "failed": self.failed,
+            "empty_maps": self.empty_maps,
+            "nonfinite_maps": self.nonfinite_maps,
+            "empty_or_nonfinite_maps": self.empty_maps + self.nonfinite_maps,
+        }
         return {**counts, "labelled": self.labelled, "correct": self.correct} if self.labelled else counts

@@ -193,9 +193,10 @@ def test_bad_files_are_listed_and_the_others_done(camcli, tmp_path):
     assert "truncated" in found["cut.jpg"]["error"]
     assert "empty" in found["empty.jpg"]["error"]
     again = camcli("run", imgs, "-o", out)
-    assert again.code == 1
+    assert again.code == 0, "these failures were told before"
     assert "Nothing to do" in again.err
-    assert "3 images could not be explained" in again.err
+    assert "3 images failed before" in again.err
+    assert "--retry-failed" in again.err
 
 
 def test_workers_and_batches_change_nothing(camcli, imgs, tmp_path):
@@ -218,7 +219,10 @@ def test_maps_that_point_nowhere_are_said_and_not_painted(camcli, tmp_path):
     (imgs / "photo.png").write_bytes(encoded(photo().point(lambda v: v * 0.9), "PNG"))
     done = camcli("run", imgs, "-o", out, "--model", "tests.networks:breaks", "--layer", "cells", "--class", "bright")
     assert done.code == 0
-    assert "3 maps empty or not finite" in done.err
+    assert "2 maps empty and not painted: no positive evidence for that class" in done.err
+    assert "1 map not finite and not painted" in done.err
+    counts = json.loads((out / "run.json").read_text())["this_run"]
+    assert (counts["explained"], counts["empty_maps"], counts["nonfinite_maps"]) == (4, 2, 1)
     status = {row["image"]: (row["status"], row["overlay"] != "") for row in rows_of(out)}
     assert status == {
         "flat.png": ("empty", False),
@@ -487,7 +491,7 @@ def test_a_signal_ends_a_run_cleanly(imgs, tmp_path, number, code):
     assert time.monotonic() - begun < 5
     assert process.returncode == code, err
     assert "Traceback" not in err
-    assert "goes on from here" in err
+    assert "run the same command again to resume" in err
     assert 0 < len(rows_of(out)) < 306
     assert not list((out / ".camcli" / "scratch").iterdir())
 

@@ -568,7 +568,7 @@ def test_random_weights_and_single_images_are_warned_about(camcli, photos, tmp_p
     assert done.code == 0, done.err
     assert "the weights are random" in done.err
     assert "with one image there is no other" in done.err
-    assert "Taking the first 1 image" in done.err
+    assert "--limit left" in done.err
 
 
 def test_what_the_help_needs_loads_nothing_large():

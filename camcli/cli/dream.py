@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from camcli.cli.loading import loading
 from camcli.cli.options import MODEL_ARGUMENT, MODEL_OPTION, config_parameters, named_model, take_parameters
 from camcli.cli.signals import SIGNALS
 from camcli.cli.summary import count_words
@@ -50,15 +51,16 @@ def dream_command() -> Callable[..., None]:
 def _execute(model: str, of_run: dict[str, Any], config: DreamConfig) -> int:
     """One command from names to pictures; the exit code. Raises CamcliError for what stops it."""
     config = config.check()
-    from camcli.dream.session import make_dreams, prepare_session
-    from camcli.machine import keep_memory
-    from camcli.models.request import ModelRequest
-
-    keep_memory()
     talk = Talk(quiet=config.quiet)
-    show = talk.on_terminal and not talk.quiet
     with stdout_for_data(quiet=config.quiet):
-        session = prepare_session(config, ModelRequest(model, of_run["weights"], of_run["labels"], show), of_run["device"])
+        with loading(talk, model, of_run["weights"]):
+            from camcli.dream.session import make_dreams, prepare_session
+            from camcli.machine import keep_memory
+            from camcli.models.request import ModelRequest
+
+            keep_memory()
+            show = talk.on_terminal and not talk.quiet
+            session = prepare_session(config, ModelRequest(model, of_run["weights"], of_run["labels"], show), of_run["device"])
         _announce(session, talk)
         failed = 0
         with SIGNALS.deferred(talk.promise("Stopping at the next step")) as stop, _bar(session, talk) as tell:

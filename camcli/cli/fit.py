@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from camcli.cli.completion import completion_of, models
+from camcli.cli.loading import loading
 from camcli.cli.signals import SIGNALS
 from camcli.cli.summary import count_words
 from camcli.cli.talk import Talk, print_table
@@ -119,8 +120,10 @@ def fit(
 
     [dim]Average pooling and one linear layer (Zhou et al. 2016), trained in seconds. Then: camcli run --model MODEL_DIR[/dim]
     """
-    from camcli.fit.fitting import fit_model
-    from camcli.images.limits import allow_any_size
+    talk = Talk(quiet=quiet)
+    with loading(talk):
+        from camcli.fit.fitting import fit_model
+        from camcli.images.limits import allow_any_size
 
     config = FitConfig(
         data,
@@ -139,7 +142,6 @@ def fit(
         batch_size,
         overwrite,
     )
-    talk = Talk(quiet=quiet)
     allow_any_size()
     with SIGNALS.deferred(talk.promise("Stopping after the images in progress")) as stop, talk.bar() as tell:
         result = fit_model(config, _Told(talk, tell), stop)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from camcli.cli.options import changed_settings, config_parameters, take_parameters
 from camcli.cli.signals import SIGNALS
-from camcli.cli.summary import count_words, failed_words, tell_report
+from camcli.cli.summary import count_words, failed_before_words, failed_words, tell_report
 from camcli.cli.talk import Talk, print_table
 from camcli.config import LOOKS, RunConfig
 from camcli.records import shown
+
+if TYPE_CHECKING:
+    from camcli.output.root import Root
 
 
 def verify(
@@ -43,6 +46,19 @@ def verify(
         talk.say(f"{count_words(len(problems), 'problem')} in {shown(folder)}; the command that made it mends what can be mended.")
         raise typer.Exit(1)
     talk.say(f"{shown(folder)}: journal, tables and files agree{missing_parts(folders)}.")
+    failed = _failed_images(folders)
+    if failed:
+        talk.say(failed_before_words(failed, folder))
+
+
+def _failed_images(runs: Sequence[Root]) -> int:
+    """How many images failed in the folder of which ``runs`` are, as its records say; in its parts where they are not merged."""
+    from camcli.output.names import shard_of_name
+    from camcli.output.record import part_of, read_record
+
+    whole = [run for run in runs if not shard_of_name(os.path.basename(run.path))]
+    counts = [part_of(read_record(run), "images").get("failed") for run in whole or runs]
+    return sum(count for count in counts if type(count) is int)
 
 
 def merge(

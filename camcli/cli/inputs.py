@@ -34,6 +34,9 @@ def gathered_sources(inputs: Sequence[str], config: RunConfig, talk: Talk) -> tu
         raise InputError("--null is about paths on stdin: camcli run --null -")
     else:
         sources = discover_sources(inputs, config.output)
+    if config.limit is not None and len(sources) > config.limit:
+        left = len(sources) - config.limit
+        talk.say(f"{config.limit:,} of {count_words(len(sources), 'image')}; --limit left {left:,}.")
     sources = sources[: config.limit]
     _refuse_output_among_inputs(sources, config.output)
     root = sources[0].root

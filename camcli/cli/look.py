@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from camcli.cli.loading import loading
 from camcli.cli.options import MODEL_ARGUMENT, MODEL_OPTION, named_model
 from camcli.cli.talk import Talk, print_table, stdout_for_data
 from camcli.config import RunConfig
@@ -31,7 +32,8 @@ def models(
     ] = None,
 ) -> None:
     """List the models: name, source, parameters (millions), input (pixels), published ImageNet top-1 (%), on this machine."""
-    from camcli.models.sources import list_models
+    with loading(Talk()):
+        from camcli.models.sources import list_models
 
     found = [info for info in list_models() if (_matches(info.name, pattern) if pattern else info.source != "timm")]
     if not found:
@@ -59,12 +61,12 @@ def layers(
     every: Annotated[bool, typer.Option("--all", help="Also the layers that have no map to show.")] = False,
 ) -> None:
     """List a model's layers in the order they run: name, type, output shape for one image, usable, default."""
-    from camcli.models.layers import default_layer, list_layers
-    from camcli.models.request import ModelRequest
-    from camcli.models.sources import load_model, weights_at_hand
-
     model = named_model(name, model)
-    with stdout_for_data():
+    with loading(Talk(), model, weights), stdout_for_data():
+        from camcli.models.layers import default_layer, list_layers
+        from camcli.models.request import ModelRequest
+        from camcli.models.sources import load_model, weights_at_hand
+
         loaded = load_model(ModelRequest(model, weights or weights_at_hand(model)))
         found = list_layers(loaded)
     usable = any(not info.why_not for info in found)
@@ -96,13 +98,13 @@ def classes(
     labels: Annotated[str | None, _LABELS] = None,
 ) -> None:
     """List a model's classes: index and name. With --model, the first argument is PATTERN."""
-    from camcli.models.request import ModelRequest
-    from camcli.models.sources import class_names
-
     if model is not None and pattern is None:
         name, pattern = None, name
     model = named_model(name, model)
-    with stdout_for_data(), _perhaps_a_class(name, pattern):
+    with loading(Talk(), model, weights), stdout_for_data(), _perhaps_a_class(name, pattern):
+        from camcli.models.request import ModelRequest
+        from camcli.models.sources import class_names
+
         names = class_names(ModelRequest(model, weights, labels))
     rows = [(str(index), name) for index, name in enumerate(names) if pattern is None or _matches(name, pattern)]
     if not rows:
@@ -129,7 +131,9 @@ def _perhaps_a_class(name: str | None, pattern: str | None) -> Iterator[None]:
 
 def methods() -> None:
     """List the methods that --method takes: source, cost in forward passes of the network, when to use which."""
-    from camcli.cam import METHODS
+    with loading(Talk()):
+        from camcli.cam import METHODS
 
-    rows = ((method.name, method.source, method.passes, method.advice) for method in METHODS.values())
+        found = list(METHODS.values())
+    rows = ((method.name, method.source, method.passes, method.advice) for method in found)
     print_table(("method", "source", "forward_passes", "when"), rows)

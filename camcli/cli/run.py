@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import os
-import shlex
-import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,11 +13,14 @@ import typer
 
 from camcli import __version__
 from camcli.cli.inputs import explainable_sources, gathered_sources, misspelt_names_first
+from camcli.cli.invocation import Invocation
+from camcli.cli.loading import loading
 from camcli.cli.options import config_parameters, gathered_config, take_parameters
 from camcli.cli.progress import RunProgress
 from camcli.cli.rows import RowStream
-from camcli.cli.signals import SIGNALS
-from camcli.cli.summary import announce, count_words, failed_words, summarize, tell_failure, tell_report, tell_stages
+from camcli.cli.signals import BROKEN_PIPE, SIGNALS
+from camcli.cli.silence import silent_c_libraries
+from camcli.cli.summary import announce, count_words, failed_before_words, summarize, tell_failure, tell_report, tell_stages
 from camcli.cli.talk import Talk, stdout_for_data
 from camcli.config import RunConfig
 from camcli.machine import keep_memory
@@ -89,6 +87,8 @@ class _Run:
     folder: OutputFolder
     talk: Talk
     rows: RowStream | None
+    given: Invocation
+    stages: Stages
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class _Work:
 
     job: Job
     folder: OutputFolder
-    stop: threading.Event
     stages: Stages
+    stop: threading.Event
     tell: Callable[[int], None]
 
 
@@ -110,30 +110,33 @@ chance: a process that is killed again and again may have the same file in hand 
 def execute(inputs: Sequence[str], config: RunConfig) -> int:
     """One run from inputs to summary; the exit code. Raises CamcliError for what stops it."""
     from camcli.output.folder import OutputFolder
+    from camcli.stages import Stages
 
+    given = Invocation(inputs)
     if config.log_file is not None:
         Talk.open_log(config.log_file)
     talk = Talk(quiet=config.quiet)
-    talk.note_down(f"camcli {__version__}: {shlex.join(map(shown, sys.argv[1:]))}")
+    talk.note_down(f"camcli {__version__}: {shown(given.command)}")
     root, sources = gathered_sources(inputs, config, talk)
     sources = explainable_sources(sources, config, talk)
     if config.precision == "auto":  # what it becomes binds the folder
-        from camcli.models.device import resolve_device
-        from camcli.network.precision import resolve_precision
+        with loading(talk):
+            from camcli.models.device import resolve_device
+            from camcli.network.precision import resolve_precision
 
-        config = replace(config, precision=resolve_precision("auto", resolve_device(config.device)))
+            config = replace(config, precision=resolve_precision("auto", resolve_device(config.device)))
     settings = run_settings(config, root)
     with (
         misspelt_names_first(config),
         OutputFolder(config.output, settings, overwrite=config.overwrite, shard=config.part) as folder,
-        _silent_c_libraries(),
+        silent_c_libraries(),
         stdout_for_data(quiet=config.quiet) as data,
     ):
         columns = prediction_columns(labelled=config.class_from is not None, boxed=config.boxes is not None)
         rows = RowStream(data, config.format or "csv", columns) if config.streams_rows else None
         if not config.overwrite:
             config = _in_present_look(config, folder, talk)
-        return _continue(_Run(config, sources, folder, talk, rows))
+        return _continue(_Run(config, sources, folder, talk, rows, given, Stages()))
 
 
 def _in_present_look(config: RunConfig, folder: OutputFolder, talk: Talk) -> RunConfig:
@@ -162,6 +165,8 @@ def _continue(run: _Run) -> int:
         done = [source.image for source in sources if source.image not in waiting and folder.is_explained(source.image)]
         for _, rows in folder.ledger.rows(done):
             run.rows.add_table(rows)
+        if run.rows.abandoned and todo:
+            return _end_of_the_reader(0, len(todo), talk)
     if not todo and folder.is_finished(sources):
         folder.tidy()
         if not folder.root.exists(coco.NAME):
@@ -170,62 +175,88 @@ def _continue(run: _Run) -> int:
         talk.say(f"Nothing to do: {count_words(explained, 'image')} already explained in {shown(folder.place)}.")
         _report(run)
         if failed:
-            talk.complain(failed_words(failed, folder.place))
-        return 1 if failed else 0
+            talk.say(failed_before_words(failed, folder.place))
+        return 0
     if 0 < len(todo) < len(sources):
         talk.say(f"{count_words(len(sources) - len(todo), 'image')} done before, {len(todo)} to do.")
     return _explain(todo, run)
 
 
 def _explain(todo: Sequence[Source], run: _Run) -> int:
-    started = time.monotonic()
-    config, folder, talk = run.config, run.folder, run.talk
-    keep_memory()
-    if config.model != RunConfig.model:
-        talk.say(f"Loading {shown(config.model)}, weights {shown(config.weights)}.")
-    warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata: what matters becomes a failure
-    from camcli.images.limits import allow_any_size
-    from camcli.job import prepare_job, run_record
-    from camcli.stages import Stages
-
-    allow_any_size()
-    show = talk.on_terminal and not talk.quiet
-    job = prepare_job(config, run.sources, left=len(todo), show_progress=show, say=talk.say)
-    announce(job, talk)
-    suspects = folder.suspects(todo)
-    crashed = _crashing(suspects, todo, run)
-    counts, stages = Counts(), Stages()
+    folder, talk, stages, counts = run.folder, run.talk, run.stages, Counts()
+    stages.add("find", run.given.seconds())
+    with stages.work("load"):
+        job = _loaded(todo, run)
+        told = folder.was_finished()
+        suspects = folder.suspects(todo)
+        crashed = _crashing(suspects, todo, run)
     with SIGNALS.deferred(talk.promise("Finishing the images in progress")) as stop:
         folder.begin(todo, suspects)
         with talk.bar(len(todo)) as tell:
             progress = RunProgress(tell, len(todo), counts)
-            outcomes = _outcomes(todo, crashed, suspects, _Work(job, folder, stop, stages, progress.pass_begins))
+            outcomes = _outcomes(todo, crashed, suspects, _Work(job, folder, stages, stop, progress.pass_begins))
             for outcome in progress.over(outcomes):
-                counts.add(outcome)
-                if isinstance(outcome, Failure):
-                    tell_failure(outcome, counts, talk)
-                if run.rows is not None:
-                    run.rows.add(outcome)
-                    if run.rows.abandoned:
-                        stop.set()
-        folder.arrange(run.sources)
-        totals = folder.totals(run.sources)
-        state = "finished" if counts.explained + counts.failed == len(todo) else "interrupted"
-        seconds = time.monotonic() - started
-        _write_boxes(run)
-        folder.finish(run_record(job, counts, folder.totals(), seconds, state, stages))
-    summarize(counts, totals, seconds, folder.place, talk)
-    if config.verbose:
-        tell_stages(stages, seconds, talk)
+                _take(outcome, counts, run, stop)
+        with stages.work("finish"):
+            state = _finish(job, counts, len(todo), run)
+    failed = folder.totals(run.sources)[1]
+    new = counts.failed if told else failed
+    summarize(counts, (new, failed - new), run.given.seconds(), folder.place, talk)
     if state == "finished":
-        _report(run)
+        with stages.work("report"):
+            _report(run)
+    if run.config.verbose:
+        tell_stages(stages, run.given.seconds(), talk)
     if SIGNALS.number is not None:
-        talk.complain("interrupted; the same command goes on from here.")
+        talk.complain("interrupted; run the same command again to resume.")
         return 128 + SIGNALS.number
-    if state == "interrupted":  # the reader of the rows has what it wanted
-        talk.say("The reader of the rows has left; the same command goes on from here.")
-        return 0
-    return 1 if totals[1] else 0
+    done = counts.explained + counts.failed
+    return _end_of_the_reader(done, len(todo), talk) if state == "interrupted" else int(new > 0)
+
+
+def _loaded(todo: Sequence[Source], run: _Run) -> Job:
+    """The model, ready to explain ``todo``."""
+    keep_memory()
+    with loading(run.talk, run.config.model, run.config.weights):
+        warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata: what matters becomes a failure
+        from camcli.images.limits import allow_any_size
+        from camcli.job import prepare_job
+
+        allow_any_size()
+        show = run.talk.on_terminal and not run.talk.quiet
+        job = prepare_job(run.config, run.sources, left=len(todo), show_progress=show, say=run.talk.say)
+    announce(job, run.talk)
+    return job
+
+
+def _take(outcome: Outcome, counts: Counts, run: _Run, stop: threading.Event) -> None:
+    """Count an outcome and pass it on; ``stop`` is set where nobody reads the rows any more."""
+    counts.add(outcome)
+    if isinstance(outcome, Failure):
+        tell_failure(outcome, counts, run.talk)
+    if run.rows is not None:
+        run.rows.add(outcome)
+        if run.rows.abandoned:
+            stop.set()
+
+
+def _finish(job: Job, counts: Counts, wanted: int, run: _Run) -> str:
+    """Bring the folder to the end of the run; whether all that was ``wanted`` is done: ``finished`` or ``interrupted``."""
+    from camcli.job import run_record
+
+    run.folder.arrange(run.sources)
+    state = "finished" if counts.explained + counts.failed == wanted else "interrupted"
+    _write_boxes(run)
+    record = run_record(job, counts, run.folder.totals(), run.given.seconds(), state, run.stages)
+    record["this_run"] = {**run.given.as_dict(), **record["this_run"]}
+    run.folder.finish(record)
+    return state
+
+
+def _end_of_the_reader(done: int, wanted: int, talk: Talk) -> int:
+    """Say that stdout was closed before all was done; the exit code that a broken pipe has."""
+    talk.say(f"stdout was closed after {done:,} of {count_words(wanted, 'image')}; run the same command again to resume.")
+    return BROKEN_PIPE
 
 
 def _write_boxes(run: _Run) -> None:
@@ -274,30 +305,3 @@ def _outcomes(todo: Sequence[Source], crashed: Sequence[Failure], alone: Collect
     for part in parts:
         if part and not work.stop.is_set():
             yield from explain_images(part, work.job, work.folder, work.stop, work.stages, work.tell)
-
-
-@contextlib.contextmanager
-def _silent_c_libraries() -> Iterator[None]:
-    """Keep libjpeg and other C code from writing to the terminal: they print to file descriptor 2 what our tables say better.
-
-    Python's own ``sys.stderr`` goes on writing to where it did.
-    """
-    try:
-        number = sys.stderr.fileno()
-    except (OSError, ValueError, AttributeError):
-        yield
-        return
-    sys.stderr.flush()
-    kept = os.dup(number)
-    original = sys.stderr
-    sink = os.open(os.devnull, os.O_WRONLY)
-    try:
-        sys.stderr = os.fdopen(os.dup(kept), "w", buffering=1, encoding=original.encoding, errors="backslashreplace")
-        os.dup2(sink, number)
-        yield
-    finally:
-        sys.stderr.close()
-        sys.stderr = original
-        os.dup2(kept, number)
-        os.close(kept)
-        os.close(sink)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camcli.cli.inputs import gathered_sources, misspelt_names_first
+from camcli.cli.loading import loading
 from camcli.cli.options import config_parameters, take_parameters
 from camcli.cli.summary import announce, count_words
 from camcli.cli.talk import Talk, print_table, stdout_for_data
@@ -58,10 +59,9 @@ def _execute(inputs: Sequence[str], config: SanityConfig, run: RunConfig) -> int
     """One check from inputs to verdicts; the exit code. Raises CamcliError for what stops it."""
     talk = Talk(quiet=config.quiet)
     root, sources = gathered_sources(inputs, run, talk)
-    if len(sources) == config.limit:
-        talk.say(f"Taking the first {count_words(len(sources), 'image')}; --limit takes more.")
-    from camcli.sanity.session import check_settings_of, images_of
-    from camcli.sanity.write import sanity_folder
+    with loading(talk):
+        from camcli.sanity.session import check_settings_of, images_of
+        from camcli.sanity.write import sanity_folder
 
     with stdout_for_data(quiet=config.quiet):
         settings, images = check_settings_of(config, run, root), images_of(sources)
@@ -91,7 +91,8 @@ def _check(sources: Sequence[Source], config: SanityConfig, run: RunConfig, reco
     allow_any_size()
     warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata: what matters becomes a failure
     show = talk.on_terminal and not talk.quiet
-    session = prepare_session(config, run, talk.say, show_progress=show)
+    with loading(talk, run.model, run.weights):
+        session = prepare_session(config, run, talk.say, show_progress=show)
     _announce(session, talk)
     inputs, failures = read_inputs(sources, session.job)
     for failure in failures:

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+BROKEN_PIPE = 141
+"""Exit code of a command whose stdout was closed before it was done: 128 and the number of SIGPIPE."""
+
 
 class Interrupted(BaseException):
     """A signal arrived where nothing needs to be finished."""

@@ -36,13 +36,12 @@ def tell_failure(failure: Failure, counts: Counts, talk: Talk) -> None:
         talk.say_beside_bar("camcli: further failures go to failures.csv only.")
 
 
-def summarize(counts: Counts, totals: tuple[int, int], seconds: float, place: str, talk: Talk) -> None:
+def summarize(counts: Counts, failed: tuple[int, int], seconds: float, place: str, talk: Talk) -> None:
     """Say what this run did.
 
-    ``totals``: images of the folder explained and failed, by this run and earlier ones. ``place``: the output folder.
+    ``failed``: how many images, to be told as failures, and how many that were told by earlier runs. ``place``: the output folder.
     """
-    done = counts.explained + counts.failed
-    rate = f", {done / seconds:.1f} a second with loading" if seconds > 0 and done else ""
+    rate = f", {counts.explained / seconds:.1f} a second with loading" if seconds > 0 and counts.explained else ""
     talk.say(f"{count_words(counts.explained, 'image')} explained in {seconds:.1f} s{rate}.")
     common = sorted(counts.top_classes.items(), key=lambda item: (-item[1], item[0]))[:5]
     if common:
@@ -51,18 +50,38 @@ def summarize(counts: Counts, totals: tuple[int, int], seconds: float, place: st
         share = f"{counts.correct / counts.labelled:.1%}"
         talk.say(f"{counts.correct:,} of {counts.labelled:,} right ({share}); see the column correct.")
     if counts.empty_maps:
-        talk.say(f"{count_words(counts.empty_maps, 'map')} empty or not finite and not painted; see the column status.")
-    if totals[1]:
-        talk.complain(failed_words(totals[1], place))
+        why = "no positive evidence for that class, or the same everywhere"
+        talk.say(f"{count_words(counts.empty_maps, 'map')} empty and not painted: {why}; see the column status.")
+    if counts.nonfinite_maps:
+        why = "the network overflowed on that image"
+        talk.say(f"{count_words(counts.nonfinite_maps, 'map')} not finite and not painted: {why}; see the column status.")
+    new, told = failed
+    if new:
+        talk.complain(failed_words(new, place))
+    if told:
+        talk.say(failed_before_words(told, place))
     overlays, table = (os.path.join(place, name) for name in ("overlays", "predictions.csv"))
     talk.say(f"Overlays in {shown(overlays)}, table in {shown(table)}.")
 
 
+_STAGE_WORDS = {
+    "find": "finding images",
+    "load": "loading",
+    "record": "writing tables",
+    "finish": "finishing",
+    "wait for images": "waiting for images",
+    "wait for overlays": "waiting for overlays",
+}
+
+
 def tell_stages(stages: Stages, seconds: float, talk: Talk) -> None:
     """Say where the time went, and what kept the run waiting."""
-    talk.say(f"Seconds, summed over the threads of each stage ({seconds:.1f} in all):")
-    for stage, taken in stages.seconds().items():
-        talk.say(f"  {stage:18}{taken:9.1f}")
+    talk.say(f"Where the {seconds:.1f} seconds went:")
+    for stage, taken in stages.in_turn(seconds).items():
+        talk.say(f"  {_STAGE_WORDS.get(stage, stage):22}{taken:9.1f}")
+    talk.say("Meanwhile, summed over the threads of each stage:")
+    for stage, taken in stages.meanwhile().items():
+        talk.say(f"  {stage:22}{taken:9.1f}")
     hint = stages.hint(seconds)
     if hint:
         talk.say(hint)
@@ -84,6 +103,12 @@ def tell_report(report: Report, place: str, talk: Talk) -> None:
 def failed_words(failed: int, output: str) -> str:
     """How many images failed, and where it says why."""
     return f"{count_words(failed, 'image')} could not be explained; see {shown(os.path.join(output, 'failures.csv'))}."
+
+
+def failed_before_words(failed: int, output: str) -> str:
+    """How many images failed in earlier runs, which have told it."""
+    where = shown(os.path.join(output, "failures.csv"))
+    return f"{count_words(failed, 'image')} failed before; see {where}. To try again: --retry-failed."
 
 
 def count_words(number: int, noun: str) -> str:

@@ -240,6 +240,10 @@ class OutputFolder:
         """Remove what a run that did not end by itself has left over; for a run that has nothing to do."""
         self._in_flight.forget()
 
+    def was_finished(self) -> bool:
+        """Whether the last run came to its end, and so told of every failure that the tables hold. False once a run has begun."""
+        return read_record(self.root).get("state") == "finished"
+
     def is_finished(self, sources: Sequence[Source]) -> bool:
         """Whether the last run came to its end: rows in the order of ``sources``, and ``run.json`` counts what the tables hold."""
         explained, failed = self.totals()

@@ -59,7 +59,7 @@ class Painter:
                 outcome = future.result()
             self._under_way.popleft()
             self._held -= size
-            with self._stages.work("write"):
+            with self._stages.work("record"):
                 self._folder.record(outcome)
             yield outcome
 

@@ -1,0 +1,35 @@
+"""C libraries kept from writing to the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def silent_c_libraries() -> Iterator[None]:
+    """Keep libjpeg and other C code from writing to the terminal: they print to file descriptor 2 what our tables say better.
+
+    Python's own ``sys.stderr`` goes on writing to where it did.
+    """
+    try:
+        number = sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(number)
+    original = sys.stderr
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        sys.stderr = os.fdopen(os.dup(kept), "w", buffering=1, encoding=original.encoding, errors="backslashreplace")
+        os.dup2(sink, number)
+        yield
+    finally:
+        sys.stderr.close()
+        sys.stderr = original
+        os.dup2(kept, number)
+        os.close(kept)
+        os.close(sink)
