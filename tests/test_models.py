@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from camcli.errors import ClassError, DeviceError, LabelsError, LayerError, Mode
 from camcli.models import bundled
 from camcli.models.checkpoints import read_checkpoint
 from camcli.models.device import resolve_device
+from camcli.models.download import is_reachable
 from camcli.models.labels import find_class, imagenet_labels, read_labels
 from camcli.models.layers import default_layer, find_grid, list_layers, resolve_layers
 from camcli.models.request import ModelRequest
@@ -500,3 +503,71 @@ def test_a_vision_transformers_size_is_that_of_its_positions(tmp_path, size):
     assert load("vit_b_32").preprocess.crop == (224, 224)
     (layer,) = resolve_layers(model, ())
     assert layer.grid == Grid("tokens", size // 32, size // 32, 1)
+
+
+def nowhere() -> str:
+    """An address at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The hub's settings, for an empty cache and a hub that cannot be reached."""
+    from huggingface_hub import constants
+
+    for name, value in {"HF_HUB_OFFLINE": False, "ENDPOINT": nowhere(), "HF_HUB_CACHE": str(tmp_path / "hub")}.items():
+        monkeypatch.setattr(constants, name, value)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return constants
+
+
+def test_a_hub_that_cannot_be_reached_is_not_asked_again_and_again(hub, capfd):
+    """One reason, at once, and nothing raw from the hub's client; afterwards it is as it was."""
+    begun = time.monotonic()
+    with pytest.raises(WeightsError, match=r"127.0.0.1 cannot be reached.*fetch model.safetensors"):
+        load_model(ModelRequest("timm/test_resnet"))
+    assert time.monotonic() - begun < 5
+    assert capfd.readouterr() == ("", "")
+    assert hub.HF_HUB_OFFLINE is False
+
+
+def test_weights_in_the_hubs_cache_are_loaded_without_a_network(hub, tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    place = tmp_path / "hub" / "models--timm--test_resnet.r160_in1k"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    (place / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    torch.manual_seed(7)
+    weights = timm.create_model("test_resnet", pretrained=False).state_dict()
+    save_file(weights, place / "snapshots" / ("0" * 40) / "model.safetensors")
+    begun = time.monotonic()
+    loaded = load_model(ModelRequest("timm/test_resnet")).module.state_dict()
+    assert time.monotonic() - begun < 5
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+
+
+def test_what_can_be_reached(hub, monkeypatch):
+    """A host that takes a connection, though it never answers; not one that does not, nor a name that is none, nor a bad proxy."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert is_reachable(there)
+        assert not is_reachable(nowhere())
+        assert not is_reachable("https://no-such-host.invalid")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setenv("https_proxy", there.removeprefix("http://"))
+        assert is_reachable("https://no-such-host.invalid"), "the proxy takes the connection"
+        monkeypatch.setenv("https_proxy", nowhere())
+        assert not is_reachable("https://no-such-host.invalid")
+
+
+def test_a_host_that_never_answers_costs_a_few_seconds(monkeypatch):
+    """As behind a firewall that drops packets, or with a name server that is down."""
+    monkeypatch.setattr("camcli.models.download.REACHED_WITHIN", 0.2)
+    monkeypatch.setattr("camcli.models.download.socket.create_connection", lambda *_: time.sleep(30))
+    begun = time.monotonic()
+    assert not is_reachable("https://huggingface.co")
+    assert time.monotonic() - begun < 2

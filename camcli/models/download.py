@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-from urllib.parse import urlparse
+import socket
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlparse, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import torch
 
 from camcli.errors import WeightsError
+
+REACHED_WITHIN = 3.0
+"""Seconds in which a host takes a connection, where there is a network."""
 
 
 def is_cached(where: str, *, hub: bool = False) -> bool:
@@ -17,6 +26,46 @@ def is_cached(where: str, *, hub: bool = False) -> bool:
 
         return any(isinstance(try_to_load_from_cache(where, name), str) for name in ("model.safetensors", "pytorch_model.bin"))
     return os.path.exists(os.path.join(_checkpoint_folder(), _file_name(where)))
+
+
+def is_reachable(url: str) -> bool:
+    """Whether the host of ``url``, or the proxy on the way to it, takes a connection within REACHED_WITHIN seconds."""
+    where = urlsplit(url)
+    proxy = None if proxy_bypass(where.hostname or "") else getproxies().get(where.scheme)
+    asked = urlsplit(proxy if not proxy or "://" in proxy else f"http://{proxy}") if proxy else where
+    port = asked.port or (443 if asked.scheme == "https" else 80)
+    answered = threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError, UnicodeError):
+            socket.create_connection((asked.hostname or "", port), REACHED_WITHIN).close()
+            answered.set()
+
+    asking = threading.Thread(target=connect, daemon=True)  # looking a name up takes no timeout of its own
+    asking.start()
+    asking.join(REACHED_WITHIN)
+    return answered.is_set()
+
+
+@contextlib.contextmanager
+def hub_without_retries() -> Iterator[str]:
+    """Inside, the Hugging Face hub is asked only where it can be reached, else its cache alone; it says nothing of its own.
+
+    What is given are the words for a hub that cannot be reached, else nothing. The hub's client tries a request five times and
+    waits in between: 47 seconds without a network.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import logging as hub_logging
+
+    offline, verbosity = constants.HF_HUB_OFFLINE, hub_logging.get_verbosity()
+    reachable = offline or is_reachable(constants.ENDPOINT)
+    try:
+        hub_logging.set_verbosity(logging.ERROR)
+        constants.HF_HUB_OFFLINE = offline or not reachable
+        yield "" if reachable else f"{urlsplit(constants.ENDPOINT).hostname} cannot be reached"
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        hub_logging.set_verbosity(verbosity)
 
 
 def explain_download_failure(model: str, where: str, error: Exception, *, hub: bool = False) -> WeightsError:

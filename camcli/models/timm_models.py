@@ -12,7 +12,7 @@ from torch import nn
 from camcli.errors import ModelError, WeightsError, did_you_mean
 from camcli.models.build import as_module, class_count, with_weights
 from camcli.models.checkpoints import build_meta, is_checkpoint
-from camcli.models.download import explain_download_failure, is_cached
+from camcli.models.download import explain_download_failure, hub_without_retries, is_cached
 from camcli.models.labels import IMAGENET_SIZE, default_labels, imagenet_labels
 from camcli.models.request import ModelInfo, ModelRequest
 from camcli.records import LoadedModel, Preprocess
@@ -49,12 +49,15 @@ class TimmSource:
                 f"timm publishes no weights for {name!r}. Give a checkpoint with --weights FILE, or take random weights with "
                 f"--weights none.{did_you_mean(name, timm.list_models(pretrained=True))}"
             )
+        why_not = ""
         try:
-            with _quiet_hub(not request.show_progress):
+            hub = hub_without_retries() if config.hf_hub_id else contextlib.nullcontext("")
+            with _quiet_hub(not request.show_progress), hub as why_not:
                 module = timm.create_model(name, pretrained=True)
         except Exception as error:
             where = config.hf_hub_id or config.url
-            raise explain_download_failure(request.name, str(where), error, hub=bool(config.hf_hub_id)) from error
+            reason = ConnectionError(why_not) if why_not else error
+            raise explain_download_failure(request.name, str(where), reason, hub=bool(config.hf_hub_id)) from error
         return LoadedModel(
             request.name,
             module,
