@@ -56,6 +56,14 @@ def sluggish() -> torch.nn.Module:
     return module
 
 
+def has_told(out: Path) -> bool:
+    """Whether the last run in ``out`` came to its end, and so told of every failure."""
+    try:
+        return bool(json.loads((out / "run.json").read_bytes())["state"] == "finished")
+    except OSError:
+        return False
+
+
 def counting() -> torch.nn.Module:
     """Adds a byte for each image that it sees to the file that FAULTS_SEEN names."""
 

@@ -138,6 +138,30 @@ def test_law_2_an_interrupt_ends_a_slow_method_within_five_seconds(tmp_path):
     assert differences(tmp_path / "out", tmp_path / "whole") == []
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sanity", "imgs", "-m", "tests.faults:sluggish", "-l", "cells", "--method", "scorecam"),
+        ("dream", "tests.faults:sluggish", "--class", 0, "--steps", 10_000),
+    ],
+    ids=["sanity", "dream"],
+)
+def test_law_2_holds_for_studies_too(tmp_path, command):
+    """In the middle of what takes minutes."""
+    fill_album(tmp_path / "imgs", 3)
+    log, asleep = tmp_path / "log", tmp_path / "asleep"
+    arguments = [tmp_path / "imgs" if word == "imgs" else word for word in command]
+    with Forks() as forks:
+        slowly = {"FAULTS_SLEEP": "0.2", "FAULTS_ASLEEP": str(asleep), "FORKS_HASTY": "yes"}
+        run = forks.start([*arguments, "-o", tmp_path / "out"], log, **slowly)
+        assert wait_for(lambda: (asleep.exists() and asleep.stat().st_size > 20) or run.poll() is not None)
+        run.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        assert run.wait(30) == 130, log.read_text()
+        assert time.monotonic() - begun < 5
+        assert "Traceback" not in log.read_text()
+
+
 def test_a_batch_that_takes_a_moment_is_finished(monkeypatch):
     """Within the patience; and it counts from when the signal may have come, not from when it was noticed."""
     now = [0.0]

@@ -121,7 +121,7 @@ def fit(
     [dim]Average pooling and one linear layer (Zhou et al. 2016), trained in seconds. Then: camcli run --model MODEL_DIR[/dim]
     """
     talk = Talk(quiet=quiet)
-    with loading(talk):
+    with loading(talk, backbone, weights):
         from camcli.fit.fitting import fit_model
         from camcli.images.limits import allow_any_size
 

@@ -198,10 +198,13 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
             for outcome in progress.over(outcomes):
                 _take(outcome, counts, run, stop)
         with stages.work("finish"):
-            state = _finish(job, counts, len(todo), run)
-    failed = folder.totals(run.sources)[1]
-    new = counts.failed if told else failed
-    summarize(counts, (new, failed - new), run.given.seconds(), folder.place, talk)
+            folder.arrange(run.sources)
+            _write_boxes(run)
+        failed = folder.totals(run.sources)[1]
+        new = counts.failed if told else failed
+        summarize(counts, (new, failed - new), run.given.seconds(), folder.place, talk)
+        state = "finished" if counts.explained + counts.failed == len(todo) else "interrupted"
+        folder.finish(_record(job, counts, state, run))  # after what says that failures were told
     if state == "finished":
         with stages.work("report"):
             _report(run)
@@ -240,17 +243,12 @@ def _take(outcome: Outcome, counts: Counts, run: _Run, stop: threading.Event) ->
             stop.set()
 
 
-def _finish(job: Job, counts: Counts, wanted: int, run: _Run) -> str:
-    """Bring the folder to the end of the run; whether all that was ``wanted`` is done: ``finished`` or ``interrupted``."""
+def _record(job: Job, counts: Counts, state: str, run: _Run) -> dict[str, Any]:
+    """What ``run.json`` says. ``state``: ``finished`` or ``interrupted``."""
     from camcli.job import run_record
 
-    run.folder.arrange(run.sources)
-    state = "finished" if counts.explained + counts.failed == wanted else "interrupted"
-    _write_boxes(run)
     record = run_record(job, counts, run.folder.totals(), run.given.seconds(), state, run.stages)
-    record["this_run"] = {**run.given.as_dict(), **record["this_run"]}
-    run.folder.finish(record)
-    return state
+    return {**record, "this_run": {**run.given.as_dict(), **record["this_run"]}}
 
 
 def _end_of_the_reader(done: int, wanted: int, talk: Talk) -> int:
