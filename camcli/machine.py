@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -19,14 +20,42 @@ def available_cores() -> int:
 
 
 def available_memory() -> int:
-    """Bytes of memory that this process may still take: what the machine and each of its control groups have left."""
-    left = [_machine_memory()]
+    """Bytes of memory that this process may still take: what the machine, its control groups and its own limits have left."""
+    left = [_machine_memory(), *_own_limits()]
     for folder in _control_groups():
         limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
         used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
         if limit is not None and used is not None:
             left.append(max(0, limit - used + _page_cache(folder)))
     return min(left)
+
+
+def _own_limits() -> Iterator[int]:
+    """What is left of the address space and the data that this process may have, as ``ulimit -v`` and ``-d`` bound them."""
+    try:
+        import resource
+
+        words = Path("/proc/self/statm").read_text().split()
+    except (ImportError, OSError):  # not on every system
+        return
+    for kind, pages in ((resource.RLIMIT_AS, words[0]), (resource.RLIMIT_DATA, words[5])):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY:
+            yield max(0, limit - int(pages) * resource.getpagesize())
+
+
+def allocations_can_fail() -> bool:
+    """Whether a limit makes allocations fail, where otherwise a process is killed when memory runs out."""
+    with contextlib.suppress(OSError):
+        if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2":
+            return True
+    return any(True for _ in _own_limits())
+
+
+def release_memory() -> None:
+    """Give memory that was freed back to the system, which ``keep_memory`` keeps from happening; where the C library can."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _page_cache(folder: Path) -> int:

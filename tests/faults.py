@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 
-from camcli.images.decode import check_jpeg_end
+from camcli.images.jpeg import check_jpeg_end
 from camcli.records import recovered
 from tests.networks import Brightness, brightness
 from tests.pictures import noise

@@ -81,11 +81,11 @@ def full_opencv(*_: object) -> None:
 def test_lack_of_memory_is_no_fault_of_the_file(
     room: ModuleType, name: str, stand_in: Callable[..., None], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not recorded with a stamp, so that the next run tries again."""
+    """A failure of its own kind, not recorded with a stamp, so that the next run tries again."""
     monkeypatch.setattr(room, name, stand_in)
     outcome = decode_image(Source(str(folder), "grey.jpg"), LIMIT)
     assert isinstance(outcome, Failure)
-    assert (outcome.reason, outcome.stamp) == ("not enough memory to decode it", None)
+    assert (outcome.stage, outcome.reason, outcome.stamp) == ("memory", "not enough memory; the next run tries again", None)
 
 
 def check_states(out: Path) -> None:

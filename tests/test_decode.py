@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from camcli.images.decode import check_jpeg_end, decode_bytes, decode_image
+from camcli.images.decode import decode_bytes, decode_image
+from camcli.images.jpeg import check_jpeg_end
 from camcli.records import Failure, Image, Source
 from tests.pictures import as_stored, encoded, noise, scene
 

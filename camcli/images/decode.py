@@ -7,14 +7,17 @@ given to OpenCV. JPEG is decoded by OpenCV, everything else by Pillow.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
 import logging
 import os
-import re
 import stat
+import threading
 import time
+from collections.abc import Callable
+from typing import BinaryIO, TypeVar
 
 import cv2
 import numpy as np
@@ -22,25 +25,17 @@ from PIL import Image as PillowImage
 from PIL import ImageOps, UnidentifiedImageError
 
 from camcli.errors import ImageError
+from camcli.images.header import FORMATS, MAX_HEADER, Header, read_header
+from camcli.images.jpeg import check_jpeg
+from camcli.machine import allocations_can_fail, available_memory, release_memory
 from camcli.records import Failure, Image, Source, Stamp, stamp_of
 from camcli.stages import Stages
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF")
-"""Pillow's names of the formats that are decoded; whatever else a file holds is refused."""
 
 MAX_BYTES = 1 << 30
 """Larger files are refused unread."""
 
-MAX_SCANS = 200
-"""A progressive JPEG with more scans costs seconds and is made to harm: real encoders write about ten."""
-
 YOUNG_NS = 2_000_000_000
 """A file written so shortly before it was read may change again within the same tick of its file system's clock (2 s on FAT)."""
-
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_ARITHMETIC_FRAME = re.compile(rb"\xff[\xc9-\xcb\xcd-\xcf]")
-_MOST_PIXELS_A_BYTE = 8 * 64
-"""A Huffman code is at least one bit long, and a block of 8 x 8 pixels has at least one (ISO/IEC 10918-1, annexes C and F)."""
 
 _WIDE_MODES = frozenset({"I", "F"})
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
@@ -49,35 +44,74 @@ _GREY_STEPS = {"L;2": 85, "L;4": 17}
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # without any, its words on damaged files go to the terminal
-PillowImage.init()
-_AVAILABLE = tuple(name for name in FORMATS if name in PillowImage.OPEN)  # AVIF is an optional part of Pillow
+
+_SMALL = 16 << 20
+"""Bytes below which nobody asks how much memory there is."""
+
+_TO_SPARE = 256 << 20
+"""Bytes of memory with which a file that cannot be decoded is damaged."""
+
+_ALONE = threading.Lock()
+
+_BAND = 1 << 20
+"""Pixels that are brought into RGB at a time: a large picture is never held twice in full for it."""
 
 
-def decode_image(source: Source, max_pixels: int, stages: Stages | None = None, *, hashed: bool = False) -> Image | Failure:
-    """The image in ``source``, (H, W, 3) uint8 RGB, upright; a Failure with stage ``read`` or ``decode`` otherwise.
+Admit = Callable[[Header], None]
+"""Told what a file holds before it is read as a whole: returns when there is memory to decode it. Raises ImageError."""
+
+
+def check_memory(header: Header) -> None:
+    """Raise ImageError (stage ``memory``) where there is less memory than decoding takes. Small pictures are not looked at."""
+    if header.decoding < _SMALL:
+        return
+    if header.decoding > available_memory():
+        release_memory()
+        if header.decoding > (free := available_memory()):
+            raise ImageError("memory", memory_words(header, header.decoding, free))
+
+
+def memory_words(header: Header, needed: int, free: int) -> str:
+    """How much memory an image needs, and how much there is."""
+    size = f"{header.width:,} x {header.height:,} pixels"
+    return f"{size} need about {needed / 1e6:,.0f} MB of memory, and {free / 1e6:,.0f} MB are free; the next run tries again"
+
+
+def decode_image(
+    source: Source, max_pixels: int, stages: Stages | None = None, *, hashed: bool = False, admit: Admit = check_memory
+) -> Image | Failure:
+    """The image in ``source``, (H, W, 3) uint8 RGB, upright; a Failure with stage ``read``, ``decode`` or ``memory`` otherwise.
 
     16-bit samples keep their upper 8 bits, transparency is laid over white, of an animation the first frame counts.
     ``max_pixels`` bounds width x height and is checked before decoding. ``stages`` is told of the time. ``hashed`` puts the SHA-256
-    of the file into the stamp. Raises nothing for any file.
+    of the file into the stamp. ``admit`` is asked before the file is read beyond its header. A Failure for lack of memory has no
+    stamp, so that the next run tries again. Raises nothing for any file.
     """
     stamp: Stamp | None = None
     stages = stages or Stages()
     try:
         with stages.work("read"):
-            data, stamp = read_file(source.path, hashed=hashed)
+            data, stamp = read_file(source.path, max_pixels=max_pixels, hashed=hashed, admit=admit)
+        if isinstance(data, ImageError):
+            raise data
         with stages.work("decode"):
             return Image(decode_bytes(data, max_pixels), stamp)
     except ImageError as error:
-        return Failure(source.image, error.stage, str(error), stamp or stamp_of(source.path))
-    except MemoryError:  # no stamp: the next run tries again
-        return Failure(source.image, "decode", "not enough memory to decode it")
+        lacking = error.stage == "memory"
+        return Failure(source.image, error.stage, str(error), None if lacking else stamp or stamp_of(source.path))
+    except MemoryError:
+        return Failure(source.image, "memory", NOT_ENOUGH)
 
 
-def read_file(path: str, *, hashed: bool = False) -> tuple[bytes, Stamp]:
+NOT_ENOUGH = "not enough memory; the next run tries again"
+
+
+def read_file(path: str, *, max_pixels: int, hashed: bool = False, admit: Admit = check_memory) -> tuple[bytes | ImageError, Stamp]:
     """The file's bytes and their stamp, with their SHA-256 when ``hashed`` or when they are younger than YOUNG_NS.
 
-    Raises ImageError (stage ``read``) for anything but a readable regular file, and (stage ``decode``) for one of more than
-    MAX_BYTES.
+    Where its first bytes tell that it is refused, the reason stands in the place of the bytes, and the rest is not kept. Raises
+    ImageError (stage ``read``) for anything but a readable regular file, (stage ``decode``) for one of more than MAX_BYTES, and
+    what ``admit`` raises.
     """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -85,32 +119,96 @@ def read_file(path: str, *, hashed: bool = False) -> tuple[bytes, Stamp]:
         raise ImageError("read", _os_reason(error)) from error
     try:
         status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            unlisted = ", which could not be listed" if stat.S_ISDIR(status.st_mode) else ""
-            raise ImageError("read", f"not a regular file but a {_kind(status.st_mode)}{unlisted}")
-        if status.st_size == 0:
-            raise ImageError("read", "the file is empty")
-        if status.st_size > MAX_BYTES:
-            raise ImageError("decode", f"{status.st_size:,} bytes: more than {MAX_BYTES:,} are not read")
+        _check_regular(status)
         with os.fdopen(os.dup(handle), "rb") as file:
-            data = file.read(status.st_size)
+            header = _header_or_reason(file, status.st_size, max_pixels)
+            if isinstance(header, Header):
+                admit(header)
+            file.seek(0)
+            young = time.time_ns() - status.st_mtime_ns < YOUNG_NS
+            data, digest = _contents(file, header, status.st_size, hashed=hashed or young)
     except OSError as error:
         raise ImageError("read", _os_reason(error)) from error
     finally:
         os.close(handle)
-    if not data:
-        raise ImageError("read", "the file is empty")
-    young = time.time_ns() - status.st_mtime_ns < YOUNG_NS
-    digest = hashlib.sha256(data).hexdigest() if hashed or young else ""
     return data, Stamp(status.st_size, status.st_mtime_ns, digest)
 
 
-def decode_bytes(data: bytes, max_pixels: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB from the bytes of an image file. Raises ImageError (stage ``decode``), and MemoryError."""
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        unlisted = ", which could not be listed" if stat.S_ISDIR(status.st_mode) else ""
+        raise ImageError("read", f"not a regular file but a {_kind(status.st_mode)}{unlisted}")
+    if status.st_size == 0:
+        raise ImageError("read", "the file is empty")
+    if status.st_size > MAX_BYTES:
+        raise ImageError("decode", f"{status.st_size:,} bytes: more than {MAX_BYTES:,} are not read")
+
+
+def _header_or_reason(file: BinaryIO, size: int, max_pixels: int) -> Header | ImageError:
+    """What the first bytes of an open file say of its picture, or why it is refused."""
+    first = file.read(1024)
+    file.seek(0)
     try:
-        return _decode(data, max_pixels)
+        return _explained(lambda: read_header(file, size, max_pixels), first, max_pixels)
+    except ImageError as error:
+        return error
+    except MemoryError:
+        return ImageError("memory", NOT_ENOUGH)
+
+
+def _contents(file: BinaryIO, header: Header | ImageError, size: int, *, hashed: bool) -> tuple[bytes | ImageError, str]:
+    """The file's bytes, or the reason why it is refused, and its SHA-256 where that is wanted.
+
+    Of formats whose first picture comes first no more is kept than it can fill; of a refused file, nothing.
+    """
+    kept: bytes | ImageError = header if isinstance(header, ImageError) else b""
+    digest = hashlib.sha256()
+    if isinstance(header, Header):
+        most = MAX_HEADER + 8 * header.pixels if header.format in ("JPEG", "PNG", "BMP", "DIB") else size
+        kept = file.read(min(size, most))
+        if not kept:
+            raise ImageError("read", "the file is empty")
+        if hashed:
+            digest.update(kept)
+    hashed = hashed and (isinstance(header, Header) or size <= MAX_HEADER)
+    while hashed and (more := file.read(1 << 20)):
+        digest.update(more)
+    return kept, digest.hexdigest() if hashed else ""
+
+
+def decode_bytes(data: bytes, max_pixels: int) -> np.ndarray:
+    """(H, W, 3) uint8 RGB from the bytes of an image file. Raises ImageError (stage ``decode``), and MemoryError.
+
+    Where allocations can fail, decoders call that damage. So what fails there is tried again, alone, and is damaged if it fails
+    with memory to spare.
+    """
+    header = _header_or_reason(io.BytesIO(data), len(data), max_pixels)
+    if isinstance(header, ImageError):
+        raise header
+    try:
+        return _explained(lambda: _decode(header, data), data[:1024], max_pixels)
+    except ImageError:
+        if not allocations_can_fail():
+            raise
+    with _ALONE:
+        release_memory()
+        try:
+            return _explained(lambda: _decode(header, data), data[:1024], max_pixels)
+        except ImageError as error:
+            if header.decoding + _TO_SPARE > available_memory():
+                raise MemoryError from error
+            raise
+
+
+_T = TypeVar("_T")
+
+
+def _explained(work: Callable[[], _T], first: bytes, max_pixels: int) -> _T:
+    """What ``work`` gives on a file that begins with ``first``; whatever it raises becomes an ImageError, but lack of memory."""
+    try:
+        return work()
     except UnidentifiedImageError as error:
-        raise ImageError("decode", _foreign_reason(data)) from error
+        raise ImageError("decode", _foreign_reason(first)) from error
     except PillowImage.DecompressionBombError as error:
         raise ImageError("decode", f"too many pixels: more than --max-pixels {max_pixels:,}") from error
     except (ImageError, MemoryError):
@@ -119,22 +217,19 @@ def decode_bytes(data: bytes, max_pixels: int) -> np.ndarray:
         raise ImageError("decode", f"damaged or unsupported: {error}") from error
 
 
-def _decode(data: bytes, max_pixels: int) -> np.ndarray:
-    with PillowImage.open(io.BytesIO(data), formats=_AVAILABLE) as header:
-        width, height = header.size
-        if width < 1 or height < 1:
-            raise ImageError("decode", f"no pixels: {width} x {height}")
-        if width * height > max_pixels:
-            raise ImageError("decode", f"{width} x {height} pixels: more than --max-pixels {max_pixels:,}")
-        if header.format in ("JPEG", "MPO"):  # MPO: a JPEG with further pictures behind it, as phones write it
-            return _decode_jpeg(data, width * height)
-        return _decode_with_pillow(header)
+def _decode(header: Header, data: bytes) -> np.ndarray:
+    if header.format == "JPEG":  # MPO as well: a JPEG with further pictures behind it, as phones write it
+        return _decode_jpeg(data, header.pixels)
+    with PillowImage.open(io.BytesIO(data), formats=[header.format]) as image:
+        if image.width * image.height > header.pixels:
+            raise ImageError(
+                "decode", f"damaged: it claims {header.width} x {header.height} and {image.width} x {image.height} pixels"
+            )
+        return _decode_with_pillow(image)
 
 
 def _decode_jpeg(data: bytes, pixels_claimed: int) -> np.ndarray:
-    check_jpeg_end(data)
-    if pixels_claimed > _MOST_PIXELS_A_BYTE * len(data) and not _ARITHMETIC_FRAME.search(data):
-        raise ImageError("decode", f"damaged JPEG: {len(data):,} bytes cannot hold {pixels_claimed:,} pixels")
+    check_jpeg(data, pixels_claimed)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
@@ -146,55 +241,25 @@ def _decode_jpeg(data: bytes, pixels_claimed: int) -> np.ndarray:
     return np.asarray(pixels, dtype=np.uint8)
 
 
-def check_jpeg_end(data: bytes) -> None:
-    """Raise ImageError unless the main image of a JPEG runs to its end-of-image marker (ISO/IEC 10918-1, annex B).
-
-    Walks from segment to segment, so that a thumbnail's own end marker inside a segment is not taken for the image's.
-    """
-    position, scans = 2, 0
-    while True:
-        found = _MARKER.search(data, position)
-        if found is None:
-            break
-        marker, position = data[found.end() - 1], found.end()
-        if marker == 0xD9:
-            if scans == 0:
-                raise ImageError("decode", "damaged JPEG: it ends before any image data")
-            return
-        if marker in (0x01, 0xD8):
-            continue
-        if position + 2 > len(data):
-            break
-        length = int.from_bytes(data[position : position + 2], "big")
-        if length < 2:
-            raise ImageError("decode", f"damaged JPEG: a segment of {length} bytes at byte {position}")
-        position += length
-        if marker == 0xDA:
-            scans += 1
-            if scans > MAX_SCANS:
-                raise ImageError("decode", f"a JPEG of more than {MAX_SCANS} scans is not decoded")
-    if scans == 0:
-        raise ImageError("decode", "truncated JPEG: it ends before any image data")
-    filled = len(data.rstrip(b"\0"))
-    if filled < len(data):  # as an interrupted copy leaves it, which had reserved its room
-        share = f"{filled / len(data):.0%}".replace("%", " %")
-        raise ImageError("decode", f"truncated JPEG: no end-of-image marker; after {share} of the file come only zeros")
-    raise ImageError("decode", f"truncated JPEG: no end-of-image marker in its {len(data):,} bytes")
-
-
 def _decode_with_pillow(image: PillowImage.Image) -> np.ndarray:
     spread = _GREY_STEPS.get(str(tile[0][3]), 1) if (tile := getattr(image, "tile", None)) else 1
     image.load()
     if spread > 1 and "transparency" in image.info:  # Pillow spreads the samples over 0..255, but not this one
         image.info["transparency"] *= spread
     tags = getattr(image, "tag_v2", {})
-    try:
-        upright = ImageOps.exif_transpose(image)
-    except Exception:  # damaged metadata is no reason to refuse the pixels; without it the image stands as stored
-        upright = image
-    if upright.mode.startswith("I;16"):
-        return _upper_bits(upright, tags.get(_BITS_PER_SAMPLE, (16,))[0], inverted=tags.get(_PHOTOMETRIC) == 0)
-    return np.asarray(_to_rgb(upright), dtype=np.uint8)
+    with contextlib.suppress(Exception):  # damaged metadata is no reason to refuse the pixels; without it they stand as stored
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in _WIDE_MODES:
+        raise ImageError("decode", f"samples of mode {image.mode!r} (32 bits) have no defined black and white")
+    bits, inverted = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_PHOTOMETRIC) == 0
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        wide = band.mode.startswith("I;16")
+        pixels[top : top + rows] = _upper_bits(band, bits, inverted=inverted) if wide else np.asarray(_to_rgb(band))
+    return pixels
 
 
 def _upper_bits(image: PillowImage.Image, bits: int, *, inverted: bool) -> np.ndarray:
@@ -212,8 +277,6 @@ def _upper_bits(image: PillowImage.Image, bits: int, *, inverted: bool) -> np.nd
 
 def _to_rgb(image: PillowImage.Image) -> PillowImage.Image:
     """8-bit RGB, transparency over white."""
-    if image.mode in _WIDE_MODES:
-        raise ImageError("decode", f"samples of mode {image.mode!r} (32 bits) have no defined black and white")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layered = image if image.mode == "RGBA" else image.convert("RGBA")
         white = PillowImage.new("RGB", layered.size, (255, 255, 255))

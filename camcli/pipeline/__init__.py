@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import cv2
 import torch
@@ -50,17 +50,23 @@ def explain_images(
     workers = job.config.workers or available_cores()
     engine, in_flight = Engine(job, watch.before_pass), deque[_Batch]()
     depth = 1 if job.device.type == "cuda" else 0  # batches that the device works on while the host goes on
-    with _threads(workers, job.config.threads) as (readers, writers):
+    with _threads(workers, job.config.threads) as (readers, writers), ExitStack() as stack:
         painter = Painter(writers, job, folder, stages, job.batch_size + workers)
         prepared = read_ahead(readers, sources, job, stages, job.batch_size + workers, folder.in_flight)
+        stack.callback(prepared.close)
         for batch in batches(prepared, _images_at_once(job), stop):
             watch.begin_batch()
             try:
-                in_flight.append((batch, _begin(batch, engine, job, stages)))
+                if batch:
+                    in_flight.append((batch, _begin(batch, engine, job, stages)))
             except Stopped:
                 break
-            if len(in_flight) > depth:
+            is_held_up = not batch  # the next image, by those in progress
+            del batch  # its memory is needed
+            while len(in_flight) > (0 if is_held_up else depth):
                 yield from _paint(*in_flight.popleft(), engine, painter, stages)
+            if is_held_up:
+                yield from painter.finished(wait_for_all=True)
             if stop.is_set():
                 break
         while in_flight:
@@ -78,14 +84,18 @@ def prepared_batches(
 ) -> Iterator[list[Prepared | Failure]]:
     """``sources`` read and prepared in threads, in order, in batches of the job's size; failures keep their place.
 
-    While batches are taken the network has its own number of threads, as in ``explain_images``. After ``stop`` is set no more
-    follow.
+    Their decoded pixels are left out. While batches are taken the network has its own number of threads, as in
+    ``explain_images``. After ``stop`` is set no more follow.
     """
     workers = job.config.workers or available_cores()
-    with _threads(workers, job.config.threads) as (readers, _):
+    with _threads(workers, job.config.threads) as (readers, _), ExitStack() as stack:
         prepared = read_ahead(readers, sources, job, Stages(), job.batch_size + workers)
+        stack.callback(prepared.close)
         for batch in batches(prepared, job.batch_size, stop):
-            yield batch
+            ready = [item if isinstance(item, Failure) else item.without_pixels() for item in batch]
+            del batch  # its memory is needed
+            if ready:
+                yield ready
             if stop is not None and stop.is_set():
                 return
 

@@ -8,12 +8,15 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import cv2
 import numpy as np
 
 from camcli.errors import ImageError
+from camcli.images.decode import NOT_ENOUGH
 from camcli.job import Job
 from camcli.output.folder import OutputFolder
 from camcli.output.names import file_stem
+from camcli.pipeline.admission import Ticket
 from camcli.pipeline.reading import MOST_BYTES, Prepared, held_bytes
 from camcli.records import Box, Boxes, Checksum, Explained, Failure, Findings, Heatmap, Outcome, Prediction, Row
 from camcli.render.encode import encode_image
@@ -31,7 +34,7 @@ class Painter:
 
     def __init__(self, pool: ThreadPoolExecutor, job: Job, folder: OutputFolder, stages: Stages, most: int) -> None:
         self._pool, self._job, self._folder, self._stages, self._most = pool, job, folder, stages, most
-        self._under_way: deque[tuple[Future[Outcome], int]] = deque()
+        self._under_way: deque[tuple[Future[Outcome], int, Ticket | None]] = deque()
         self._held = 0
         self._style = style_of(job.config.as_dict())
         self._show_layer = len({layer for layer, _ in job.results()}) > 1
@@ -45,13 +48,13 @@ class Painter:
             future.set_result(item)
         else:
             future = self._pool.submit(self._paint, item, findings)
-        self._under_way.append((future, held_bytes(item)))
+        self._under_way.append((future, held_bytes(item), item.ticket if isinstance(item, Prepared) else None))
         self._held += held_bytes(item)
 
     def finished(self, *, wait_for_all: bool) -> Iterator[Outcome]:
         """Outcomes in order, each recorded: those that are there, those that there is no room for, or all."""
         while self._under_way:
-            future, size = self._under_way[0]
+            future, size, ticket = self._under_way[0]
             too_many = len(self._under_way) > self._most or self._held > MOST_BYTES
             if not (wait_for_all or too_many or future.done()):
                 return
@@ -61,6 +64,8 @@ class Painter:
             self._held -= size
             with self._stages.work("record"):
                 self._folder.record(outcome)
+            if ticket is not None:
+                ticket.release()
             yield outcome
 
     def _paint(self, prepared: Prepared, findings: Findings) -> Outcome:
@@ -71,6 +76,10 @@ class Painter:
                 painted = [self._row(heatmap, findings.best, prepared, canvas) for heatmap in findings.heatmaps]
         except ImageError as error:
             return Failure(source.image, error.stage, str(error), stamp)
+        except (MemoryError, cv2.error) as error:
+            if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+                raise
+            return Failure(source.image, "memory", NOT_ENOUGH)
         rows, checksums = zip(*painted, strict=True) if painted else ((), ())
         return Explained(source.image, stamp, rows, tuple(itertools.chain.from_iterable(checksums)))
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from camcli.images.decode import decode_image
+from camcli.images.decode import NOT_ENOUGH, decode_image
 from camcli.images.geometry import View, prepare_input, view_of
 from camcli.job import Job
+from camcli.machine import available_cores
+from camcli.pipeline.admission import Admission, Ticket, peak_bytes
 from camcli.records import Failure, Image, Source
 from camcli.stages import Stages
 
@@ -26,12 +28,19 @@ MOST_BYTES = 512 << 20
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An image on its way: decoded, and as the network's input (h, w, 3) uint8."""
+    """An image on its way: decoded, and as the network's input (h, w, 3) uint8. ``ticket``: what holds its memory for it."""
 
     source: Source
     image: Image
     view: View
     input: np.ndarray
+    ticket: Ticket | None = None
+
+    def without_pixels(self) -> Prepared:
+        """The same without the decoded image, whose memory is given back."""
+        if self.ticket is not None:
+            self.ticket.release()
+        return replace(self, image=Image(np.empty((0, 0, 3), np.uint8), self.image.stamp), ticket=None)
 
 
 Holding = Callable[[str], AbstractContextManager[None]]
@@ -45,27 +54,39 @@ def read_ahead(
     stages: Stages,
     ahead: int,
     holding: Holding = lambda _: nullcontext(),
-) -> Iterator[Prepared | Failure]:
-    """Each source decoded and prepared, in order; at most ``ahead`` of them, or MOST_BYTES, before they are asked for."""
-    flying: deque[Future[Prepared | Failure]] = deque()
+) -> Generator[Prepared | Failure | None, None, None]:
+    """Each source decoded and prepared, in order; at most ``ahead`` of them, or MOST_BYTES, before they are asked for.
+
+    None instead where the next one waits for memory that earlier ones still hold: they must be done with before it comes. To be
+    closed before the ``pool`` is, so that no thread waits for memory any longer.
+    """
+    flying: deque[tuple[Future[Prepared | Failure], Ticket]] = deque()
+    admission = Admission(job.config.workers or available_cores(), lambda header: peak_bytes(header, job.config))
     remaining, largest, allowed = iter(sources), 0, 1
 
     def held() -> int:
-        return sum(held_bytes(future.result()) if future.done() else largest for future in flying)
+        return sum(held_bytes(future.result()) if future.done() else largest for future, _ in flying)
 
-    while True:
-        while len(flying) < allowed and (not flying or held() < MOST_BYTES):
-            source = next(remaining, None)
-            if source is None:
-                break
-            flying.append(pool.submit(_prepare, source, job, stages, holding))
-        if not flying:
-            return
-        with stages.wait("images"):
-            item = flying.popleft().result()
-        largest = max(largest, held_bytes(item))
-        allowed = min(ahead, 2 * allowed)  # few at first, until their size is known
-        yield item
+    try:
+        while True:
+            while len(flying) < allowed and (not flying or held() < MOST_BYTES):
+                source = next(remaining, None)
+                if source is None:
+                    break
+                ticket = admission.ticket()
+                flying.append((pool.submit(_prepare, source, job, stages, holding, ticket), ticket))
+            if not flying:
+                return
+            with stages.wait("images"):
+                is_there = admission.wait_for(*flying[0])
+            if not is_there:
+                yield None
+                continue
+            size = held_bytes(flying[0][0].result())
+            largest, allowed = max(largest, size), min(ahead, 2 * allowed)  # few at first, until their size is known
+            yield flying.popleft()[0].result()  # held by no name here: its memory is free when its user lets go of it
+    finally:
+        admission.close()
 
 
 def held_bytes(item: Prepared | Failure) -> int:
@@ -73,34 +94,59 @@ def held_bytes(item: Prepared | Failure) -> int:
     return item.image.pixels.nbytes + item.input.nbytes if isinstance(item, Prepared) else 0
 
 
-def _prepare(source: Source, job: Job, stages: Stages, holding: Holding) -> Prepared | Failure:
+def _prepare(source: Source, job: Job, stages: Stages, holding: Holding, ticket: Ticket) -> Prepared | Failure:
+    try:
+        item = _decoded(source, job, stages, holding, ticket)
+    except MemoryError:
+        item = Failure(source.image, "memory", NOT_ENOUGH)
+    finally:
+        ticket.pass_on()
+    if isinstance(item, Failure):
+        ticket.release()
+    else:
+        ticket.decoded(held_bytes(item))
+    return item
+
+
+def _decoded(source: Source, job: Job, stages: Stages, holding: Holding, ticket: Ticket) -> Prepared | Failure:
     with holding(source.image):
-        image = decode_image(source, job.config.max_pixels, stages, hashed=job.config.hash)
-        return image if isinstance(image, Failure) else _prepared(source, image, job, stages)
+        image = decode_image(source, job.config.max_pixels, stages, hashed=job.config.hash, admit=ticket.admit)
+        return image if isinstance(image, Failure) else _prepared(source, image, job, stages, ticket)
 
 
-def _prepared(source: Source, image: Image, job: Job, stages: Stages) -> Prepared:
+def _prepared(source: Source, image: Image, job: Job, stages: Stages, ticket: Ticket) -> Prepared:
     with stages.work("prepare"):
         height, width = image.pixels.shape[:2]
         view = view_of((width, height), job.model.preprocess, job.config.fit)
-        return Prepared(source, image, view, prepare_input(image.pixels, view, job.model.preprocess))
+        return Prepared(source, image, view, prepare_input(image.pixels, view, job.model.preprocess), ticket)
 
 
-def batches(items: Iterable[Prepared | Failure], size: int, stop: threading.Event | None) -> Iterator[list[Prepared | Failure]]:
+def batches(
+    items: Iterable[Prepared | Failure | None], size: int, stop: threading.Event | None
+) -> Iterator[list[Prepared | Failure]]:
     """Runs of items that hold ``size`` prepared images each or MOST_BYTES, the last one fewer; failures keep their place.
 
     Many failures in a row end a run too, so that they are recorded and do not pile up; so does ``stop``. Where a run ends for
-    another reason than ``stop`` follows from the images alone.
+    another reason than ``stop`` follows from the images alone, as long as there is memory for them. None, for an image that waits
+    for memory, comes out as an empty run: its taker finishes what it has in progress. If that was not enough, the run ends there.
     """
     batch: list[Prepared | Failure] = []
     images = held = 0
+    waited = False
     for item in items:
-        batch.append(item)
-        images += isinstance(item, Prepared)
-        held += held_bytes(item)
+        if item is not None:
+            batch.append(item)
+            images += isinstance(item, Prepared)
+            held += held_bytes(item)
         full = images == size or held >= MOST_BYTES or len(batch) >= _MOST_FAILURES + size
-        if full or (stop is not None and stop.is_set()):
-            yield batch
-            batch, images, held = [], 0, 0
+        if item is None and not (waited and batch):
+            waited = True
+            yield []
+        elif item is None or full or (stop is not None and stop.is_set()):
+            waited = False
+            item, ended, batch, images, held = None, [batch], [], 0, 0
+            yield ended.pop()  # held by no name here
+        else:
+            waited = False
     if batch:
         yield batch
