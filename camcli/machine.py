@@ -113,8 +113,11 @@ def _number(path: Path) -> int | None:
         return None
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 """Parameters of mallopt(3)."""
+
+_SCARCE = 4 << 30
+"""Bytes of free memory below which all threads share one place to allocate from: one of a thread's own may keep 64 MiB for ever."""
 
 
 def keep_memory() -> bool:
@@ -127,5 +130,7 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # another C library, another system
         return False
+    if available_memory() < _SCARCE:
+        mallopt(_M_ARENA_MAX, 1)
     kept = mallopt(_M_MMAP_THRESHOLD, 1 << 30) or mallopt(_M_MMAP_MAX, 0)
     return bool(kept and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))

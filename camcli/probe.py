@@ -1,11 +1,13 @@
 """Which files take the process down: each suspect is decoded and painted in a process of its own.
 
 ``find_crashing`` starts this module as a program, which reads paths from its input and writes a byte for each that it came back
-from. Where it dies of a signal or does not come back, the next path was the culprit, and another process goes on behind it.
+from. Where it dies of a signal or does not come back, the next path was the culprit, and another process goes on behind it. One
+that is killed (SIGKILL) blames nobody: so the system ends what takes too much memory, and no file can do it by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -29,7 +31,8 @@ def find_crashing(sources: Sequence[Source], max_pixels: int) -> Iterator[Failur
         if not death or survived >= len(rest):
             return
         culprit = rest[survived]
-        yield Failure(culprit.image, "crashed", f"it took the process down: {death}", stamp_of(culprit.path))
+        if death != _KILLED:
+            yield Failure(culprit.image, "crashed", f"it took the process down: {death}", stamp_of(culprit.path))
         rest = rest[survived + 1 :]
 
 
@@ -63,6 +66,15 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+_KILLED = _signal_name(9)
+
+
+def _first_to_be_killed() -> None:
+    """Let the system end this process, and not the one that waits for it, when memory runs out."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # only Linux has it
+        file.write("1000")
+
+
 def _without_core_dumps() -> None:
     try:
         import resource
@@ -78,17 +90,19 @@ def main() -> None:
     from camcli.images.decode import decode_image
     from camcli.images.geometry import prepare_input, view_of
     from camcli.images.limits import allow_any_size
+    from camcli.machine import available_memory
     from camcli.records import Image, Preprocess
     from camcli.render.styles import Style, fitted, overlay_bytes
 
     _without_core_dumps()
+    _first_to_be_killed()
     allow_any_size()
     heatmap = np.eye(7, dtype=np.float32)
     os.write(1, _READY)
     for name in sys.stdin.buffer.read().split(b"\0"):
         signal.alarm(int(sys.argv[2]))  # which ends the process, also from within C code
         image = decode_image(Source("", os.fsdecode(name)), int(sys.argv[1]))
-        if isinstance(image, Image):
+        if isinstance(image, Image) and 9 * image.pixels.nbytes // 3 < available_memory():
             view = view_of((image.pixels.shape[1], image.pixels.shape[0]), Preprocess(), "crop")
             prepare_input(image.pixels, view, Preprocess())
             overlay_bytes(fitted(image.pixels, None), heatmap, view.box, view.pixels, Style())

@@ -110,7 +110,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why one image was not explained. ``stage``: read, decode, render, write, or crashed."""
+    """Why one image was not explained. ``stage``: read, decode, memory, render, write, or crashed."""
 
     image: str
     stage: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -290,8 +290,11 @@ def _crashing(suspects: Mapping[str, int], todo: Sequence[Source], run: _Run) ->
     return [*often, *find_crashing(others, run.config.max_pixels)]
 
 
-def _outcomes(todo: Sequence[Source], crashed: Sequence[Failure], alone: Collection[str], work: _Work) -> Iterator[Outcome]:
-    """One outcome for each of ``todo``, recorded: ``crashed`` are set aside, ``alone`` are explained last and one by one."""
+def _outcomes(todo: Sequence[Source], crashed: Sequence[Failure], suspects: Mapping[str, int], work: _Work) -> Iterator[Outcome]:
+    """One outcome for each of ``todo``, recorded: ``crashed`` are set aside, ``suspects`` are explained last, one by one.
+
+    Those with the fewest deaths come first, so that one that kills again keeps no other from being done.
+    """
     from camcli.pipeline import explain_images
 
     for failure in crashed:
@@ -299,7 +302,8 @@ def _outcomes(todo: Sequence[Source], crashed: Sequence[Failure], alone: Collect
         yield failure
     aside = {failure.image for failure in crashed}
     todo = [source for source in todo if source.image not in aside]
-    parts = [[source for source in todo if source.image not in alone], *([source] for source in todo if source.image in alone)]
+    alone = sorted((source for source in todo if source.image in suspects), key=lambda source: suspects[source.image])
+    parts = [[source for source in todo if source.image not in suspects], *([source] for source in alone)]
     for part in parts:
         if part and not work.stop.is_set():
             yield from explain_images(part, work.job, work.folder, work.stop, work.stages, work.tell)

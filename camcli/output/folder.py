@@ -161,7 +161,8 @@ class OutputFolder:
         """The sources that are not done, have changed since, or whose rows or overlays are gone. Changes nothing.
 
         An image that failed counts as done as long as its file is the same, and cannot be read where that was the reason; with
-        ``retry_failed`` it does not. With ``hashed`` an image of which no SHA-256 was recorded is not done.
+        ``retry_failed``, or where it failed for lack of memory, it does not. With ``hashed`` an image of which no SHA-256 was
+        recorded is not done.
         """
         if not self.ledger.entries:
             return list(sources)

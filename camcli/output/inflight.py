@@ -4,8 +4,9 @@ A decoder that crashes takes the process down without a word. So each thread wri
 small file before it hands the image over, and empties the slot afterwards: a system call of a microsecond or two. What the file
 holds when a run begins are the images that the last one did not come back from, because of them or because it was killed.
 
-A process that dies with a single image in hand is counted against that image, in a file beside it: for what kills only inside a
-run, as lack of memory does.
+A file beside it remembers these images over several deaths, until they are done or a run ends by itself, and counts how often a
+process died with that image alone in hand: for what kills only inside a run, as lack of memory does. So what is put last because
+of one death stays there after the next, and every restart gets further.
 """
 
 from __future__ import annotations
@@ -42,20 +43,27 @@ class InFlight:
         return list(dict.fromkeys(os.fsdecode(name) for name in names if name))
 
     def deaths(self) -> dict[str, int]:
-        """How often in a row a process died with that image alone in hand, for each that was in hand when the last one died."""
+        """How often in a row a process died with that image alone in hand, for each that was in hand at any of the last deaths."""
         counts: dict[str, int] = {}
-        with contextlib.suppress(OSError, ValueError), open(self._deaths_path, "rb") as file:
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError), open(self._deaths_path, "rb") as file:
             counts = {str(image): int(number) for image, number in dict(json.load(file)).items()}
         names = self.left_over()
-        return {name: counts.get(name, 0) + 1 if len(names) == 1 else 0 for name in names}
+        for name in names:
+            counts[name] = counts.get(name, 0) + 1 if len(names) == 1 else 0
+        return counts
 
     def begin(self, deaths: Mapping[str, int]) -> None:
-        """Forget what was left over, but for the ``deaths`` counted so far. Raises OSError."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._deaths_path)
-        if any(deaths.values()):
-            with open(self._deaths_path, "wb") as file:
-                file.write(json.dumps({image: number for image, number in deaths.items() if number}).encode("ascii"))
+        """Forget what was left over, but for the ``deaths`` counted so far. Raises OSError.
+
+        These are written first, under another name: a process may be killed here as well.
+        """
+        if deaths:
+            with open(f"{self._deaths_path}.new", "wb") as file:
+                file.write(json.dumps(dict(deaths)).encode("ascii"))
+            os.replace(f"{self._deaths_path}.new", self._deaths_path)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._deaths_path)
         self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
 
     def end(self) -> None:
@@ -67,7 +75,7 @@ class InFlight:
 
     def forget(self) -> None:
         """Remove the files."""
-        for path in (self._path, self._deaths_path):
+        for path in (self._path, self._deaths_path, f"{self._deaths_path}.new"):
             with contextlib.suppress(OSError):
                 os.unlink(path)
 
