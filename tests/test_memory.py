@@ -234,21 +234,25 @@ def test_who_waits_for_memory_goes_when_the_run_is_over(scarce: Admission) -> No
     assert not waiting.is_alive()
 
 
-def test_small_images_keep_only_what_they_hold(scarce: Admission) -> None:
-    for _ in range(100):
+def test_small_images_keep_only_what_they_hold_and_large_ones_all(scarce: Admission) -> None:
+    """Ninety of them at 60 MB, of which 5 are left, are in progress where there is room for nine at their peak."""
+    for _ in range(90):
         ticket = scarce.ticket()
         ticket.admit(header(60 * MB))
         ticket.decoded(5 * MB)
     large = scarce.ticket()
-    with pytest.raises(AssertionError):
-        assert scarce._reserved > 550 * MB
-    assert large.number == 100
+    large.admit(header(100 * MB))
+    large.decoded(5 * MB)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = scarce.ticket()
+        assert not scarce.wait_for(pool.submit(waiting.admit, header(MB)), waiting)
+        large.release()
 
 
 SPARSE = {
     "nothing": b"", "text": b"some text\n", "jpeg": b"\xff\xd8\xff\xe0", "png": b"\x89PNG\r\n\x1a\n", "gif": b"GIF89a",
     "gif-sized": b"GIF89a\x10\0\x10\0\0\0\0", "webp": b"RIFF\0\0\0\x30WEBPVP8 ", "avif": b"\0\0\0\x1cftypavif",
-    "tiff": b"II*\0\x08\0\0\0", "bmp": b"BM", "bmp-sized": b"BM" + bytes(12) + struct.pack("<IiiHHI", 40, 16, 16, 1, 24, 0),
+    "tiff": b"II*\0\x08\0\0\0", "bmp": b"BM", "bmp-image": b"BM" + bytes(12) + struct.pack("<IiiHHI", 40, 16, 16, 1, 24, 0),
     "png-chunk": b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 800 * MB) + b"teXt",
 }  # fmt: skip
 
@@ -270,11 +274,11 @@ for name in sorted(os.listdir(folder)):
 
 
 def measured(folder: Path) -> dict[str, list[float]]:
-    """Seconds and bytes of each file of ``folder``, all of which are refused."""
+    """Seconds and bytes of each file of ``folder``, all of which are refused, but for one with a name that says it is an image."""
     command = [sys.executable, "-W", "ignore", "-c", MEASURE, str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {stage for _, stage, _, _ in lines} == {"decode"}, lines
+    assert [line for line in lines if line[1] != ("image" if "image" in line[0] else "decode")] == []
     return {name: [seconds, grown] for name, _, seconds, grown in lines}
 
 

@@ -101,6 +101,8 @@ def decode_image(
         return Failure(source.image, error.stage, str(error), None if lacking else stamp or stamp_of(source.path))
     except MemoryError:
         return Failure(source.image, "memory", NOT_ENOUGH)
+    except OSError as error:
+        return Failure(source.image, "read", _os_reason(error), stamp)
 
 
 NOT_ENOUGH = "not enough memory; the next run tries again"
@@ -204,7 +206,10 @@ _T = TypeVar("_T")
 
 
 def _explained(work: Callable[[], _T], first: bytes, max_pixels: int) -> _T:
-    """What ``work`` gives on a file that begins with ``first``; whatever it raises becomes an ImageError, but lack of memory."""
+    """What ``work`` gives on a file that begins with ``first``; whatever it raises becomes an ImageError.
+
+    But for lack of memory, and for what the system says of the file (an OSError with a number): that is no damage.
+    """
     try:
         return work()
     except UnidentifiedImageError as error:
@@ -214,6 +219,8 @@ def _explained(work: Callable[[], _T], first: bytes, max_pixels: int) -> _T:
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins raise almost anything for a damaged file; the reason goes into its row
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise ImageError("decode", f"damaged or unsupported: {error}") from error
 
 
