@@ -72,7 +72,8 @@ def formats_of(first: bytes) -> list[str]:
 def read_header(file: BinaryIO, size: int, max_pixels: int) -> Header:
     """The header of the image in ``file``, a file of ``size`` bytes that stands at its beginning.
 
-    Raises ImageError (stage ``decode``) for a size that is refused, and whatever Pillow raises for what is damaged.
+    Raises UnidentifiedImageError for what is no image, ImageError (stage ``decode``) for a refused size, and whatever Pillow
+    raises for what is damaged.
     """
     first = file.read(_HEAD)
     file.seek(0)
