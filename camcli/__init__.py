@@ -6,15 +6,23 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Explained", "explain", "load"]
+__all__ = ["CamcliError", "Explained", "Preprocess", "explain", "load"]
 
 if TYPE_CHECKING:
     from camcli.api import Explained, explain, load
+    from camcli.errors import CamcliError
+    from camcli.records import Preprocess
+
+_MODULES = {"CamcliError": "camcli.errors", "Preprocess": "camcli.records"}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
         import importlib
 
-        return getattr(importlib.import_module("camcli.api"), name)
+        return getattr(importlib.import_module(_MODULES.get(name, "camcli.api")), name)
     raise AttributeError(f"module 'camcli' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__} - {"Any", "TYPE_CHECKING", "_MODULES"})

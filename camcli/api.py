@@ -1,37 +1,64 @@
-"""The same for Python: load a model by name, explain tensors or files, get heatmaps and geometry back.
+"""The same for Python: load a model by name, explain files, pictures or tensors, get heatmaps and geometry back.
 
 >>> import camcli
->>> model = camcli.load("resnet50", layers=["layer4"])
+>>> model = camcli.load("resnet50", layers="layer4")
 >>> for found in camcli.explain(model, ["cat.jpg", "dog.jpg"], topk=2): print(found.best.class_name, found.heatmaps[0].values)
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
+from PIL import Image as PillowImage
 from torch import Tensor, nn
 
-from camcli.config import RunConfig
-from camcli.errors import ImageError
+from camcli.config import LOOKS, RunConfig
+from camcli.errors import ConfigError, ImageError, InputError, ModelError, OutputError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import prepare_input, view_of
+from camcli.images.in_memory import is_picture, picture_pixels
 from camcli.job import Job, prepare_job, prepare_module
+from camcli.output.writers import write_whole
 from camcli.pipeline.engine import explain_inputs, normalised
 from camcli.records import Box, Failure, Findings, Heatmap, Prediction, Preprocess, Source
-from camcli.render.styles import Style, paint_overlay
+from camcli.render.encode import encode_image
+from camcli.render.styles import fitted, paint_overlay, style_of
+
+Picture = str | os.PathLike[str] | PillowImage.Image | np.ndarray
+"""What is explained: the path of a file, a picture of Pillow, or an array (H, W, 3), (H, W, 4) or (H, W) of uint8."""
+
+_SUFFIXES = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
+_NOTEBOOK_SIDE = 800
+"""Pixels a side that a picture in a notebook has at most."""
+_MOST_IN_REPR = 3
+"""Heatmaps that a repr names."""
+
+
+class Look(TypedDict, total=False):
+    """How a picture looks, by the options of the command line that ``camcli render`` takes too."""
+
+    style: str
+    legend: bool
+    colormap: str
+    alpha: float
+    threshold: float
+    outline: bool
+    quality: int
+    max_side: int | None
 
 
 @dataclass(frozen=True)
 class Explained:
     """What was found in one image.
 
-    ``best``: the best class. ``heatmaps``: raw maps (h, w), with the class, layer and method of each. For files also
+    ``best``: the best class. ``heatmaps``: raw maps (h, w), with the class, layer and method of each. For files and pictures also
     ``image``, the upright pixels (H, W, 3) uint8 RGB; ``box``, the part of them that a map covers (left, top, width, height
-    in pixels, not rounded); ``pixels``, the whole pixels in it. None for tensors.
+    in pixels, not rounded); ``pixels``, the whole pixels in it. None for tensors. A notebook shows the first heatmap's overlay.
     """
 
     best: Prediction
@@ -40,23 +67,59 @@ class Explained:
     box: tuple[float, float, float, float] | None = None
     pixels: Box | None = None
 
-    def overlay(
-        self,
-        index: int = 0,
-        *,
-        colormap: str = "turbo",
-        alpha: float = 0.5,
-        threshold: float = 0.0,
-        outline: bool = True,
-    ) -> np.ndarray:
+    def overlay(self, index: int = 0, **look: Unpack[Look]) -> np.ndarray:
         """The image with heatmap ``index`` painted over what the network saw, (H, W, 3) uint8 RGB.
 
-        Raises ValueError for results of tensors, of which there is no picture.
+        ``look``: style, legend, colormap, alpha, threshold, outline, max_side, as the options of ``camcli run`` and with their
+        defaults. Raises ConfigError for a value outside its limits, and ValueError where there is nothing to paint: for tensors,
+        which have no picture, and for a map whose status is not ``ok``.
         """
+        config = _checked_look(dict(look))
         if self.image is None or self.box is None or self.pixels is None:
-            raise ValueError("there is no picture to paint on: explain files instead of tensors")
-        style = Style(colormap, alpha, threshold, outline)
-        return paint_overlay(self.image, self.heatmaps[index].values, self.box, self.pixels, style)
+            raise ValueError("there is no picture to paint on: explain files or pictures instead of tensors")
+        heatmap = self.heatmaps[index]
+        if heatmap.status != "ok":
+            raise ValueError(f"heatmap {index} is {heatmap.status}: there is nothing to paint")
+        canvas = fitted(self.image, config.max_side)
+        style = style_of(config.as_dict())
+        return paint_overlay(canvas.image, heatmap.values, canvas.part(self.box), canvas.pixels(self.pixels), style)
+
+    def save(self, path: str | os.PathLike[str], index: int = 0, **look: Unpack[Look]) -> None:
+        """Write the overlay of heatmap ``index`` to ``path``, as JPEG, PNG or WebP by its suffix; the file is complete or absent.
+
+        ``look``: as for ``overlay``, and quality. Raises as ``overlay`` does, ConfigError for another suffix, and OutputError where
+        the file cannot be written.
+        """
+        place = os.path.abspath(os.fspath(path))
+        suffix = os.path.splitext(place)[1]
+        if suffix.lower() not in _SUFFIXES:
+            raise ConfigError(f"cannot tell the format of {os.fspath(path)!r}: end its name in {', '.join(_SUFFIXES)}.")
+        if not os.path.isdir(os.path.dirname(place)):
+            raise OutputError(f"there is no folder {os.path.dirname(place)!r} to write {os.path.basename(place)!r} to.")
+        quality = _checked_look(dict(look)).quality
+        data = encode_image(self.overlay(index, **look), _SUFFIXES[suffix.lower()], quality)
+        write_whole(place, data, os.path.dirname(place))
+
+    def __repr__(self) -> str:
+        size = "" if self.image is None else f", image {self.image.shape[1]} x {self.image.shape[0]}"
+        shown = [repr(heatmap) for heatmap in self.heatmaps[:_MOST_IN_REPR]]
+        more = len(self.heatmaps) - len(shown)
+        heatmaps = ", ".join([*shown, f"{more} more"] if more else shown)
+        return f"<Explained: {self.best.class_name!r} {self.best.probability:.3f}{size}, heatmaps [{heatmaps}]>"
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the first heatmap's overlay; None where there is nothing to paint."""
+        if self.image is None or not self.heatmaps or self.heatmaps[0].status != "ok":
+            return None
+        return encode_image(self.overlay(max_side=_NOTEBOOK_SIDE), "png", RunConfig.quality)
+
+
+def _checked_look(look: dict[str, Any]) -> RunConfig:
+    """The options of a run with ``look``. Raises ConfigError for a value outside its limits, and TypeError for an unknown name."""
+    names = {name.replace("-", "_") for name in LOOKS} - {"image_format"}
+    for name in look.keys() - names:
+        raise TypeError(f"there is no option {name!r} for the look of an overlay, but {', '.join(sorted(names))}")
+    return replace(RunConfig(), **look).check()
 
 
 def load(
@@ -64,51 +127,56 @@ def load(
     *,
     weights: str = "DEFAULT",
     labels: str | None = None,
-    layers: Sequence[str] = (),
+    layers: str | Sequence[str] = (),
     device: str = "auto",
     fit: str = "crop",
     preprocess: Preprocess | None = None,
 ) -> Job:
     """A model ready to be explained, by name as ``--model`` takes it, or a classifier of your own.
 
-    ``preprocess`` and ``labels`` are for your own; by default resize 256, crop 224, ImageNet's mean and deviation. Your module
-    stays as it is: mode, flags and hooks are restored after every call. Raises the UsageError of whatever does not exist.
+    ``preprocess`` and ``labels`` are for your own. Without ``preprocess`` the attribute of that name counts, or what timm says of
+    its models; otherwise resize 256, crop 224, ImageNet's mean and deviation. Your module stays as it is: mode, flags and hooks are
+    restored after every call. Raises the UsageError of whatever does not exist, and ModelError for what is no model.
     """
+    if not isinstance(model, (str, nn.Module)):
+        raise ModelError(f"camcli.load takes a model's name or a torch.nn.Module, not {_a(model)}.")
     config = RunConfig(
         model=model if isinstance(model, str) else type(model).__name__,
         weights=weights,
         labels=labels,
-        layer=tuple(layers),
+        layer=_listed(layers),
         device=device,
         fit=fit,
     )
     if isinstance(model, str):
         return prepare_job(config.check())
-    return prepare_module(model, config.check(), preprocess or Preprocess())
+    return prepare_module(model, config.check(), preprocess)
 
 
 def explain(
     model: Job,
-    images: Tensor | Sequence[str | os.PathLike[str]],
+    images: Tensor | Picture | Iterable[Picture],
     *,
-    topk: int = 1,
-    classes: Sequence[int | str] = (),
-    methods: Sequence[str] = ("gradcam",),
+    topk: int | None = None,
+    classes: int | str | Sequence[int | str] = (),
+    methods: str | Sequence[str] = ("gradcam",),
     batch_size: int = 16,
     smooth: int = 0,
     augment: bool = False,
     counterfactual: bool = False,
     fuse: str | None = None,
 ) -> list[Explained]:
-    """Heatmaps for ``images``: a tensor (B, 3, H, W), normalised as the model wants it, or paths of image files.
+    """Heatmaps for ``images``: paths of image files, pictures of Pillow, arrays (H, W, 3) uint8 RGB, one of them or many.
 
-    For each image its ``topk`` best classes and then ``classes``, by index or name; for each class every layer and method. Raises
-    the UsageError of a name that does not exist, and ImageError, with the path, for a file that cannot be decoded.
+    Or a tensor (B, 3, H, W), normalised as the model wants it. For each image its ``topk`` best classes and then ``classes``, by
+    index or name; for each class every layer and method. Without ``topk`` the best class, or ``classes`` alone where there are any.
+    Raises the UsageError of a name that does not exist, InputError for what is no image, and ImageError, with the path, for one
+    that cannot be decoded.
     """
-    job = model.asking(
+    job = _job(model).asking(
         topk=topk,
-        class_=tuple(map(str, classes)),
-        method=tuple(methods),
+        class_=tuple(map(str, _listed(classes))),
+        method=_listed(methods),
         batch_size=batch_size,
         smooth=smooth,
         augment=augment,
@@ -116,26 +184,95 @@ def explain(
         fuse=fuse,
     )
     if isinstance(images, Tensor):
-        parts = torch.split(images.to(job.device), batch_size)
+        parts = torch.split(_checked_batch(images).to(job.device), batch_size) if len(images) else ()
         return [Explained(found.best, found.heatmaps) for part in parts for found in explain_inputs(part, job)]
     results: list[Explained] = []
-    for start in range(0, len(images), batch_size):
-        results += _explain_files([os.fspath(path) for path in images[start : start + batch_size]], job)
+    pictures = _pictures(images)
+    for start in range(0, len(pictures), batch_size):
+        results += _explain_pictures(pictures[start : start + batch_size], job, start)
     return results
 
 
-def _explain_files(paths: Sequence[str], job: Job) -> list[Explained]:
-    pictures, views, inputs = [], [], []
-    for path in paths:
-        image = decode_image(Source("", path), job.config.max_pixels)
-        if isinstance(image, Failure):
-            raise ImageError(image.stage, f"{path}: {image.reason}")
-        view = view_of((image.pixels.shape[1], image.pixels.shape[0]), job.model.preprocess, job.config.fit)
-        pictures.append(image.pixels)
-        views.append(view)
-        inputs.append(prepare_input(image.pixels, view, job.model.preprocess))
+def _a(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def _job(model: object) -> Job:
+    """``model`` itself. Raises ModelError, which says how to make a model of it, where it is another thing."""
+    if isinstance(model, Job):
+        return model
+    how = ""
+    if isinstance(model, nn.Module):
+        how = " Load your module first: model = camcli.load(module)."
+    elif isinstance(model, str):
+        how = f" Load it first: model = camcli.load({model!r})."
+    raise ModelError(f"camcli.explain takes the model that camcli.load returns, not {_a(model)}.{how}")
+
+
+def _listed(values: Any) -> tuple[Any, ...]:
+    """A tuple of ``values``: of a single name, number or file, that alone."""
+    single = isinstance(values, (str, bytes, os.PathLike)) or not isinstance(values, Iterable)
+    return (values,) if single else tuple(values)
+
+
+def _checked_batch(images: Tensor) -> Tensor:
+    """``images`` itself, (B, 3, H, W). Raises InputError, which says what to do, for another shape or whole numbers."""
+    shape = tuple(images.shape)
+    if images.ndim == 3 and shape[0] == 3:
+        raise InputError(f"a tensor {shape} is one image without a batch: give tensor[None], which is (1, 3, H, W).")
+    if images.ndim != 4 or shape[1] != 3:
+        last = " Put the channels second: tensor.permute(0, 3, 1, 2)." if images.ndim == 4 and shape[3] == 3 else ""
+        raise InputError(f"a tensor {shape} is no batch of images: it must be (B, 3, H, W).{last}")
+    if not images.is_floating_point():
+        raise InputError(
+            f"a tensor of {images.dtype} is not normalised as the model wants it. Give floats, or the pictures themselves as "
+            "arrays (H, W, 3) of uint8, which camcli resizes and normalises: [image.permute(1, 2, 0).numpy() for image in tensor]."
+        )
+    return images
+
+
+def _pictures(images: Any) -> list[Picture]:
+    """Each of ``images``, where it is one alone that one. Raises InputError for what is neither path nor picture."""
+    if isinstance(images, np.ndarray):
+        found = list(images) if images.ndim == 4 else [images]
+    else:
+        found = [images] if is_picture(images) else list(_listed(images))
+    for position, picture in enumerate(found):
+        if isinstance(picture, Tensor):
+            raise InputError("give one tensor (B, 3, H, W) instead of a list: torch.stack(images), or torch.cat(images).")
+        if not is_picture(picture) and not isinstance(picture, (str, os.PathLike)):
+            raise InputError(
+                f"image {position} is {_a(picture)}; give a path, a picture of Pillow, or an array (H, W, 3) of uint8."
+            )
+    return found
+
+
+def _explain_pictures(images: Sequence[Picture], job: Job, first: int) -> list[Explained]:
+    """``first``: the place of the first of ``images`` among all, for what is said of it."""
+    pictures = [_pixels(image, job, position) for position, image in enumerate(images, first)]
+    views = [view_of((pixels.shape[1], pixels.shape[0]), job.model.preprocess, job.config.fit) for pixels in pictures]
+    inputs = [prepare_input(pixels, view, job.model.preprocess) for pixels, view in zip(pictures, views, strict=True)]
     found: list[Findings] = explain_inputs(normalised(inputs, job), job)
     return [
-        Explained(one.best, one.heatmaps, picture, view.box, view.pixels)
-        for one, picture, view in zip(found, pictures, views, strict=True)
+        Explained(one.best, one.heatmaps, pixels, view.box, view.pixels)
+        for one, pixels, view in zip(found, pictures, views, strict=True)
     ]
+
+
+def _pixels(image: Picture, job: Job, position: int) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a file or a picture. Raises InputError and ImageError, which name it."""
+    if isinstance(image, (str, os.PathLike)):
+        path = os.fspath(image)
+        if os.path.isdir(path):
+            raise InputError(f"{path!r} is a folder: give its files, such as sorted(pathlib.Path({path!r}).rglob('*.jpg')).")
+        decoded = decode_image(Source("", path), job.config.max_pixels)
+        if isinstance(decoded, Failure):
+            raise ImageError(decoded.stage, f"{path}: {decoded.reason}")
+        return decoded.pixels
+    try:
+        return picture_pixels(image, job.config.max_pixels)
+    except InputError as error:
+        raise InputError(f"image {position}: {error}") from error
+    except ImageError as error:
+        raise ImageError(error.stage, f"image {position}: {error}") from error

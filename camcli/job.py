@@ -17,7 +17,7 @@ from camcli.cam.explain import Options, check_options, result_layers
 from camcli.config import RunConfig
 from camcli.errors import ClassError, ConfigError, LabelsError
 from camcli.models.device import resolve_device
-from camcli.models.factory import own_model
+from camcli.models.factory import own_model, own_preprocess
 from camcli.models.labels import find_class, read_labels
 from camcli.models.layers import resolve_layers
 from camcli.models.request import ModelRequest
@@ -48,6 +48,10 @@ class Job:
     labels: Mapping[str, int] | None
     network: Network
     batch_size: int
+
+    def __repr__(self) -> str:
+        layers = ", ".join(layer.name for layer in self.layers)
+        return f"<camcli model {self.model.name}: {len(self.model.classes)} classes, layers {layers}, on {self.device}>"
 
     def asking(self, **changes: Any) -> Job:
         """The same model with other questions: fields of RunConfig about classes and methods. Raises as ``prepare_job`` does."""
@@ -119,8 +123,12 @@ def check_names(config: RunConfig, changed: Collection[str]) -> None:
         resolve_layers(load_model(ModelRequest(config.model, weights_at_hand(config.model))), config.layer)
 
 
-def prepare_module(module: nn.Module, config: RunConfig, preprocess: Preprocess) -> Job:
-    """A job for a classifier that is already there, which stays as it is. Raises as ``prepare_job`` does."""
+def prepare_module(module: nn.Module, config: RunConfig, preprocess: Preprocess | None) -> Job:
+    """A job for a classifier that is already there, which stays as it is. Raises as ``prepare_job`` does.
+
+    ``preprocess``: None for what the module itself says, in an attribute ``preprocess`` or as a model of timm.
+    """
+    preprocess = preprocess or own_preprocess(module) or Preprocess()
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     model = replace(own_model(config.model, module, preprocess), weights="as given")
     if config.labels is not None:

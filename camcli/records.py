@@ -215,6 +215,11 @@ class Heatmap:
     status: str
     peak: float
 
+    def __repr__(self) -> str:
+        height, width = self.values.shape
+        found = f"{self.prediction.class_name!r}, {self.method} at {self.layer}, {height} x {width}, peak {self.peak:.3g}"
+        return f"<Heatmap {found}{'' if self.status == 'ok' else f', {self.status}'}>"
+
 
 @dataclass(frozen=True, slots=True)
 class Findings:

@@ -292,6 +292,23 @@ def _to_rgb(image: PillowImage.Image) -> PillowImage.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def decode_opened(image: PillowImage.Image, max_pixels: int) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image that Pillow has opened or made, as from its file; the image stays as it is.
+
+    Raises ImageError (stage ``decode``), and MemoryError.
+    """
+    if image.width < 1 or image.height < 1:
+        raise ImageError("decode", f"no pixels: {image.width} x {image.height}")
+    if image.width * image.height > max_pixels:
+        raise ImageError("decode", f"{image.width} x {image.height} pixels: more than --max-pixels {max_pixels:,}")
+    try:
+        return _decode_with_pillow(image.copy())
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise almost anything for a damaged file
+        raise ImageError("decode", f"damaged or unsupported: {error}") from error
+
+
 def _foreign_reason(data: bytes) -> str:
     if data[:2] == b"\xff\xd8":
         return "truncated JPEG: it ends before any image data"

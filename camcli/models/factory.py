@@ -56,7 +56,7 @@ class FactorySource:
             module, weights = build(), "as the factory returns them"
         else:
             raise unknown_weights(request, ("DEFAULT",))
-        preprocess = _own_preprocess(module)
+        preprocess = own_preprocess(module)
         if preprocess is None:
             preprocess = Preprocess()
             notes = (f"{request.name} has no attribute 'preprocess': resize 256, crop 224, ImageNet's mean and std are used.",)
@@ -113,7 +113,8 @@ def _parameters(factory: Callable[..., Any]) -> frozenset[str]:
         return frozenset()
 
 
-def _own_preprocess(module: nn.Module) -> Preprocess | None:
+def own_preprocess(module: nn.Module) -> Preprocess | None:
+    """How a module says that it wants its images: by its attribute ``preprocess``, or as one of timm's; None where it does not."""
     own = getattr(module, "preprocess", None)
     if isinstance(own, Preprocess):
         return own
