@@ -23,7 +23,7 @@ from camcli.images.decode import decode_image
 from camcli.images.geometry import prepare_input, view_of
 from camcli.images.in_memory import is_picture, picture_pixels
 from camcli.job import Job, prepare_job, prepare_module
-from camcli.output.writers import write_whole
+from camcli.output.writers import write_file
 from camcli.pipeline.engine import explain_inputs, normalised
 from camcli.records import Box, Failure, Findings, Heatmap, Prediction, Preprocess, Source
 from camcli.render.encode import encode_image
@@ -98,7 +98,7 @@ class Explained:
             raise OutputError(f"there is no folder {os.path.dirname(place)!r} to write {os.path.basename(place)!r} to.")
         quality = _checked_look(dict(look)).quality
         data = encode_image(self.overlay(index, **look), _SUFFIXES[suffix.lower()], quality)
-        write_whole(place, data, os.path.dirname(place))
+        write_file(place, data)
 
     def __repr__(self) -> str:
         size = "" if self.image is None else f", image {self.image.shape[1]} x {self.image.shape[0]}"

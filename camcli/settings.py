@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import sys
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from camcli.config import RunConfig
 from camcli.errors import ConfigError
+from camcli.option import option_name
 from camcli.records import FITTED_MARK, FITTED_WEIGHTS, shown
 
 
@@ -20,7 +24,7 @@ def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
     model's weights. Raises
     ConfigError for a file that cannot be read.
     """
-    settings = {**config.settings(), "inputs": root}
+    settings = {**effective_settings(config.settings()), "inputs": root}
     files = (
         ("weights", config.weights),
         ("labels", config.labels),
@@ -35,6 +39,61 @@ def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
             except OSError as error:
                 raise ConfigError(f"--{name} {shown(path)}: {error.strerror}.") from error
     return settings
+
+
+def effective_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` of a run of any version, without those that have no effect beside the others: they bind nothing.
+
+    Earlier versions recorded one ``region-threshold`` for boxes and masks, which are two settings here.
+    """
+    found = dict(settings)
+    if "region-threshold" in found:
+        both = found.pop("region-threshold")
+        found = {"box-threshold": both, "mask-threshold": both} | found
+    for name in _idle(found):
+        found.pop(name, None)
+    return found
+
+
+def _idle(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that have no effect beside the others, and what would give them one, in words."""
+    found: dict[str, str] = {}
+    if not settings.get("masks"):
+        found["mask-method"] = "--masks"
+    if not settings.get("boxes"):
+        found["box-threshold"] = "--boxes"
+    if not settings.get("masks") or settings.get("mask-method") == "otsu":
+        found["mask-threshold"] = "--masks with --mask-method threshold or grabcut"
+    if not settings.get("smooth"):
+        found["noise"] = "--smooth"
+    return found
+
+
+def idle_options(config: RunConfig, given: Collection[str]) -> list[str]:
+    """A sentence for each option of ``given``, the names of fields of RunConfig, that has no effect, and what it needs to have one.
+
+    An option whose value is not its default counts as given.
+    """
+    idle = _idle(config.settings())
+    if "box-threshold" in idle and "mask-threshold" in idle:
+        idle["region-threshold"] = f"{idle['box-threshold']}, or {idle['mask-threshold']}"
+    return [
+        f"--{name} has no effect without {needed}."
+        for field in dataclasses.fields(config)
+        if (needed := idle.get(name := option_name(field)))
+        and (field.name in given or getattr(config, field.name) != field.default)
+    ]
+
+
+_FORMER_THRESHOLD = 0.15
+"""What ``--region-threshold`` was for masks too where it was not given."""
+
+
+def with_former_defaults(config: RunConfig, earlier: Mapping[str, Any]) -> RunConfig:
+    """``config`` for a folder with the settings ``earlier``: with the default of then where nothing is given."""
+    if config.region_threshold is None and earlier.get("region-threshold") == _FORMER_THRESHOLD:
+        return replace(config, region_threshold=_FORMER_THRESHOLD)
+    return config
 
 
 def _model_file(model: str) -> str | None:

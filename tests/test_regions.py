@@ -12,11 +12,14 @@ from PIL import Image as PillowImage
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from benchmarks.regions import mask_overlap, sought
+from camcli.config import RunConfig
 from camcli.images.geometry import view_of
 from camcli.records import Box
 from camcli.render.maps import place_map, scale_map
 from camcli.render.regions import find_boxes, segment
-from tests.folders import TINY, contents_of, rows_of
+from camcli.settings import effective_settings
+from tests.folders import TINY, contents_of, rows_of, state_of
 from tests.networks import brightness
 from tests.pictures import encoded, noise, photo
 
@@ -183,3 +186,110 @@ def test_runs_with_masks_and_boxes_resume_verify_and_merge_like_others(camcli, i
         camcli("run", imgs, "-o", parts, *flags, "--shard", part)
     camcli("merge", parts)
     assert {name: data for name, data in contents_of(parts).items() if not name.startswith("shard")} == contents_of(out)
+
+
+def test_the_default_mask_finds_the_objects_of_the_sample_photos_best():
+    """Intersection over union with outlines drawn by eye; benchmarks/regions.py prints it for more ways and more views."""
+    objects = list(sought("crop"))
+    assert all(truth.any() for _, truth, _, _ in objects)
+    default = np.mean([mask_overlap(one, RunConfig.mask_method, RunConfig().mask_threshold) for one in objects])
+    assert default > 1.1 * np.mean([mask_overlap(one, "threshold", 0.15) for one in objects])
+    assert default > 1.1 * np.mean([mask_overlap(one, "otsu", 0.0) for one in objects])
+    assert RunConfig().box_threshold == 0.15, "as published"
+
+
+def masks_of(out):
+    return {path.name: np.asarray(PillowImage.open(path)) for path in sorted((out / "masks").rglob("*.png"))}
+
+
+def recorded_by_an_older_version(out, **settings):
+    """Rewrite the journal's first line as before masks had a threshold of their own: every option is there, effective or not."""
+    journal = out / ".camcli" / "journal.jsonl"
+    first, *rest = journal.read_text().splitlines(keepends=True)
+    record = json.loads(first)
+    record["settings"].pop("mask-threshold", None)
+    record["settings"].pop("box-threshold", None)
+    record["settings"] |= {"region-threshold": 0.15, "mask-method": "threshold", "noise": 0.15} | settings
+    journal.write_text(json.dumps(record) + "\n" + "".join(rest))
+
+
+@pytest.mark.parametrize("regions", [(), ("--boxes", "all"), ("--masks",), ("--masks", "--boxes", "largest")], ids="-".join)
+def test_a_folder_made_with_the_former_defaults_goes_on_with_them(camcli, imgs, tmp_path, regions):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    camcli("run", imgs, "-o", out, *TINY, *regions, "--region-threshold", 0.15)
+    recorded_by_an_older_version(out)
+    before = state_of(out)
+    assert "Nothing to do" in camcli("run", imgs, "-o", out, *TINY, *regions).err
+    assert state_of(out) == before
+    (imgs / "new.jpg").write_bytes(encoded(photo(40), "JPEG"))
+    assert camcli("run", imgs, "-o", out, *TINY, *regions).code == 0
+    camcli("run", imgs, "-o", whole, *TINY, *regions, "--region-threshold", 0.15)
+    assert contents_of(out) == contents_of(whole)
+    if regions:
+        refused = camcli("run", imgs, "-o", out, *TINY, *regions, "--region-threshold", 0.4)
+        assert (refused.code, "threshold: was 0.15, now 0.4" in refused.err) == (2, True)
+
+
+def test_masks_and_boxes_have_defaults_of_their_own(camcli, tmp_path):
+    """The darker rectangle is at a quarter of the peak: a box begins there, a mask does not."""
+    imgs = dark_photo_with(tmp_path, (200, 120, 160, 240, 255), (440, 100, 60, 60, 64))
+    runs = {"default": (), "both": ("--region-threshold", 0.35), "boxes": ("--region-threshold", 0.15)}
+    outs = {name: tmp_path / name for name in runs}
+    for name, flags in runs.items():
+        assert camcli("run", imgs, "-o", outs[name], *TINY, "--masks", "--boxes", "all", *flags).code == 0
+    masks = {name: masks_of(out) for name, out in outs.items()}
+    assert all(np.array_equal(masks["default"][name], masks["both"][name]) for name in masks["default"])
+    assert any(not np.array_equal(masks["default"][name], masks["boxes"][name]) for name in masks["default"])
+    boxes = {name: [row["bboxes"] for row in rows_of(out)] for name, out in outs.items()}
+    assert boxes["default"] == boxes["boxes"] != boxes["both"]
+    refused = camcli("run", imgs, "-o", outs["default"], *TINY, "--masks", "--boxes", "all", "--region-threshold", 0.35)
+    assert (refused.code, "box-threshold: was 0.15, now 0.35" in refused.err, "mask-threshold" in refused.err) == (2, True, False)
+
+
+IDLE = [
+    (("--mask-method", "otsu"), "--mask-method has no effect without --masks."),
+    (("--mask-method", "threshold"), "--mask-method has no effect without --masks."),
+    (("--region-threshold", 0.5), "--region-threshold has no effect without --boxes, or --masks with"),
+    (("--masks", "--mask-method", "otsu", "--region-threshold", 0.5), "--region-threshold has no effect without --boxes, or"),
+    (("--noise", 0.15), "--noise has no effect without --smooth."),
+    (("--noise", 0.4), "--noise has no effect without --smooth."),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"), IDLE, ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else None
+)
+def test_an_option_without_effect_says_so_and_binds_no_folder(camcli, imgs, tmp_path, flags, words):
+    out = tmp_path / "out"
+    base = ("--masks", "--mask-method", "otsu") if "--masks" in flags else ()
+    done = camcli("run", imgs, "-o", out, *TINY, *base)
+    assert (done.code, "no effect" in done.err) == (0, False)
+    again = camcli("run", imgs, "-o", out, *TINY, *flags)
+    assert (again.code, "Nothing to do" in again.err) == (0, True)
+    assert words in again.err
+    assert "no effect" not in camcli("run", imgs, "-o", out, *TINY, *flags, "--quiet").err
+    recorded_by_an_older_version(out, **{"mask-method": "otsu"})
+    assert "Nothing to do" in camcli("run", imgs, "-o", out, *TINY, *flags).err
+
+
+def test_an_option_with_effect_is_silent_and_binds(camcli, imgs, tmp_path):
+    for number, (flags, other) in enumerate([
+        (("--masks", "--mask-method", "otsu"), ("--masks",)),
+        (("--boxes", "all", "--region-threshold", 0.5), ("--boxes", "all")),
+        (("--masks", "--region-threshold", 0.5), ("--masks",)),
+        (("--smooth", 2, "--noise", 0.4), ("--smooth", 2)),
+    ]):  # fmt: skip
+        out = tmp_path / str(number)
+        done = camcli("run", imgs, "-o", out, *TINY, *flags)
+        assert (done.code, "no effect" in done.err) == (0, False)
+        assert "Nothing to do" in camcli("run", imgs, "-o", out, *TINY, *flags).err
+        assert camcli("run", imgs, "-o", out, *TINY, *other).code == 2
+
+
+def test_effective_settings_are_their_own():
+    settings = RunConfig(masks=True, boxes="all", smooth=3).settings()
+    assert effective_settings(settings) == settings
+    for config in (RunConfig(), RunConfig(masks=True, mask_method="otsu"), RunConfig(boxes="all", noise=0.3)):
+        once = effective_settings(config.settings())
+        assert effective_settings(once) == once
+        assert config.settings().items() >= once.items()

@@ -105,6 +105,11 @@ def _given(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
 
 
+def given_options(context: typer.Context, values: Mapping[str, Any]) -> set[str]:
+    """The names of those of ``values`` that stand on the command line."""
+    return set(_given(context, values))
+
+
 def changed_settings(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
     """The options that stand on the command line, by name. Raises ConfigError for a value outside its limits."""
     given = _given(context, values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,7 @@ from camcli import __version__
 from camcli.cli.inputs import explainable_sources, gathered_sources, misspelt_names_first
 from camcli.cli.invocation import Invocation
 from camcli.cli.loading import loading
-from camcli.cli.options import config_parameters, gathered_config, take_parameters
+from camcli.cli.options import config_parameters, gathered_config, given_options, take_parameters
 from camcli.cli.progress import RunProgress
 from camcli.cli.rows import RowStream
 from camcli.cli.signals import BROKEN_PIPE, SIGNALS
@@ -28,7 +28,7 @@ from camcli.option import with_values
 from camcli.output import coco
 from camcli.output.writers import prediction_columns
 from camcli.records import Counts, Failure, Outcome, Source, shown, stamp_of
-from camcli.settings import run_settings
+from camcli.settings import idle_options, run_settings, with_former_defaults
 
 if TYPE_CHECKING:
     from camcli.job import Job
@@ -40,7 +40,7 @@ def run_command() -> Callable[..., None]:
     """The command's function, with an option for each field of RunConfig."""
 
     def run(context: typer.Context, inputs: list[str], config: str | None = None, **values: Any) -> None:
-        raise typer.Exit(execute(inputs, gathered_config(context, config, values)))
+        raise typer.Exit(execute(inputs, gathered_config(context, config, values), given_options(context, values)))
 
     run.__doc__ = """Write a heatmap overlay for every image, and a table of predictions.
 
@@ -107,9 +107,11 @@ _MOST_DEATHS = 8
 chance: a process that is killed again and again may have the same file in hand three times."""
 
 
-def execute(inputs: Sequence[str], config: RunConfig) -> int:
-    """One run from inputs to summary; the exit code. Raises CamcliError for what stops it."""
-    from camcli.output.folder import OutputFolder
+def execute(inputs: Sequence[str], config: RunConfig, named: Collection[str] = ()) -> int:
+    """One run from inputs to summary; the exit code. ``named``: fields of ``config`` that stand on the command line, to
+    say which have no effect. Raises CamcliError for what stops it.
+    """
+    from camcli.output.folder import OutputFolder, recorded_settings
     from camcli.stages import Stages
 
     given = Invocation(inputs)
@@ -117,8 +119,11 @@ def execute(inputs: Sequence[str], config: RunConfig) -> int:
         Talk.open_log(config.log_file)
     talk = Talk(quiet=config.quiet)
     talk.note_down(f"camcli {__version__}: {shown(given.command)}")
+    for words in idle_options(config, named):
+        talk.warn(words)
     root, sources = gathered_sources(inputs, config, talk)
     sources = explainable_sources(sources, config, talk)
+    config = with_former_defaults(config, recorded_settings(config.output, config.part, overwrite=config.overwrite))
     if config.precision == "auto":  # what it becomes binds the folder
         with loading(talk):
             from camcli.models.device import resolve_device

@@ -15,10 +15,11 @@ from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType, TracebackType
 from typing import Any
 
+from camcli.errors import SettingsError
 from camcli.output.checks import OURS, check_place, is_listable, is_readable, is_unchanged
 from camcli.output.files import row_files
 from camcli.output.inflight import InFlight
-from camcli.output.journal import JOURNAL, Entry
+from camcli.output.journal import JOURNAL, Entry, read_header
 from camcli.output.ledger import Ledger, own_files
 from camcli.output.locks import LOCK, claimed
 from camcli.output.manifest import remove_report
@@ -334,3 +335,16 @@ def folders_of(images: Iterable[str]) -> set[str]:
             folders.add(folder)
             folder = os.path.dirname(folder)
     return folders
+
+
+def recorded_settings(path: str, shard: tuple[int, int] | None, *, overwrite: bool) -> Mapping[str, Any]:
+    """The settings of the run in the output folder ``path``, or in that of a shard; empty where there is none to go on with.
+
+    A record that cannot be read is empty too: who enters the folder is told what is wrong with it.
+    """
+    root = Root(path) if shard is None else Root(path).below(shard_name(*shard))
+    try:
+        header = None if overwrite else read_header(root)
+    except (OSError, SettingsError):
+        return {}
+    return {} if header is None else header.settings

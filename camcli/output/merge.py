@@ -23,6 +23,7 @@ from camcli.output.root import Root
 from camcli.output.verify import named_parts
 from camcli.output.writers import output_error
 from camcli.records import shown
+from camcli.settings import effective_settings
 
 _OF_A_MACHINE = ("shard", "inputs")
 """Settings in which the parts of a run may differ: machines may have the images at different places."""
@@ -64,7 +65,7 @@ def _merged(path: str, root: Root) -> Merged:
         ledgers = [_ledger(part) for part in parts]
         for part, record, ledger in zip(parts, records, ledgers, strict=True):
             _refuse_less_than_recorded(part, record, ledger)
-        folder = stack.enter_context(OutputFolder(path, header.present))
+        folder = stack.enter_context(OutputFolder(path, effective_settings(header.present)))
         contents = {entry.image: (entry, rows) for entry, rows in folder.ledger.rows() if not entry.stage}
         for part, ledger in zip(parts, ledgers, strict=True):
             for entry, rows in ledger.rows():
@@ -129,7 +130,7 @@ def _common_header(root: Root, parts: Sequence[Root]) -> Header:
         if header is None:
             raise InputError(f"{shown(part.path)!r} has no journal: run its command again with --overwrite, then merge.")
         if first is None:
-            first, whose = Header({**header.present, "shard": None}), part
+            first, whose = Header({**effective_settings(header.present), "shard": None}), part
         different = differences(_comparable(first.present, header.present), _comparable(header.present, first.present))
         if different:
             raise SettingsError(f"{shown(part.path)!r} was made with other settings than {shown(whose.path)!r} ({different}).")

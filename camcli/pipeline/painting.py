@@ -95,9 +95,9 @@ class Painter:
             if config.boxes or config.masks:
                 placed = place_map(scale_map(heatmap.values), view.box, view.pixels, (view.pixels.w, view.pixels.h))
                 if config.boxes:
-                    boxes = find_boxes(placed, view.pixels, config.region_threshold)[: 1 if config.boxes == "largest" else None]
+                    boxes = find_boxes(placed, view.pixels, config.box_threshold)[: 1 if config.boxes == "largest" else None]
                 if config.masks:
-                    region = segment(image, placed, view.pixels, config.mask_method, config.region_threshold)
+                    region = segment(image, placed, view.pixels, config.mask_method, config.mask_threshold)
                     mask = encode_image(region, "png", config.quality)
             overlay = overlay_bytes(canvas, heatmap.values, view.box, view.pixels, self._style, boxes)
             files[f"overlays/{stem}.{config.image_format}"] = overlay

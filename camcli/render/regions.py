@@ -1,7 +1,8 @@
 """Heatmap -> boxes and masks: weakly supervised localization and segmentation.
 
 Zhou et al. 2016, section 3.2, and Selvaraju et al. 2017, section 4.1: what is not below a fraction of the peak, and the box
-around its largest connected part.
+around its largest connected part. They take 15 to 20 % for boxes, measured on ImageNet; for masks 35 % did best in
+``benchmarks/regions.py``.
 """
 
 from __future__ import annotations
