@@ -26,8 +26,9 @@ from camcli.job import Job, prepare_job, prepare_module
 from camcli.output.writers import write_file
 from camcli.pipeline.engine import explain_inputs, normalised
 from camcli.records import Box, Failure, Findings, Heatmap, Prediction, Preprocess, Source
+from camcli.render.caption import caption_of
 from camcli.render.encode import encode_image
-from camcli.render.styles import fitted, paint_overlay, style_of
+from camcli.render.styles import Notes, fitted, paint_overlay, style_of
 
 Picture = str | os.PathLike[str] | PillowImage.Image | np.ndarray
 """What is explained: the path of a file, a picture of Pillow, or an array (H, W, 3), (H, W, 4) or (H, W) of uint8."""
@@ -44,6 +45,7 @@ class Look(TypedDict, total=False):
 
     style: str
     legend: bool
+    caption: bool
     colormap: str
     alpha: float
     threshold: float
@@ -70,9 +72,9 @@ class Explained:
     def overlay(self, index: int = 0, **look: Unpack[Look]) -> np.ndarray:
         """The image with heatmap ``index`` painted over what the network saw, (H, W, 3) uint8 RGB.
 
-        ``look``: style, legend, colormap, alpha, threshold, outline, max_side, as the options of ``camcli run`` and with their
-        defaults. Raises ConfigError for a value outside its limits, and ValueError where there is nothing to paint: for tensors,
-        which have no picture, and for a map whose status is not ``ok``.
+        ``look``: style, legend, caption, colormap, alpha, threshold, outline, max_side, as the options of ``camcli run`` and with
+        their defaults. Raises ConfigError for a value outside its limits, and ValueError where there is nothing to paint: for
+        tensors, which have no picture, and for a map whose status is not ``ok``.
         """
         config = _checked_look(dict(look))
         if self.image is None or self.box is None or self.pixels is None:
@@ -81,8 +83,8 @@ class Explained:
         if heatmap.status != "ok":
             raise ValueError(f"heatmap {index} is {heatmap.status}: there is nothing to paint")
         canvas = fitted(self.image, config.max_side)
-        style = style_of(config.as_dict())
-        return paint_overlay(canvas.image, heatmap.values, canvas.part(self.box), canvas.pixels(self.pixels), style)
+        style, notes = style_of(config.as_dict()), Notes(caption=caption_of(heatmap))
+        return paint_overlay(canvas.image, heatmap.values, canvas.part(self.box), canvas.pixels(self.pixels), style, notes)
 
     def save(self, path: str | os.PathLike[str], index: int = 0, **look: Unpack[Look]) -> None:
         """Write the overlay of heatmap ``index`` to ``path``, as JPEG, PNG or WebP by its suffix; the file is complete or absent.

@@ -32,7 +32,7 @@ ROW_FORMATS = ("csv", "jsonl")
 STYLES = ("overlay", "heatmap", "side-by-side", "contour", "spotlight")
 """How a map is shown; see ``camcli.render.styles``."""
 
-LOOKS = ("style", "legend", "colormap", "alpha", "threshold", "outline", "quality", "image-format", "max-side")
+LOOKS = ("style", "legend", "caption", "colormap", "alpha", "threshold", "outline", "quality", "image-format", "max-side")
 """Options that only the overlays depend on: what ``camcli render`` can change."""
 
 IMAGE_FORMATS = ("jpg", "png", "webp")
@@ -202,7 +202,10 @@ class RunConfig:
         "Overlay",
         choices=STYLES,
     )
-    legend: bool = option(False, "A bar of the colours below the picture, from 0 to the peak's raw value.", "Overlay")
+    legend: bool = option(
+        False, "Add a bar below the picture: what it looks like from 0 to the peak, with the peak's raw value.", "Overlay"
+    )
+    caption: bool = option(False, "Write class, probability, method and layer below the picture.", "Overlay")
     image_format: str = option("jpg", "Of the overlays.", "Overlay", choices=IMAGE_FORMATS)
     max_side: int | None = option(
         None,

@@ -24,7 +24,8 @@ from camcli.output.record import RECORD, preprocess_of, read_record
 from camcli.output.root import Root
 from camcli.output.writers import csv_line
 from camcli.records import Box, Checksum, Failure, Preprocess, Source, checksum_of, recovered, shown
-from camcli.render.styles import Style, fitted, overlay_bytes, style_of
+from camcli.render.caption import caption_of_row
+from camcli.render.styles import Notes, Style, fitted, overlay_bytes, style_of
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,8 @@ def _redrawn(entry: Entry, rows: _Rows, look: _Look) -> list[Checksum] | str:
             continue
         try:
             values = read_map(look.folder.root, recovered(row["overlay"]))
-            boxes = [Box(*map(int, box.split(" "))) for box in row.get("bboxes", "").split(";") if box]
-            overlay = overlay_bytes(canvas, values, view.box, view.pixels, look.style, boxes)
+            boxes = tuple(Box(*map(int, box.split(" "))) for box in row.get("bboxes", "").split(";") if box)
+            overlay = overlay_bytes(canvas, values, view.box, view.pixels, look.style, Notes(boxes, caption_of_row(row)))
             look.folder.write(look.overlay_of(row), overlay)
         except (OSError, ValueError, ImageError) as error:
             return f"its map or overlay: {error}"

@@ -238,7 +238,7 @@ def test_what_load_and_explain_return_is_a_line_to_read(bright):
 
 LOOKS_OF_PYTHON = [
     {},
-    {"style": "side-by-side", "legend": True},
+    {"style": "side-by-side", "legend": True, "caption": True},
     {"style": "spotlight", "alpha": 0.8, "outline": False},
     {"style": "contour", "colormap": "viridis", "threshold": 0.3, "max_side": 40},
 ]

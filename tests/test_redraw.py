@@ -13,7 +13,7 @@ from tests.pictures import encoded, photo
 
 LOOKS = [
     (),
-    ("--style", "contour", "--legend"),
+    ("--style", "contour", "--legend", "--caption"),
     ("--style", "spotlight", "--alpha", 0.9, "--no-outline"),
     ("--image-format", "webp", "--quality", 70, "--max-side", 40),
     ("--style", "side-by-side", "--colormap", "viridis", "--threshold", 0.4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 
 import cv2
@@ -15,10 +16,12 @@ from PIL import Image as PillowImage
 from camcli.config import COLORMAPS
 from camcli.config import STYLES as CHOICES
 from camcli.errors import ImageError
-from camcli.records import Box
+from camcli.output.writers import table_line
+from camcli.records import Box, Heatmap, Prediction
+from camcli.render.caption import Caption, add_caption, caption_of, caption_of_row
 from camcli.render.encode import encode_image
 from camcli.render.maps import place_map, scale_map
-from camcli.render.styles import STYLES, Style, color_table, fitted, paint_overlay
+from camcli.render.styles import STYLES, Notes, Style, color_table, fitted, paint_overlay
 from tests.pictures import noise
 
 
@@ -228,3 +231,108 @@ def test_every_format_shows_what_was_painted(format):
     assert np.abs(decoded.astype(int) - picture).mean() < (4 if format != "png" else 1e-9)
     with pytest.raises(ImageError, match="--max-side"):
         encode_image(np.zeros((1, 65_501 if format == "jpg" else 16_384, 3), np.uint8), "jpg" if format == "jpg" else "webp", 90)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.4])
+@pytest.mark.parametrize("style", ["overlay", "heatmap", "side-by-side", "spotlight"])
+def test_a_legend_shows_what_is_in_the_picture_and_nothing_else(style, threshold):
+    """A white photo under a ramp, painted opaque, holds what each level looks like; its legend holds the same, level by level."""
+    image = np.full((400, 600, 3), 255, np.uint8)
+    ramp = np.tile(np.linspace(0, 1, 600, dtype=np.float32), (4, 1))
+    look = bare(style=style, alpha=0.8 if style == "spotlight" else 1.0, threshold=threshold, legend=True)
+    picture = paint_overlay(image, ramp, (0.0, 0.0, 600.0, 400.0), Box(0, 0, 600, 400), look)
+    painted = picture[:400, -600:][200].astype(int)
+    strip = picture[400:]
+    bar = strip[len(strip) // 2].astype(int)
+    legend = np.unique(bar[(bar != 24).any(axis=1)], axis=0)
+    distance = np.abs(legend[:, None] - painted[None]).max(axis=2).min(axis=1)
+    text = (legend.max(axis=1) - legend.min(axis=1)) == 0  # labels, and their smoothed edges, are grey
+    assert (distance[~text] <= 3).all()
+    if style == "spotlight":
+        assert text.all(), "colours below a picture without colours"
+        columns = np.flatnonzero((strip[len(strip) // 4 + 1] == strip[len(strip) // 2]).all(axis=1) & (bar != 24).any(axis=1))
+        longest = max(np.split(columns, np.flatnonzero(np.diff(columns) != 1) + 1), key=len)
+        assert bar[longest[0], 0] == pytest.approx(51, abs=1)
+        assert bar[longest[-1], 0] == 255
+        apart = np.abs(bar[longest, 0] - painted[np.linspace(0, 599, len(longest)).round().astype(int), 0])
+        assert (apart > 3).sum() <= (1 if threshold else 0), "but for the pixel where the threshold is"
+    else:
+        assert len(legend[~text]) > (130 if threshold else 220)
+        cold = color_table("turbo")[round(255 * 0.2)].astype(int)
+        assert (np.abs(legend - cold).max(axis=1).min() < 3) == (threshold == 0)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.4])
+def test_the_legend_of_contours_marks_their_levels(threshold):
+    """Three lines in the colours of the picture's, a quarter of the bar apart, each with its level beside it."""
+    image, values, box, pixels = scene_to_paint()
+    image = np.tile(image, (6, 6, 1))
+    picture = paint_overlay(image, values, box, pixels, bare(style="contour", legend=True, threshold=threshold))
+    strip = picture[len(image) :].astype(int)
+    places = []
+    for level in (0.25, 0.5, 0.75):
+        found = np.flatnonzero((strip == color_table("turbo")[round(255 * level)]).all(axis=2).any(axis=0))
+        assert (len(found) > 0) == (level >= threshold)
+        if len(found):
+            places.append(found.mean())
+            beside = strip[:, found[-1] + 1 : found[-1] + 30]
+            assert (beside.min(axis=2) > 150).any(), "no text beside the line"
+    assert np.ptp(np.diff(places)) <= 1 if len(places) == 3 else len(places) == 2
+
+
+@pytest.mark.parametrize("width", [1, 16, 64, 100, 200, 4000])
+@pytest.mark.parametrize("style", CHOICES)
+def test_a_legend_and_a_caption_fit_pictures_of_any_size(style, width):
+    """They are as wide as the picture, leave it alone, and in a narrow one the bar has a quarter of the width at least."""
+    image = np.full((max(1, width * 3 // 4), width, 3), 90, np.uint8)
+    whole = (0.0, 0.0, float(width), float(len(image))), Box(0, 0, width, len(image))
+    values = np.random.default_rng(0).random((7, 7), dtype=np.float32)
+    plain = paint_overlay(image, values, *whole, bare(style=style))
+    legend = paint_overlay(image, values, *whole, bare(style=style, legend=True))
+    both = paint_overlay(image, values, *whole, bare(style=style, legend=True, caption=True), Notes(caption=TIGER))
+    assert np.array_equal(legend[: len(plain)], plain)
+    assert np.array_equal(both[: len(legend)], legend)
+    assert width < 16 or (both[len(legend) :].max(axis=2) > 150).any(), "no text"
+    if style in ("overlay", "heatmap") and width >= 16:
+        strip = legend[len(plain) :]
+        assert (np.ptp(strip[len(strip) // 2].astype(int), axis=1) > 20).sum() > 0.24 * width
+
+
+TIGER = Caption("tiger cat", 0.393, "gradcam", "blocks.6.0")
+
+
+def test_a_caption_says_class_probability_method_and_layer():
+    assert TIGER.parts == ("tiger cat, 39.3 %", "gradcam at blocks.6.0")
+    assert Caption("a", 1.0, "m", "l").parts[0] == "a, 100.0 %"
+    assert Caption("a", 1e-7, "m", "l").parts[0] == "a, < 0.1 %"
+    assert Caption("a\x1b[31m\nb\u202e", 0.5, "m", "l").parts[0] == "a\\x1b[31m\\x0ab\\xe2\\x80\\xae, 50.0 %"
+    long_class, long_layer = Caption("x" * 500, 0.5, "m", "y" * 500 + ".end").parts
+    assert len(long_class) < 80 > len(long_layer)
+    assert (long_class[-8:], long_layer[-4:]) == (", 50.0 %", ".end")
+
+
+@settings(max_examples=150, deadline=None)
+@given(name=st.text(max_size=200), layer=st.text(max_size=90), probability=st.floats(0, 1), width=st.integers(1, 300))
+def test_a_caption_takes_any_text_and_leaves_the_picture_alone(name, layer, probability, width):
+    picture = noise(0, (width, 20))
+    captioned = add_caption(picture, Caption(name, probability, "gradcam", layer))
+    assert np.array_equal(captioned[:20], picture)
+    assert captioned.shape[1:] == picture.shape[1:]
+    assert 20 < len(captioned) < 250
+
+
+@settings(max_examples=200, deadline=None)
+@given(probability=st.floats(0, 1), name=st.text(max_size=20))
+def test_a_caption_reads_the_same_from_a_row_of_the_table(probability, name):
+    prediction = Prediction(1, 0, name, 1.0, probability)
+    heatmap = Heatmap(prediction, "features.0", "gradcam", np.zeros((1, 1), np.float32), "ok", 1.0)
+    cells = next(csv.reader(io.StringIO(table_line((name, probability, "features.0", "gradcam")).decode(), newline="")))
+    row = dict(zip(("class_name", "probability", "layer", "method"), cells, strict=True))
+    assert caption_of_row(row).parts == caption_of(heatmap).parts
+
+
+def test_a_caption_has_the_letters_of_many_scripts():
+    """No two of these words look alike, as they would if their letters were missing in the font."""
+    words = ("Kätzchen", "Кошечка", "γατούλαι", "miaulées", "kočičkyž")
+    pictures = {add_caption(np.zeros((40, 300, 3), np.uint8), Caption(word, 0.5, "m", "l")).tobytes() for word in words}
+    assert len(pictures) == len(words)

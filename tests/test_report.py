@@ -551,6 +551,9 @@ PLACES = [
     (("--fit", "squash", "--legend"), (64, 80)),
     (("--style", "side-by-side"), (64, 64)),
     (("--max-side", "40", "--legend", "--image-format", "png"), (80, 60)),
+    (("--caption",), (64, 80)),
+    (("--caption", "--legend", "--fit", "pad", "--max-side", "60"), (96, 48)),
+    (("--caption", "--style", "side-by-side"), (64, 64)),
 ]
 
 
@@ -569,6 +572,9 @@ def test_values_under_the_mouse(browser, camcli, tmp_path, options, size):
     page = opened(browser, out)
     page.execute_script("openView(0)")
     wait(page, "view.map && (data.settings.style === 'side-by-side' || byId('original').naturalWidth)")
+    most = int(options[options.index("--max-side") + 1]) if "--max-side" in options else max(size)
+    photo_height = page.execute_script("return photoHeight(view.size.width, view.size.height)")
+    assert photo_height == pytest.approx(size[1] * most / max(size), abs=1), "legend and caption are taken for the photo"
     values = page.execute_script(
         """const box = byId('easel').getBoundingClientRect(), inner = photoHeight(view.size.width, view.size.height);
         const halves = data.settings.style === 'side-by-side' ? 2 : 1, found = [];

@@ -19,10 +19,11 @@ from camcli.output.names import file_stem
 from camcli.pipeline.admission import Ticket
 from camcli.pipeline.reading import MOST_BYTES, Prepared, held_bytes
 from camcli.records import Box, Boxes, Checksum, Explained, Failure, Findings, Heatmap, Outcome, Prediction, Row
+from camcli.render.caption import caption_of
 from camcli.render.encode import encode_image
 from camcli.render.maps import place_map, scale_map
 from camcli.render.regions import find_boxes, segment
-from camcli.render.styles import Canvas, fitted, overlay_bytes, style_of
+from camcli.render.styles import Canvas, Notes, fitted, overlay_bytes, style_of
 from camcli.stages import Stages
 
 
@@ -99,7 +100,8 @@ class Painter:
                 if config.masks:
                     region = segment(image, placed, view.pixels, config.mask_method, config.mask_threshold)
                     mask = encode_image(region, "png", config.quality)
-            overlay = overlay_bytes(canvas, heatmap.values, view.box, view.pixels, self._style, boxes)
+            notes = Notes(tuple(boxes), caption_of(heatmap))
+            overlay = overlay_bytes(canvas, heatmap.values, view.box, view.pixels, self._style, notes)
             files[f"overlays/{stem}.{config.image_format}"] = overlay
         if config.save_maps:
             buffer = io.BytesIO()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image as PillowImage
-from PIL import ImageDraw, ImageFont
 
 from camcli.records import Box
 from camcli.registry import Registry
+from camcli.render.caption import Caption, add_caption
 from camcli.render.encode import encode_image
+from camcli.render.legend import BACKGROUND, Mark, add_legend
 from camcli.render.maps import PlacedMap, place_map, scale_map
 
 
@@ -22,7 +22,8 @@ from camcli.render.maps import PlacedMap, place_map, scale_map
 class Style:
     """How a picture looks, and what its file is like.
 
-    ``threshold``: fraction of the peak below which nothing is painted. ``legend``: a bar of the colours.
+    ``threshold``: fraction of the peak below which nothing is painted. ``legend``: a bar of the colours. ``caption``: lines of
+    text that say what is shown.
     """
 
     colormap: str = "turbo"
@@ -32,13 +33,24 @@ class Style:
     quality: int = 90
     style: str = "overlay"
     legend: bool = False
+    caption: bool = False
     image_format: str = "jpg"
 
 
 def style_of(settings: Mapping[str, Any]) -> Style:
-    """The style that a run's ``settings`` ask for, by the names of its options."""
-    return Style(**{field.name: settings[field.name.replace("_", "-")] for field in fields(Style)})
+    """The style that a run's ``settings`` ask for, by the names of its options; one that they do not name has its default."""
+    return Style(**{field.name: settings.get(field.name.replace("_", "-"), field.default) for field in fields(Style)})
 
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What is drawn besides the map. ``boxes``: in pixels of the photo. ``caption``: below the picture, where the style has one."""
+
+    boxes: tuple[Box, ...] = ()
+    caption: Caption | None = None
+
+
+NO_NOTES = Notes()
 
 Painter = Callable[[np.ndarray, PlacedMap, Box, Style], None]
 """Paints on a copy of the photo (H, W, 3), where the placed map covers the rectangle."""
@@ -60,23 +72,25 @@ def paint_overlay(
     box: tuple[float, float, float, float],
     pixels: Box,
     style: Style,
-    found: Iterable[Box] = (),
+    notes: Notes = NO_NOTES,
 ) -> np.ndarray:
     """A picture of ``image`` (H, W, 3) and the map ``values`` (h, w), raw, over ``pixels``.
 
-    ``box``: the part of the image that the map covers, as in ``place_map``. ``found``: boxes to draw. The size is that of the
-    image, twice as wide for ``side-by-side``, and a little higher with a legend.
+    ``box``: the part of the image that the map covers, as in ``place_map``. The size is that of the image, twice as wide for
+    ``side-by-side``, and higher with a legend or a caption.
     """
     placed = place_map(scale_map(values), box, pixels, (pixels.w, pixels.h))
     picture = image.copy()
     STYLES[style.style](picture, placed, pixels, style)
     if style.outline and (pixels.w, pixels.h) != (image.shape[1], image.shape[0]):
         _draw_edge(picture, pixels)
-    for one in reversed(list(found)):  # the largest last, on top
+    for one in reversed(notes.boxes):  # the largest last, on top
         _draw_edge(picture, one, _BOX_COLOR)
     if style.style == "side-by-side":
         picture = np.concatenate([image, picture], axis=1)
-    return _with_legend(picture, style, float(values.max())) if style.legend else picture
+    if style.legend:
+        picture = _with_legend(picture, style, float(values.max()))
+    return add_caption(picture, notes.caption) if style.caption and notes.caption is not None else picture
 
 
 def _region(picture: np.ndarray, pixels: Box) -> np.ndarray:
@@ -131,10 +145,14 @@ def _contour(picture: np.ndarray, placed: PlacedMap, pixels: Box, style: Style) 
         if level < style.threshold:
             continue
         lines, _ = cv2.findContours(placed.at_least(level), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        red, green, blue = map(int, color_table(style.colormap)[round(level * 255)])
         cv2.drawContours(region, lines, -1, (20, 20, 20), width + 2, cv2.LINE_AA)
-        cv2.drawContours(region, lines, -1, (red, green, blue), width, cv2.LINE_AA)
+        cv2.drawContours(region, lines, -1, _line_color(level, style), width, cv2.LINE_AA)
     _region(picture, pixels)[:] = region
+
+
+def _line_color(level: float, style: Style) -> tuple[int, int, int]:
+    red, green, blue = map(int, color_table(style.colormap)[round(level * 255)])
+    return red, green, blue
 
 
 _DARK, _WHITE, _BOX_COLOR = (40, 40, 40), (255, 255, 255), (255, 0, 255)  # a pink that no colour map and few photos have
@@ -153,21 +171,18 @@ def _draw_edge(image: np.ndarray, pixels: Box, color: tuple[int, int, int] = _WH
 
 
 def _with_legend(picture: np.ndarray, style: Style, peak: float) -> np.ndarray:
-    """The picture with a bar of the colours below it, from 0 to the peak's raw value."""
-    width = picture.shape[1]
-    height = max(16, min(picture.shape[:2]) // 18)
-    strip = PillowImage.new("RGB", (width, height), (24, 24, 24))
-    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=max(9, round(height * 0.6)))
-    left, right = "0", f"peak {peak:.3g}"
-    margin, first, last = height // 3, draw.textlength(left, font), draw.textlength(right, font)
-    draw.text((margin, height / 2), left, (235, 235, 235), font, anchor="lm")
-    draw.text((width - margin, height / 2), right, (235, 235, 235), font, anchor="rm")
-    bar = np.asarray(strip).copy()
-    start, end = round(2 * margin + first), round(width - 2 * margin - last)
-    if end - start > 8:
-        levels = np.linspace(0, 255, end - start).round().astype(np.uint8)
-        bar[height // 4 : height - height // 4, start:end] = color_table(style.colormap)[levels]
-    return np.concatenate([picture, bar], axis=0)
+    """The picture with a bar below it of what each level looks like in it, and of nothing that is not in it."""
+    table = color_table(style.colormap)
+    levels = np.arange(256) / 255
+    if style.style == "contour":
+        lines = [Mark(level, _line_color(level, style)) for level in _LEVELS if level >= style.threshold]
+        return add_legend(picture, None, peak, lines)
+    if style.style == "spotlight":
+        light = np.where(levels >= style.threshold, levels, 0.0)
+        table = np.rint(255 * (1 - style.alpha * (1 - light)))[:, None].repeat(3, axis=1).astype(np.uint8)
+    else:
+        table = np.where((levels >= style.threshold)[:, None], table, np.array(BACKGROUND, np.uint8))
+    return add_legend(picture, table, peak)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +223,12 @@ def overlay_bytes(
     box: tuple[float, float, float, float],
     pixels: Box,
     style: Style,
-    found: Iterable[Box] = (),
+    notes: Notes = NO_NOTES,
 ) -> bytes:
     """The file of what ``paint_overlay`` makes of ``canvas`` and the map ``values`` (h, w); boxes are in pixels of the photo.
 
     Raises ImageError (stage ``render``) for a picture too large for its format.
     """
-    painted = paint_overlay(canvas.image, values, canvas.part(box), canvas.pixels(pixels), style, map(canvas.pixels, found))
+    scaled = replace(notes, boxes=tuple(map(canvas.pixels, notes.boxes)))
+    painted = paint_overlay(canvas.image, values, canvas.part(box), canvas.pixels(pixels), style, scaled)
     return encode_image(painted, style.image_format, style.quality)

@@ -56,7 +56,7 @@ class Gathered:
 
     def as_json(self, settings: Mapping[str, Any], record: Mapping[str, Any], path: str) -> dict[str, Any]:
         """All of it, for the script file; ``settings`` of the run in the folder ``path``, ``record`` its ``run.json``."""
-        kept = ("fit", "style", "legend", "max-side", "save-maps", "class-from", "topk", "head")
+        kept = ("fit", "style", "legend", "caption", "max-side", "save-maps", "class-from", "topk", "head")
         return {
             "words": list(self.words.numbers),
             "images": self.images,

@@ -41,8 +41,9 @@ async function loadMap(row) {
   return { height, width, values: Array.from({ length: height * width }, (_, k) => view.getFloat32(4 * k, true)) };
 }
 
-// Height in pixels of the photo in an overlay of that size; the rest is its legend.
+// Height in pixels of the photo in an overlay of that size; the rest is its legend and its caption.
 function photoHeight(width, height) {
+  if (data.settings.caption) return Math.min(height, Math.round(width * photoShape(view.item)));
   if (!data.settings.legend) return height;
   for (let inner = height - 16; inner > 0; inner--) {
     const bar = Math.max(16, Math.floor(Math.min(inner, width) / 18));
@@ -50,6 +51,13 @@ function photoHeight(width, height) {
     if (inner + bar < height) break;
   }
   return height;
+}
+
+// Height of the photo of a row by the width of its overlay. A caption is as high as its text needs, but what the network saw is the
+// middle of the photo.
+function photoShape(row) {
+  const halves = data.settings.style === "side-by-side" ? 2 : 1;
+  return (2 * rows.box_y[row] + rows.box_h[row]) / (2 * rows.box_x[row] + rows.box_w[row]) / halves;
 }
 
 // What the map covers, in pixels of the photo: beyond its edges where the network's input was padded. null: not known.
