@@ -63,7 +63,7 @@ class OutputFolder:
         self._overwrite = overwrite
         self._held = contextlib.ExitStack()
         self._unconfirmed = Unconfirmed(self.root)
-        self._in_flight = InFlight(self.root.at(f"{RUN_MARKER}/in-flight"))
+        self._in_flight = InFlight(self.root)
         self.folds_case = False
 
     @property

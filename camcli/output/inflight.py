@@ -18,16 +18,21 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 
+from camcli.documents import parse_json
+from camcli.output.root import Root
+from camcli.records import RUN_MARKER
+
+_SLOTS, _DEATHS = f"{RUN_MARKER}/in-flight", f"{RUN_MARKER}/in-flight-deaths"
 _SLOT = 8192
 _LENGTH = 4
 """Bytes of a slot, and of the length at its beginning."""
 
 
 class InFlight:
-    """The slots in the file at ``path``. ``begin`` empties the file, ``end`` removes it."""
+    """The slots in a file of ``root``. ``begin`` empties the file, ``end`` removes it."""
 
-    def __init__(self, path: str) -> None:
-        self._path, self._deaths_path = path, f"{path}-deaths"
+    def __init__(self, root: Root) -> None:
+        self._root = root
         self._handle: int | None = None
         self._numbers = itertools.count()
         self._own = threading.local()
@@ -35,7 +40,7 @@ class InFlight:
     def left_over(self) -> list[str]:
         """The images that a run which did not come to its end had in hand; none where the last run ended by itself."""
         try:
-            with open(self._path, "rb") as file:
+            with self._root.open(_SLOTS) as file:
                 slots = iter(lambda: file.read(_SLOT), b"")
                 names = [slot[_LENGTH : _LENGTH + int.from_bytes(slot[:_LENGTH], "little")] for slot in slots]
         except OSError:
@@ -45,26 +50,26 @@ class InFlight:
     def deaths(self) -> dict[str, int]:
         """How often in a row a process died with that image alone in hand, for each that was in hand at any of the last deaths."""
         counts: dict[str, int] = {}
-        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError), open(self._deaths_path, "rb") as file:
-            counts = {str(image): int(number) for image, number in dict(json.load(file)).items()}
+        with contextlib.suppress(OSError, ValueError):
+            found = parse_json(self._root.read(_DEATHS))
+            counts = {image: number for image, number in found.items() if type(number) is int} if isinstance(found, dict) else {}
         names = self.left_over()
         for name in names:
             counts[name] = counts.get(name, 0) + 1 if len(names) == 1 else 0
         return counts
 
     def begin(self, deaths: Mapping[str, int]) -> None:
-        """Forget what was left over, but for the ``deaths`` counted so far. Raises OSError.
+        """Forget what was left over, but for the ``deaths`` counted so far. Raises OSError and OutputError.
 
-        These are written first, under another name: a process may be killed here as well.
+        These are written first: a process may be killed here as well.
         """
         if deaths:
-            with open(f"{self._deaths_path}.new", "wb") as file:
-                file.write(json.dumps(dict(deaths)).encode("ascii"))
-            os.replace(f"{self._deaths_path}.new", self._deaths_path)
+            self._root.write(_DEATHS, json.dumps(dict(deaths)).encode("ascii"))
         else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._deaths_path)
-        self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
+            self._root.remove(_DEATHS)
+        self._root.remove(_SLOTS)
+        with self._root.create(_SLOTS) as file:
+            self._handle = os.dup(file.fileno())
 
     def end(self) -> None:
         """Remove the files, when this process has begun them."""
@@ -75,9 +80,9 @@ class InFlight:
 
     def forget(self) -> None:
         """Remove the files."""
-        for path in (self._path, self._deaths_path, f"{self._deaths_path}.new"):
+        for name in (_SLOTS, _DEATHS):
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                self._root.remove(name)
 
     @contextlib.contextmanager
     def holding(self, image: str) -> Iterator[None]:
