@@ -105,11 +105,11 @@ def test_what_kills_only_inside_a_run_keeps_nothing_else_from_being_done_and_is_
     assert run(many, "-o", whole).returncode == 0
     (many / "more-07-x.jpg").write_bytes(encoded(photo(), "JPEG") + b"greedy")
     ends = [run(many, "-o", out).returncode]
-    in_hand = InFlight(str(out / ".camcli" / "in-flight")).left_over()
+    in_hand = InFlight(Root(str(out))).left_over()
     assert "more-07-x.jpg" in in_hand
     ends.append(run(many, "-o", out).returncode)
     assert len(rows_of(out)) >= 36 - len(in_hand) + 1, "what was not in hand was not done"
-    assert InFlight(str(out / ".camcli" / "in-flight")).left_over() == ["more-07-x.jpg"]
+    assert InFlight(Root(str(out))).left_over() == ["more-07-x.jpg"]
     ends.append(run(many, "-o", out).returncode)
     assert ends == [-signal.SIGKILL] * 3
     assert len(rows_of(out)) == 36, "what can be done was not done"
@@ -159,7 +159,7 @@ def test_what_is_in_hand_outlives_the_process(tmp_path):
     names = ["plain.jpg", "line\nbreak.jpg", os.fsdecode(b"\xff.jpg"), "d/" * 2000 + "x.jpg"]
     script = (
         "import os, sys, threading\nfrom camcli.output.inflight import InFlight\n"
-        "flight = InFlight(sys.argv[1]); flight.begin({})\n"
+        "flight = InFlight(Root(sys.argv[1])); flight.begin({})\n"
         "with flight.holding('done.jpg'): pass\n"
         "gate = threading.Barrier(5)\n"
         "def hold(name):\n"
@@ -171,8 +171,8 @@ def test_what_is_in_hand_outlives_the_process(tmp_path):
     path = tmp_path / "in-flight"
     arguments = [sys.executable, "-c", script, path, *map(os.fsencode, names)]
     assert subprocess.run(arguments, cwd=ROOT, check=False).returncode == 9
-    assert sorted(InFlight(str(path)).left_over()) == sorted(names)
-    flight = InFlight(str(path))
+    assert sorted(InFlight(Root(str(path))).left_over()) == sorted(names)
+    flight = InFlight(Root(str(path)))
     flight.begin({})
     assert flight.left_over() == []
     flight.end()
