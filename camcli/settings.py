@@ -55,6 +55,16 @@ def effective_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def comparable_settings(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both as ``effective_settings`` gives them, without what has an effect in one alone: what decides that differs as well."""
+    before, after = effective_settings(earlier), effective_settings(now)
+    idle = _idle(before).keys() | _idle(after).keys()
+    for name in idle:
+        before.pop(name, None)
+        after.pop(name, None)
+    return before, after
+
+
 def _idle(settings: Mapping[str, Any]) -> dict[str, str]:
     """The settings that have no effect beside the others, and what would give them one, in words."""
     found: dict[str, str] = {}

@@ -286,6 +286,14 @@ def test_an_option_with_effect_is_silent_and_binds(camcli, imgs, tmp_path):
         assert camcli("run", imgs, "-o", out, *TINY, *other).code == 2
 
 
+def test_a_refusal_names_what_was_asked_for_and_not_what_follows_from_it(camcli, imgs, tmp_path):
+    out = tmp_path / "out"
+    camcli("run", imgs, "-o", out, *TINY, "--masks")
+    assert "(mask-method: was threshold, now otsu)" in camcli("run", imgs, "-o", out, *TINY, "--masks", "--mask-method", "otsu").err
+    assert "(masks: was True, now False)" in camcli("run", imgs, "-o", out, *TINY).err
+    assert "(smooth: was 0, now 2)" in camcli("run", imgs, "-o", out, *TINY, "--masks", "--smooth", 2).err
+
+
 def test_effective_settings_are_their_own():
     settings = RunConfig(masks=True, boxes="all", smooth=3).settings()
     assert effective_settings(settings) == settings

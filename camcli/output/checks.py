@@ -16,7 +16,7 @@ from camcli.output.advice import ways_on
 from camcli.output.journal import TABLES, Header
 from camcli.output.root import Root
 from camcli.records import FITTED_MARK, OUTPUT_FOLDERS, REPORT_PAGE, RUN_MARKER, Stamp, shown, stamp_of
-from camcli.settings import effective_settings
+from camcli.settings import comparable_settings
 
 OURS = (*TABLES, "run.json", "boxes.json", REPORT_PAGE, *OUTPUT_FOLDERS)
 
@@ -127,7 +127,7 @@ def check_settings(path: str, earlier: Header, now: Mapping[str, Any]) -> tuple[
 
 def refuse_differences(path: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise SettingsError, with what differs, where what is in the folder at ``path`` was made with other settings."""
-    earlier, now = effective_settings(earlier), effective_settings(now)
+    earlier, now = comparable_settings(earlier, now)
     different = [key for key in dict.fromkeys([*earlier, *now]) if earlier.get(key) != now.get(key)]
     if different:
         raise SettingsError(
@@ -139,7 +139,7 @@ def refuse_differences(path: str, earlier: Mapping[str, Any], now: Mapping[str, 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """In which settings two runs differ, in words; empty where in none. Those that have no effect do not count."""
-    earlier, now = effective_settings(earlier), effective_settings(now)
+    earlier, now = comparable_settings(earlier, now)
     return "; ".join(
         f"{key}: was {_words(earlier.get(key))}, now {_words(now.get(key))}"
         for key in dict.fromkeys([*earlier, *now])
