@@ -12,6 +12,7 @@ import pytest
 
 from camcli import probe
 from camcli.output.inflight import InFlight
+from camcli.output.root import Root
 from camcli.records import Source
 from tests.conftest import ROOT
 from tests.folders import TINY, contents_of, failures_of, rows_of
@@ -158,7 +159,7 @@ def test_what_is_in_hand_outlives_the_process(tmp_path):
     """A process that dies between entry and exit leaves the names of what its threads had in hand, and only those."""
     names = ["plain.jpg", "line\nbreak.jpg", os.fsdecode(b"\xff.jpg"), "d/" * 2000 + "x.jpg"]
     script = (
-        "import os, sys, threading\nfrom camcli.output.inflight import InFlight\n"
+        "import os, sys, threading\nfrom camcli.output.inflight import InFlight\nfrom camcli.output.root import Root\n"
         "flight = InFlight(Root(sys.argv[1])); flight.begin({})\n"
         "with flight.holding('done.jpg'): pass\n"
         "gate = threading.Barrier(5)\n"
@@ -168,12 +169,12 @@ def test_what_is_in_hand_outlives_the_process(tmp_path):
         "for name in sys.argv[2:]: threading.Thread(target=hold, args=(name,), daemon=True).start()\n"
         "gate.wait(); os._exit(9)"
     )
-    path = tmp_path / "in-flight"
-    arguments = [sys.executable, "-c", script, path, *map(os.fsencode, names)]
+    (tmp_path / ".camcli" / "scratch").mkdir(parents=True)
+    arguments = [sys.executable, "-c", script, tmp_path, *map(os.fsencode, names)]
     assert subprocess.run(arguments, cwd=ROOT, check=False).returncode == 9
-    assert sorted(InFlight(Root(str(path))).left_over()) == sorted(names)
-    flight = InFlight(Root(str(path)))
+    assert sorted(InFlight(Root(str(tmp_path))).left_over()) == sorted(names)
+    flight = InFlight(Root(str(tmp_path)))
     flight.begin({})
     assert flight.left_over() == []
     flight.end()
-    assert not path.exists()
+    assert not (tmp_path / ".camcli" / "in-flight").exists()
