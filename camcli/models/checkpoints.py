@@ -33,33 +33,39 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     Pickles are read with ``weights_only=True``, so no code of the file runs. Raises WeightsError for files that need it, that
     are damaged, or that hold no tensors.
     """
-    if path.lower().endswith(".safetensors"):
-        from safetensors.torch import load, load_file
+    loaded = _read_safetensors(path) if path.lower().endswith(".safetensors") else _read_pickle(path)
+    tensors = _tensors(loaded)
+    if not tensors:
+        raise WeightsError(f"{shown(path)} holds no tensors by name: save model.state_dict() into it.")
+    _refuse_odd(tensors, path)
+    return tensors
 
-        try:
-            if not path.isprintable():  # PyTorch cannot map a file whose name is not UTF-8
-                with open(path, "rb") as file:
-                    return load(file.read())
-            return load_file(path)
-        except Exception as error:  # safetensors raises its own, undocumented class
-            raise WeightsError(f"{shown(path)} is not a safetensors file: {_what_it_is(path)}.") from error
+
+def _read_safetensors(path: str) -> Any:
+    from safetensors.torch import load, load_file
+
+    try:
+        if not path.isprintable():  # PyTorch cannot map a file whose name is not UTF-8
+            with open(path, "rb") as file:
+                return load(file.read())
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own, undocumented class
+        raise WeightsError(f"{shown(path)} is not a safetensors file: {_what_it_is(path)}.") from error
+
+
+def _read_pickle(path: str) -> Any:
+    _refuse_damaged_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles and TorchScript: what does not load is said below
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):  # as PyTorch says it: an unsupported global, a function or class
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle makes the reader raise whatever its opcodes lead to
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):  # as PyTorch says it: a function or class
             raise WeightsError(
-                f"{path} holds more than tensors, and loading it would run code from the file, which camcli does not do. "
+                f"{shown(path)} holds more than tensors, and loading it would run code from the file, which camcli does not do. "
                 "Save the weights alone: torch.save(model.state_dict(), FILE), or as safetensors."
             ) from error
-        raise WeightsError(f"{path} is not a PyTorch checkpoint: {_what_it_is(path)}.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{path} is not a PyTorch checkpoint: {_what_it_is(path)}.") from error
-    tensors = _tensors(loaded)
-    if not tensors:
-        raise WeightsError(f"{path} holds no tensors by name: save model.state_dict() into it.")
-    return tensors
+        raise WeightsError(f"{shown(path)} is not a PyTorch checkpoint: {_what_it_is(path)}.") from error
 
 
 def fill_module(
@@ -77,41 +83,107 @@ def fill_module(
     extra = [key for key in tensors if key not in expected]
     if missing or extra:
         raise WeightsError(
-            f"{path} does not fit {name}: it lacks {_listed(missing)} and has {_listed(extra)} that the model does not have."
+            f"{shown(path)} does not fit {name}: it lacks {_listed(missing)} and has {_listed(extra)} that the model does not have."
         )
     misfits = {key for key in expected if key in tensors and tensors[key].shape != expected[key]}
     count = _head_size(misfits, tensors, expected)
     if misfits and count is None:
         key = sorted(misfits)[0]
         raise WeightsError(
-            f"{path} does not fit {name}: {key} is {_shape(tensors[key].shape)} there and {_shape(expected[key])} in the model."
+            f"{shown(path)} does not fit {name}: {shown(key)} is {_shape(tensors[key].shape)} there and {_shape(expected[key])} "
+            "in the model."
         )
+    _refuse_nan({key: tensors[key] for key in expected if key in tensors}, path)
     module = build() if count is None else build(num_classes=count)
     try:
         module.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
-        raise WeightsError(f"{path} does not fit {name} with {count} classes: {_first_line(error)}") from error
+        raise WeightsError(f"{shown(path)} does not fit {name} with {count} classes: {_first_line(error)}") from error
     return module, count
 
 
 def _what_it_is(path: str) -> str:
     """A guess from the first bytes, for the error message."""
-    with open(path, "rb") as file:
-        start = file.read(512)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer; fetch the file itself with git lfs pull"
     if start.lstrip()[:1] == b"<":
         return "a web page or other markup, perhaps a failed download"
-    if start.startswith(b"PK") and zipfile.is_zipfile(path):
-        names = zipfile.ZipFile(path).namelist()
-        return (
-            "a TorchScript archive; save model.state_dict() instead"
-            if any("constants.pkl" in name for name in names)
-            else ("a damaged or foreign archive")
-        )
+    if start.startswith(b"PK"):
+        is_script = any("constants.pkl" in member.filename for member in _members(path))
+        return "a TorchScript archive; save model.state_dict() instead" if is_script else _DAMAGED_ARCHIVE
     if start and all(byte >= 9 and byte < 127 for byte in start):
         return "it looks like text"
-    return "its contents are damaged or of another kind" if start else "it is empty"
+    return "its contents are damaged or of another kind; fetch or save it again" if start else "it is empty"
+
+
+_DAMAGED_ARCHIVE = "it is damaged, perhaps by a download that broke off, or an archive of another kind; fetch or save it again"
+
+
+def _members(path: str) -> list[zipfile.ZipInfo]:
+    """What the directory of a zip archive names; nothing where it has none that can be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.infolist()
+    except Exception:  # zipfile raises whatever a damaged directory leads to
+        return []
+
+
+_MOST_TIMES = 16
+"""The size of a file to which the tensors in it may come. PyTorch does not compress, so more is a lie, or a bomb."""
+
+
+def _refuse_damaged_archive(path: str) -> None:
+    """Raise WeightsError for an archive that claims far more than its size, or has a wrong checksum, which PyTorch ignores."""
+    members = _members(path)
+    intact = sum(member.file_size for member in members) <= _MOST_TIMES * os.path.getsize(path) + (64 << 20)
+    try:
+        if members and intact:
+            with zipfile.ZipFile(path) as archive:
+                for member in members:
+                    if member.CRC:  # 0 where it was written without checksums
+                        _read_through(archive, member)
+    except Exception:  # zipfile raises whatever a damaged archive leads to
+        intact = False
+    if not intact:
+        raise WeightsError(f"{shown(path)} is not a PyTorch checkpoint: {_DAMAGED_ARCHIVE}.")
+
+
+def _read_through(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Read a member of an archive and forget it. Raises BadZipFile where its checksum is wrong."""
+    with archive.open(member) as file:
+        while file.read(1 << 20):
+            pass
+
+
+def _refuse_odd(tensors: Mapping[str, Tensor], path: str) -> None:
+    """Raise WeightsError for tensors that are no plain arrays of numbers, or claim more than the file can hold."""
+    claimed = 0
+    for name, tensor in tensors.items():
+        odd = next((words for words, found in _ODDITIES if found(tensor)), None)
+        if odd is not None:
+            raise WeightsError(
+                f"{shown(path)}: the tensor {shown(name)!r} is {odd}, which a network's weights cannot be. Save a plain "
+                "model.state_dict()."
+            )
+        claimed += tensor.numel() * tensor.element_size()
+    if claimed > _MOST_TIMES * os.path.getsize(path) + (64 << 20):
+        raise WeightsError(
+            f"{shown(path)} is damaged: its tensors claim {claimed / 1e9:,.1f} GB, more than the file can hold; fetch or save it "
+            "again."
+        )
+
+
+_ODDITIES: tuple[tuple[str, Callable[[Tensor], bool]], ...] = (
+    ("on no device, so that it has no values", lambda tensor: tensor.is_meta),
+    ("sparse", lambda tensor: tensor.layout is not torch.strided),
+    ("quantized", lambda tensor: tensor.is_quantized),
+    ("complex", lambda tensor: tensor.is_complex()),
+)
 
 
 def build_meta(build: Callable[..., nn.Module]) -> nn.Module:
@@ -123,14 +195,29 @@ def build_meta(build: Callable[..., nn.Module]) -> nn.Module:
         return build()
 
 
-def _tensors(loaded: Any) -> dict[str, Tensor]:
-    if not isinstance(loaded, Mapping):
+def _tensors(loaded: Any, seen: frozenset[int] = frozenset()) -> dict[str, Tensor]:
+    """Tensors by name, out of the innermost wrapper that holds some. ``seen``: what lies around it; a file may wrap itself."""
+    if not isinstance(loaded, Mapping) or id(loaded) in seen or len(seen) > _MOST_WRAPPERS:
         return {}
     for wrapper in _WRAPPERS:
-        inner = _tensors(loaded.get(wrapper))
+        inner = _tensors(loaded.get(wrapper), seen | {id(loaded)})
         if inner:
             return inner
     return {key: value for key, value in loaded.items() if isinstance(key, str) and isinstance(value, Tensor)}
+
+
+_MOST_WRAPPERS = 4
+"""Around each other: Lightning's and timm's have one or two."""
+
+
+def _refuse_nan(tensors: Mapping[str, Tensor], path: str) -> None:
+    """Raise WeightsError where one of the ``tensors`` holds what is not a number: no image would get a map."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise WeightsError(
+                f"{shown(path)}: the tensor {shown(name)!r} holds values that are not numbers (NaN): the file is damaged, or the "
+                "training diverged. Take an earlier checkpoint."
+            )
 
 
 def _without_prefixes(tensors: dict[str, Tensor], expected: Mapping[str, torch.Size]) -> dict[str, Tensor]:
@@ -159,14 +246,14 @@ def _head_size(misfits: set[str], tensors: Mapping[str, Tensor], expected: Mappi
         return None
     sizes = {tensors[key].shape[0] for key in misfits}
     own = {expected[key][0] for key in misfits}
-    return sizes.pop() if len(sizes) == 1 and len(own) == 1 else None
+    return sizes.pop() if len(sizes) == 1 and len(own) == 1 and min(sizes) > 0 else None
 
 
 def _listed(keys: list[str]) -> str:
     if not keys:
         return "nothing"
     more = f" and {len(keys) - 2} more" if len(keys) > 2 else ""
-    return ", ".join(keys[:2]) + more
+    return ", ".join(map(shown, keys[:2])) + more
 
 
 def _shape(shape: torch.Size) -> str:

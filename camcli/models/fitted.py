@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from camcli.documents import parse_json, read_document
 from camcli.errors import ModelError, WeightsError
 from camcli.models.cut import GapClassifier, cut_classifier
 from camcli.models.request import ModelInfo, ModelRequest, ModelSource
@@ -60,8 +60,10 @@ class FittedSource:
             )
         if not own_code and request.weights != "DEFAULT":
             raise WeightsError(f"{shown(request.name)} brings its own weights: leave --weights out.")
+        weights = os.path.join(request.name, FITTED_WEIGHTS)
+        tensors = _read_weights(weights, request.name, len(fitted.classes))
         classifier = empty_classifier(fitted, self._sources)
-        fill_classifier(classifier, os.path.join(request.name, FITTED_WEIGHTS), request.name)
+        _fill_classifier(classifier, tensors, weights)
         words = f"fitted on {fitted.backbone} at {fitted.layer}"
         return LoadedModel(request.name, classifier, fitted.preprocess, fitted.classes, words)
 
@@ -78,8 +80,7 @@ def read_fitted(folder: str) -> Fitted:
     """The description of the model in ``folder``. Raises ModelError where it cannot be read or is not one."""
     path = os.path.join(folder, FITTED_MARK)
     try:
-        with open(path, "rb") as file:
-            found = json.load(file)
+        found = parse_json(read_document(path))
         if found.get("camcli-fit") != 1:
             raise ModelError(f"{shown(path)!r} does not describe a model of this version of camcli fit.")
         _refuse_unwritten(found["classes"], found["grid"])
@@ -134,15 +135,30 @@ def empty_classifier(fitted: Fitted, sources: tuple[ModelSource, ...]) -> GapCla
     return cut_classifier(backbone, layer, len(fitted.classes))
 
 
-def fill_classifier(classifier: GapClassifier, path: str, name: str) -> None:
-    """Give ``classifier`` the weights of the safetensors file at ``path``, all of them. Raises WeightsError."""
+def _read_weights(path: str, name: str, classes: int) -> Mapping[str, Any]:
+    """The tensors of the safetensors file at ``path``, whose head has as many ``classes`` as the description names.
+
+    Raises WeightsError, before the architecture is built: with a head for as many classes as a damaged description may name it
+    could fill the memory.
+    """
     from camcli.models.checkpoints import read_checkpoint
 
     if not os.path.isfile(path):
         raise WeightsError(f"{shown(name)} has no {os.path.basename(path)}: it is not whole.")
-    tensors: Mapping[str, Any] = read_checkpoint(path)
+    tensors = read_checkpoint(path)
+    head = tensors.get("head.weight")
+    if head is None or head.ndim != 2 or head.shape[0] != classes:
+        found = "no such matrix" if head is None else " x ".join(map(str, head.shape))
+        raise WeightsError(
+            f"{shown(path)} does not fit the model beside it: head.weight is {found}, and {FITTED_MARK} names {classes:,} classes."
+        )
+    return tensors
+
+
+def _fill_classifier(classifier: GapClassifier, tensors: Mapping[str, Any], path: str) -> None:
+    """Give ``classifier`` the weights ``tensors``, all of them, which come from ``path``. Raises WeightsError."""
     try:
         classifier.load_state_dict(dict(tensors), strict=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise WeightsError(f"{shown(path)} does not fit the model beside it: {reason}") from error
+        raise WeightsError(f"{shown(path)} does not fit the model beside it: {shown(reason)}") from error
