@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from camcli.cam import METHODS
 from camcli.errors import CamcliError, ConfigError, InputError, nearest_names
-from camcli.images.discover import discover_sources
+from camcli.images.decode import decode_image
+from camcli.images.discover import discover_sources, listed_sources
 from camcli.output.names import MAX_NAME_BYTES, file_stem, slug
-from camcli.records import Prediction, recovered, shown
+from camcli.records import Failure, Prediction, recovered, shown
 from camcli.registry import Registry
 
 
@@ -153,6 +154,31 @@ def test_deep_trees_do_not_exhaust_the_stack(tmp_path):
     os.makedirs(deep)
     (deep / "x.jpg").touch()
     assert names([tmp_path]) == ["d/" * 400 + "x.jpg"]
+
+
+@pytest.mark.parametrize("depth", [985, 2500, 100_000])
+def test_a_path_that_is_too_deep_or_too_long_stops_nothing(tmp_path, monkeypatch, depth):
+    """A line of a list is one image: what cannot be opened is that image's failure."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.jpg").touch()
+    deep = "a/" * depth + "x.jpg"
+    if depth == 985:
+        for level in range(1, depth + 1):
+            os.mkdir("a/" * level)
+        (tmp_path / deep).touch()
+    found = listed_sources([deep, "b.jpg", *(f"{number}/{deep}" for number in range(20))], str(tmp_path / "out"))
+    assert [source.image for source in found][:2] == [deep, "b.jpg"]
+    assert len(found) == 22
+    failure = decode_image(found[2], 10**6)
+    assert isinstance(failure, Failure)
+    assert failure.stage == "read"
+
+
+def test_images_below_the_overlays_of_a_run_are_left_out_at_any_depth(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / ".camcli").mkdir(parents=True)
+    listed = ["run/overlays/" + "a/" * 1500 + "x.jpg", "run/other/" + "a/" * 1500 + "x.jpg", "run/maps/y.png"]
+    assert [source.image for source in listed_sources(listed, "out")] == [listed[1]]
 
 
 def test_what_cannot_be_found_is_said(tmp_path):

@@ -12,14 +12,18 @@ import errno
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from camcli.errors import InputError
+from camcli.errors import InputError, RunError
 from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, SANITY_PICTURES, Source, shown
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"})
 """Lower case; what counts as an image when a folder is walked."""
+
+_LONGEST_PATH = 4096
+"""Bytes, and so at least as many characters, that Linux takes; other systems take fewer."""
 
 
 def discover_sources(inputs: Sequence[str], output: str) -> list[Source]:
@@ -27,8 +31,10 @@ def discover_sources(inputs: Sequence[str], output: str) -> list[Source]:
 
     A source's name is its path below the one folder given; with several inputs, below the deepest folder common to all.
     A folder that cannot be read is a source too, so that it ends as a failure and not in silence. ``output`` is the run's
-    own folder, whose overlays and maps are left out. Raises InputError when an input is missing or nothing is found.
+    own folder, whose overlays and maps are left out. Raises InputError when an input is missing or nothing is found, RunError
+    where Python does not read file names as UTF-8.
     """
+    _refuse_other_encodings()
     for given in inputs:
         if not os.path.lexists(given):
             raise InputError(f"there is no file or folder {shown(given)!r}.")
@@ -48,8 +54,9 @@ def listed_sources(paths: Iterable[str], output: str) -> list[Source]:
 
     It ends as a failure and stops nothing. Overlays and maps of a run are left out here too. A source's name is its path below
     the current folder; where one path lies outside it, those of all begin at the root of the file system. Raises InputError when
-    nothing is found.
+    nothing is found, RunError where Python does not read file names as UTF-8.
     """
+    _refuse_other_encodings()
     places = _without_outputs(_each_folder_once(list(paths), forgiving=True), os.path.abspath(output))
     here = os.getcwd()
     inside = here.rstrip(os.sep) + os.sep
@@ -60,17 +67,33 @@ def listed_sources(paths: Iterable[str], output: str) -> list[Source]:
     return sources
 
 
+def _refuse_other_encodings() -> None:
+    """Raise RunError where a name would be another text than elsewhere, so that each image would be done again.
+
+    The command starts itself in UTF-8 mode; this is for programs that use camcli from Python.
+    """
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        raise RunError(f"Python reads file names as {encoding} here, and camcli needs UTF-8: start Python with PYTHONUTF8=1.")
+
+
 def _without_outputs(paths: dict[str, bool], output: str) -> dict[str, bool]:
     """Those of ``paths`` that do not lie in the overlays or maps of a run."""
-    known: dict[str, bool] = {os.sep: False}
+    known: dict[str, bool] = {os.sep: False, "": False}
 
     def is_output(folder: str) -> bool:
-        if folder not in known:
-            above, name = os.path.split(folder)
-            known[folder] = is_output(above) or (
-                name in OUTPUT_FOLDERS and (above == output or os.path.lexists(os.path.join(above, RUN_MARKER)))
-            )
-        return known[folder]
+        if len(folder) > _LONGEST_PATH:  # it is in no folder: nothing can be opened by such a name
+            return False
+        unknown: list[str] = []
+        while folder not in known:
+            unknown.append(folder)
+            folder = os.path.dirname(folder)
+        inside = known[folder]
+        for place in reversed(unknown):
+            above, name = os.path.split(place)
+            marked = name in OUTPUT_FOLDERS and (above == output or os.path.lexists(os.path.join(above, RUN_MARKER)))
+            inside = known[place] = inside or marked
+        return inside
 
     return {path: is_folder for path, is_folder in paths.items() if not is_output(path if is_folder else os.path.dirname(path))}
 
