@@ -44,6 +44,12 @@ BOXES = ("largest", "all")
 MASK_METHODS = ("threshold", "otsu", "grabcut")
 """How a map becomes a mask; see ``camcli.render.regions``."""
 
+MOST_THREADS = 1024
+"""Of ``--threads`` and ``--workers``: more are beyond any machine, and each takes memory."""
+
+MOST_IMAGES = 65536
+"""Of a batch."""
+
 FITS = ("crop", "squash", "pad")
 """How an image becomes the network's input; see ``camcli.images.geometry``."""
 
@@ -248,6 +254,7 @@ class RunConfig:
         short="-b",
         metavar="N|auto",
         at_least=1,
+        at_most=MOST_IMAGES,
         none_word="auto",
         affects_results=False,
     )
@@ -270,6 +277,7 @@ class RunConfig:
         "Speed",
         metavar="N",
         at_least=1,
+        at_most=MOST_THREADS,
         affects_results=False,
     )
     workers: int | None = option(
@@ -278,6 +286,7 @@ class RunConfig:
         "Speed",
         metavar="N",
         at_least=1,
+        at_most=MOST_THREADS,
         affects_results=False,
     )
     max_pixels: int = option(178_000_000, "Refuse larger images, in pixels (width x height).", "Speed", metavar="N", at_least=1)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from typing import Any
 
 from camcli.config import RunConfig
+from camcli.documents import MOST_TOML_BYTES, parse_toml, read_text
 from camcli.errors import ConfigError, did_you_mean
 from camcli.option import check_value, option_name
 from camcli.records import shown
@@ -18,22 +18,21 @@ def read_config_file(path: str) -> dict[str, Any]:
     Raises ConfigError with the file's name for a missing file, wrong TOML, an unknown key, or a value of the wrong type.
     """
     try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file)
+        table = parse_toml(read_text(path, MOST_TOML_BYTES))
     except OSError as error:
         raise ConfigError(f"--config {shown(path)}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"--config {shown(path)} is not TOML: {error}.") from error
     fields = {option_name(field): field for field in dataclasses.fields(RunConfig)}
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in fields:
-            raise ConfigError(f"{path}: there is no option {key!r}.{did_you_mean(key, fields)}")
+            raise ConfigError(f"{shown(path)}: there is no option {key!r}.{did_you_mean(key, fields)}")
         try:
             values[fields[key].name] = _coerced(fields[key], value)
             check_value(fields[key], values[fields[key].name])
         except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error
+            raise ConfigError(f"{shown(path)}: {error}") from error
     return values
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import re
 import stat
+import tomllib
 from typing import Any
 
 MOST_BYTES = 64 << 20
@@ -41,13 +44,10 @@ def read_document(path: str, most_bytes: int = MOST_BYTES) -> bytes:
 
 
 def read_regular(handle: int, path: str, most_bytes: int = MOST_BYTES) -> bytes:
-    """What the open file ``handle`` holds, from its beginning. Raises OSError as ``read_document`` does.
-
-    ``path``: for its words.
-    """
+    """What the open file ``handle`` holds, from its beginning. Raises OSError as ``read_document`` does, with ``path`` in it."""
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, f"it is {kind_of(status.st_mode)}, not a regular file", path)
+        raise _irregular(status, path)
     if status.st_size > most_bytes:
         raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes; more than {most_bytes:,} are not read", path)
     parts: list[bytes] = []
@@ -58,9 +58,83 @@ def read_regular(handle: int, path: str, most_bytes: int = MOST_BYTES) -> bytes:
     return b"".join(parts)
 
 
+def read_text(path: str, most_bytes: int = MOST_BYTES) -> str:
+    """The text of the UTF-8 file at ``path``, without the mark that some editors put first; line ends as they are.
+
+    Raises OSError as ``read_document`` does, ValueError for what is not UTF-8.
+    """
+    data = read_document(path, most_bytes)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start:,} is not UTF-8") from error
+
+
 def parse_json(data: bytes | str) -> Any:
     """The value of a JSON text. Raises ValueError, and nothing else, for any other text: also where it is nested too deep."""
     try:
         return json.loads(data)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+
+
+MOST_TOML_BYTES = 256 << 10
+_MOST_DOTS = 250
+"""On a line of TOML, outside of strings: the parser takes a time that grows with the square of a dotted key's parts."""
+
+_TOML_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'')
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The table of a TOML text. Raises ValueError, and nothing else, for any other text: also where it is nested too deep."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if (
+            line.count(".") > _MOST_DOTS
+            and not line.lstrip().startswith("#")
+            and _TOML_STRING.sub("", line).count(".") > _MOST_DOTS
+        ):
+            raise ValueError(f"line {number:,} holds a key of more than {_MOST_DOTS} parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def open_log_file(path: str) -> int:
+    """The regular file at ``path``, opened for appending, and created where there is none.
+
+    The null device, a terminal, and what this process has as stdout or stderr are taken too: people name them, and writing there
+    disturbs nobody. Raises OSError whose ``strerror`` says why not: a folder, a FIFO or another device, which is never waited for.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(error), path) from error
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a FIFO that nobody reads, a socket
+            raise _irregular(os.stat(path), path) from error
+        raise
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) and not _is_harmless(status, handle):
+        os.close(handle)
+        raise _irregular(status, path)
+    os.set_blocking(handle, True)
+    return handle
+
+
+_HARMLESS_DEVICES = ("/dev/null", "/dev/full")
+
+
+def _is_harmless(status: os.stat_result, handle: int) -> bool:
+    if os.isatty(handle):
+        return True
+    for known in (1, 2, *_HARMLESS_DEVICES):
+        with contextlib.suppress(OSError):
+            found = os.stat(known)
+            if os.path.samestat(status, found):
+                return True
+    return False
+
+
+def _irregular(status: os.stat_result, path: str) -> OSError:
+    return OSError(errno.EINVAL, f"it is {kind_of(status.st_mode)}, not a regular file", path)

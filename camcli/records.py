@@ -40,19 +40,33 @@ def shown(name: str) -> str:
     r"""A file's name as text that fits on one line of any terminal or table, from which the name can be recovered.
 
     Control and format characters and bytes that are not UTF-8 become ``\xNN`` (one per byte), a backslash becomes two.
-    Everything else, emoji and accents included, stays. ``recovered`` is the way back.
+    Everything else, emoji and accents included, stays. ``recovered`` is the way back. It never fails.
     """
-    if name.isprintable() and "\\" not in name:
-        return name
+    return escaped(name.replace("\\", "\\\\"))
+
+
+def escaped(text: str, keep: str = "") -> str:
+    r"""``text`` with its control and format characters, and all that is no character, as ``\xNN``: one per byte in UTF-8.
+
+    It never fails. What no encoding knows (half of a surrogate pair) has three such bytes. ``keep``: characters that stay.
+    """
+    if text.isprintable():
+        return text
     out: list[str] = []
-    for char in name:
-        if char == "\\":
-            out.append("\\\\")
-        elif char.isprintable() or char == _JOINER or unicodedata.category(char) == "Zs":
+    for char in text:
+        if char.isprintable() or char == _JOINER or char in keep or unicodedata.category(char) == "Zs":
             out.append(char)
         else:
-            out.extend(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+            out.extend(f"\\x{byte:02x}" for byte in _bytes_of(char))
     return "".join(out)
+
+
+def _bytes_of(char: str) -> bytes:
+    """The byte that ``os.fsdecode`` made ``char`` of, else its bytes in UTF-8."""
+    try:
+        return char.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return char.encode("utf-8", "surrogatepass")
 
 
 def recovered(text: str) -> str:

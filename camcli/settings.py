@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from camcli.config import RunConfig
+from camcli.documents import read_document
 from camcli.errors import ConfigError
 from camcli.option import option_name
 from camcli.records import FITTED_MARK, FITTED_WEIGHTS, shown
@@ -34,8 +35,7 @@ def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
     for name, path in files:
         if path is not None and os.path.isfile(path):
             try:
-                with open(path, "rb") as file:
-                    settings[f"{name}-sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+                settings[f"{name}-sha256"] = _digest(path, whole=name in ("labels", "class-from"))
             except OSError as error:
                 raise ConfigError(f"--{name} {shown(path)}: {error.strerror}.") from error
     return settings
@@ -104,6 +104,14 @@ def with_former_defaults(config: RunConfig, earlier: Mapping[str, Any]) -> RunCo
     if config.region_threshold is None and earlier.get("region-threshold") == _FORMER_THRESHOLD:
         return replace(config, region_threshold=_FORMER_THRESHOLD)
     return config
+
+
+def _digest(path: str, *, whole: bool) -> str:
+    """The SHA-256 of the file at ``path``. ``whole``: it is a document, which is small. Raises OSError."""
+    if whole:
+        return hashlib.sha256(read_document(path)).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _model_file(model: str) -> str | None:

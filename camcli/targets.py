@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Collection, Sequence
 
+from camcli.documents import read_text
 from camcli.errors import ClassError, LabelsError
 from camcli.models.labels import find_class
 from camcli.records import Source, recovered, shown
@@ -42,17 +44,16 @@ def true_classes(class_from: str, sources: Sequence[Source], classes: Sequence[s
     if wrong:
         first = next(iter(wrong.values()))
         more = f" The same holds for {len(wrong) - 1} more." if len(wrong) > 1 else ""
-        raise ClassError(f"--class-from {class_from}: {first}{more}")
+        raise ClassError(f"--class-from {shown(class_from)}: {first}{more}")
     return {image: indices[label] for image, label in labels.items()}
 
 
 def _from_table(path: str, images: Collection[str]) -> dict[str, str]:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
+        rows = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if row]
     except OSError as error:
         raise LabelsError(f"--class-from {shown(path)}: {error.strerror}. Give a CSV file, or the word folder.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise LabelsError(f"--class-from {shown(path)} is not a CSV file in UTF-8: {error}.") from error
     if not rows or len(rows[0]) < 2:
         raise LabelsError(f"--class-from {shown(path)}: expected the columns image and label.")

@@ -54,12 +54,12 @@ def test_the_readme_names_no_option_that_does_not_exist():
 
 
 def test_every_promise_has_its_tests():
-    """docs/reliability.md: the first 22 laws and those that were added, each once, and each test that it names is there."""
+    """docs/reliability.md: the 22 laws and those that came later, in order, and each test that it names is there."""
     text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
     text = text.partition("## Promises and tests")[2].partition("\n## ")[0]
-    laws = [int(number) for number in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)]
-    assert laws[:22] == list(range(1, 23))
-    assert laws == sorted(set(laws))
+    numbers = [int(number) for number in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)]
+    assert set(range(1, 23)) <= set(numbers)
+    assert numbers == sorted(numbers)
     rows = [line for line in text.splitlines() if re.match(r"^\| \d* ?\|", line) and "whatever happens" not in line]
     named = {row: re.findall(r"`(test_\w+\.py)::(test_\w+)`", row) for row in rows}
     for row, tests in named.items():

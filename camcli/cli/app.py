@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     Talk.close_log()
     SIGNALS.install()
     try:
-        app(arguments, prog_name="camcli")
+        _leave(app(arguments, prog_name="camcli", standalone_mode=False) or 0)
     except CamcliError as error:
         _end(error)
     except Interrupted as interruption:
@@ -85,11 +85,13 @@ def main(arguments: list[str] | None = None) -> None:
     except MemoryError:
         _end(RunError("out of memory. Try a smaller --batch-size or fewer --workers."))
     except Exception as error:
+        if hasattr(error, "format_message"):  # Typer's and Click's own errors, which have no common base that is public
+            _end_wrong_usage(error)
         if SIGNALS.raised and SIGNALS.number is not None:
             _end_interrupted(SIGNALS.number)
         known = explain_import_error(error)
         if known is None:
-            traceback.print_exc()
+            _show_traceback()
             known = RunError("this is a defect of camcli; please report it with the lines above.")
         _end(known)
     finally:
@@ -97,8 +99,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def explain_import_error(error: BaseException) -> CamcliError | None:
-    """What to do about installations that do not work and a device that is full; None for any other error."""
+    """What to do about installations that do not work, and too little memory or threads; None for any other error."""
     text = str(error)
+    if "can't allocate memory" in text:  # PyTorch's words for a CPU that has none left
+        return RunError("out of memory. Try a smaller --batch-size, fewer --workers, or a smaller model.")
+    if "can't start new thread" in text:
+        return RunError("the system allows this process no more threads (ulimit -u, pids.max). Try --workers 1 --threads 1.")
     if "out of memory" in text:
         return RunError(f"{text.splitlines()[0]} Try --device cpu or a smaller model.")
     if "libGL" in text or "libgthread" in text:
@@ -112,6 +118,25 @@ def explain_import_error(error: BaseException) -> CamcliError | None:
             "Install both from one place: pip install --force-reinstall torch torchvision"
         )
     return None
+
+
+def _show_traceback() -> None:
+    """What the author of a defect needs, on stderr and in the log."""
+    lines = traceback.format_exc().splitlines()
+    print("\n".join(lines), file=sys.stderr)
+    for line in lines:
+        Talk().note_down(line)
+
+
+def _end_wrong_usage(error: Any) -> None:
+    """Say what Typer found wrong with the command line, below one line of usage."""
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if context is not None and message:
+        print(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.", file=sys.stderr)
+    if message:
+        Talk().complain(f"error: {message}")
+    _leave(error.exit_code)
 
 
 def _end(error: CamcliError) -> None:

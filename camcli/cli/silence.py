@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from camcli.cli.guard import guarded
+
 
 @contextlib.contextmanager
 def silent_c_libraries() -> Iterator[None]:
@@ -24,7 +26,7 @@ def silent_c_libraries() -> Iterator[None]:
     original = sys.stderr
     sink = os.open(os.devnull, os.O_WRONLY)
     try:
-        sys.stderr = os.fdopen(os.dup(kept), "w", buffering=1, encoding=original.encoding, errors="backslashreplace")
+        sys.stderr = guarded(os.fdopen(os.dup(kept), "w", buffering=1, encoding=original.encoding, errors="backslashreplace"))
         os.dup2(sink, number)
         yield
     finally:

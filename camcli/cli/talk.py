@@ -11,15 +11,17 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, TextIO
 
+from camcli.cli.guard import guarded, raw_stderr, safe_line
+from camcli.documents import open_log_file
 from camcli.errors import ConfigError
-from camcli.records import shown
+from camcli.records import escaped, shown
 
 
 def hold_standard_streams() -> None:
     """Make the three standard streams usable whatever the caller did to them.
 
     A closed one is opened on the null device, or the next file that is opened would take its number and receive what
-    libraries print. What an output encoding cannot say is escaped.
+    libraries print. What an output encoding cannot say is escaped, and on stderr all control characters are.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -33,6 +35,7 @@ def hold_standard_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - lives as long as the process
         elif mode == "w" and hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="backslashreplace")
+    sys.stderr = guarded(sys.stderr)
 
 
 @contextlib.contextmanager
@@ -64,7 +67,8 @@ def abandon_stdout() -> None:
 class Talk:
     """Speech on stderr, and into the log where there is one. ``quiet`` leaves only errors on stderr.
 
-    A stderr or a log that cannot be written stops nothing.
+    Each message is a line: control characters in it, line breaks among them, are escaped, whoever made them. A stderr or a log
+    that cannot be written stops nothing.
     """
 
     _log: TextIO | None = None  # the process has one, as it has one stderr
@@ -77,9 +81,11 @@ class Talk:
     def open_log(cls, path: str) -> None:
         """Append what is said from now on to the file at ``path``. Raises ConfigError."""
         try:
-            cls._log = open(path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+            cls._log = os.fdopen(open_log_file(path), "a", encoding="utf-8", errors="backslashreplace", buffering=1)
         except OSError as error:
-            raise ConfigError(f"--log-file {shown(path)}: {error.strerror}; its folder must be there and writable.") from error
+            raise ConfigError(
+                f"--log-file {shown(path)}: {error.strerror}. Name a file in a folder that is there and writable."
+            ) from error
 
     @classmethod
     def close_log(cls) -> None:
@@ -103,7 +109,7 @@ class Talk:
         if self.on_terminal:
             from tqdm import tqdm
 
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(safe_line(text), file=raw_stderr())
         else:
             self._print(text)
 
@@ -125,19 +131,19 @@ class Talk:
         """A line about something the user should know."""
         self.note_down(f"note: {text}")
         if not self.quiet:
-            self._print(self._colored("camcli: note: ", "33") + text)
+            self._print(text, self._colored("camcli: note: ", "33"))
 
     def complain(self, text: str) -> None:
         """A line about what failed; said even when quiet."""
         self.note_down(text)
-        self._print(self._colored("camcli: ", "31") + text)
+        self._print(text, self._colored("camcli: ", "31"))
 
     def note_down(self, text: str) -> None:
         """A line for the log alone."""
         if self._log is not None:
             now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
             try:
-                print(now, text, file=self._log, flush=True)
+                print(now, safe_line(text), file=self._log, flush=True)
             except (OSError, ValueError):
                 self.close_log()
 
@@ -156,10 +162,10 @@ class Talk:
 
         def tell(done: int, of: int, note: str = "") -> None:
             if not bars:
-                bars.append(tqdm(total=of, unit=unit, dynamic_ncols=True, file=sys.stderr, smoothing=0.1))
+                bars.append(tqdm(total=of, unit=unit, dynamic_ncols=True, file=raw_stderr(), smoothing=0.1))
             bar = bars[0]
             bar.total = of
-            bar.set_postfix_str(note, refresh=False)
+            bar.set_postfix_str(escaped(note), refresh=False)
             if done == bar.n:
                 bar.refresh()
             bar.update(done - bar.n)
@@ -172,9 +178,9 @@ class Talk:
             for bar in bars:
                 bar.close()
 
-    def _print(self, text: str) -> None:
+    def _print(self, text: str, start: str = "") -> None:
         try:
-            print(text, file=sys.stderr, flush=True)
+            print(start + safe_line(text), file=raw_stderr(), flush=True)
         except (OSError, ValueError):
             sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
 
@@ -189,6 +195,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Se
     reader that leaves early is no error.
     """
     try:
+        columns, right = [escaped(column) for column in columns], [escaped(column) for column in right]
         if sys.stdout.isatty():
             _draw_table(columns, rows, right)
             return
@@ -212,7 +219,9 @@ def _draw_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Se
     widths = column_widths(columns, lines, right, Console().width)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))  # and a space between
     for column, width in zip(columns, widths, strict=False):
-        table.add_column(folded_name(column, width), justify="right" if column in right else "left", overflow="fold", width=width)
+        table.add_column(
+            Text(folded_name(column, width)), justify="right" if column in right else "left", overflow="fold", width=width
+        )
     for line in lines:
         table.add_row(*map(Text, line[: len(widths)]))
     console = Console(width=max(Console().width, sum(widths) + GAP * (len(widths) - 1)))  # a wider one is the terminal's to break

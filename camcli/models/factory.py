@@ -84,9 +84,9 @@ def _import_factory(name: str) -> Callable[..., Any]:
     try:
         target: Any = importlib.import_module(module_name)
     except ImportError as error:
-        raise ModelError(f"cannot import {module_name!r} for --model {name!r}: {error}.") from error
+        raise ModelError(f"cannot import {module_name!r} for --model {name!r}: {_words(error)}.") from error
     except (Exception, SystemExit) as error:  # SystemExit: a script that parses its own command line
-        raise ModelError(f"{module_name!r} fails when imported: {type(error).__name__}: {error}") from error
+        raise ModelError(f"{module_name!r} fails when imported: {type(error).__name__}: {_words(error)}") from error
     for part in attribute.split("."):
         if not hasattr(target, part):
             known = [word for word in vars(target) if not word.startswith("_")]
@@ -103,7 +103,15 @@ def _called(name: str, factory: Callable[..., Any], options: dict[str, Any]) -> 
             torch.manual_seed(RANDOM_SEED)  # a factory with random weights makes the same network in every run
             return factory(**options)
     except (Exception, SystemExit) as error:
-        raise ModelError(f"{name} fails: {type(error).__name__}: {error}") from error
+        raise ModelError(f"{name} fails: {type(error).__name__}: {_words(error)}") from error
+
+
+def _words(error: BaseException) -> str:
+    """What an error of the user's code says, on one line."""
+    try:
+        return " ".join(str(error).split())
+    except Exception:  # its own __str__ fails
+        return "(its text cannot be read)"
 
 
 def _parameters(factory: Callable[..., Any]) -> frozenset[str]:
@@ -133,10 +141,16 @@ def _own_classes(name: str, module: nn.Module, preprocess: Preprocess) -> tuple[
             parameter = next(module.parameters(), torch.zeros(0))
             count = logits_of(module(torch.zeros((1, 3, height, width), device=parameter.device, dtype=parameter.dtype))).shape[1]
     except Exception as error:  # the user's own forward may raise anything
-        raise ModelError(f"{name} does not run on one image of 3 x {height} x {width}: {type(error).__name__}: {error}") from error
+        raise ModelError(
+            f"{name} does not run on one image of 3 x {height} x {width}: {type(error).__name__}: {_words(error)}"
+        ) from error
     categories = getattr(module, "categories", None)
     if categories is None:
         return default_labels(count, imagenet=False)
-    if len(categories) != count:
-        raise ModelError(f"{name} names {len(categories)} categories and returns {count} logits.")
-    return tuple(str(category) for category in categories)
+    try:
+        names = tuple(str(category) for category in categories)
+    except Exception as error:  # the user's own attribute may be anything
+        raise ModelError(f"the categories of {name} cannot be read: {type(error).__name__}: {_words(error)}") from error
+    if len(names) != count:
+        raise ModelError(f"{name} names {len(names)} categories and returns {count} logits.")
+    return names

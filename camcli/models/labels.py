@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from camcli.documents import parse_json, read_text
 from camcli.errors import ClassError, LabelsError, did_you_mean
+from camcli.records import shown
 
 IMAGENET_SIZE = 1000
 
@@ -36,26 +37,26 @@ def read_labels(path: str, count: int | None) -> tuple[str, ...]:
     extension says, or names another number of classes.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            text = file.read()
+        text = read_text(path)
     except OSError as error:
-        raise LabelsError(f"--labels {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise LabelsError(f"--labels {path} is not UTF-8 text.") from error
+        raise LabelsError(f"--labels {shown(path)}: {error.strerror}.") from error
+    except ValueError as error:
+        raise LabelsError(f"--labels {shown(path)} is not UTF-8 text: {error}.") from error
     try:
         if path.lower().endswith(".json"):
-            names = _from_json(json.loads(text))
+            names = _from_json(parse_json(text))
         elif path.lower().endswith(".csv"):
             names = _from_csv(text)
         else:
             names = [line.strip() for line in text.splitlines() if line.strip()]
+        _refuse_no_text(names)
     except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
         raise LabelsError(
-            f"--labels {path}: {error}. Expected a line per class (.txt), a list or an object index -> name (.json), "
+            f"--labels {shown(path)}: {error}. Expected a line per class (.txt), a list or an object index -> name (.json), "
             "or index,name (.csv)."
         ) from error
     if count is not None and len(names) != count:
-        raise LabelsError(f"--labels {path} names {len(names)} classes, the model has {count}.")
+        raise LabelsError(f"--labels {shown(path)} names {len(names)} classes, the model has {count}.")
     return tuple(names)
 
 
@@ -65,10 +66,10 @@ def find_class(wanted: str, classes: Sequence[str]) -> int:
     Raises ClassError, with the nearest names, for none, and with the indices for a name that several classes bear.
     """
     if wanted.strip().isdecimal():
-        index = int(wanted)
+        index = _number(wanted)
         if index < len(classes):
             return index
-        raise ClassError(f"there is no class {index}: the model has {len(classes)}, 0 to {len(classes) - 1}.")
+        raise ClassError(f"there is no class {wanted.strip()}: the model has {len(classes)}, 0 to {len(classes) - 1}.")
     matches = [index for index, name in enumerate(classes) if _folded(name) == _folded(wanted)]
     if len(matches) == 1:
         return matches[0]
@@ -91,20 +92,45 @@ def similar_classes(wanted: str, classes: Sequence[str]) -> str:
     return f" These contain it: {', '.join(inside[:_MOST_NAMED])}{more}."
 
 
+_MOST_DIGITS = 12
+"""Of the index of a class: longer numbers are beyond any model, and Python reads them slowly or not at all."""
+
+
+def _number(digits: str) -> int:
+    """The whole number that ``digits`` say, or one that is larger than any class."""
+    digits = digits.strip().lstrip("0") or "0"
+    return int(digits) if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS
+
+
+def _refuse_no_text(names: Sequence[str]) -> None:
+    """Raise ValueError for a name with half of a surrogate pair, which JSON can say: no file can hold it."""
+    for index, name in enumerate(names):
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(f"the name of class {index} is not text") from None
+
+
 def _folded(name: str) -> str:
     return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
 
 
 def _from_json(value: Any) -> list[str]:
     if isinstance(value, list):
-        return [str(name) for name in value]
+        return [_name(name) for name in value]
     if not isinstance(value, dict):
         raise ValueError("neither a list nor an object")
     if value and all(isinstance(index, int) for index in value.values()):  # name -> index, ImageFolder's class_to_idx
         value = {index: name for name, index in value.items()}
     by_index = {_index(key): name for key, name in value.items()}
     # torchvision's and Keras's imagenet_class_index.json hold [wordnet id, name]
-    return [str(name[-1] if isinstance(name, list) else name) for name in _in_order(by_index)]
+    return [_name(name[-1] if isinstance(name, list) else name) for name in _in_order(by_index)]
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, (list, dict)):
+        raise ValueError("the name of a class is a list or an object")
+    return str(value)
 
 
 def _from_csv(text: str) -> list[str]:
@@ -119,7 +145,7 @@ def _from_csv(text: str) -> list[str]:
 def _index(text: Any) -> int:
     if not str(text).strip().isdecimal():
         raise ValueError(f"{text!r} is not a class index")
-    return int(text)
+    return _number(str(text))
 
 
 def _in_order(by_index: dict[int, Any]) -> list[Any]:
