@@ -33,9 +33,10 @@ def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
         ("model", _model_file(config.model)),
     )
     for name, path in files:
-        if path is not None and os.path.isfile(path):
+        document = name == "labels" or (name == "class-from" and path != "folder")  # refused before a model is loaded
+        if path is not None and (os.path.isfile(path) or (document and os.path.exists(path))):
             try:
-                settings[f"{name}-sha256"] = _digest(path, whole=name in ("labels", "class-from"))
+                settings[f"{name}-sha256"] = _digest(path, whole=document)
             except OSError as error:
                 raise ConfigError(f"--{name} {shown(path)}: {error.strerror}.") from error
     return settings
