@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import unicodedata
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 RUN_MARKER = ".camcli"
 """The folder that marks an output folder: a run writes it first, and no walk takes the overlays beside it for photos."""
+
+EXCHANGE = f"{RUN_MARKER}/exchange"
+"""Holds files that are complete and on their way to their places, all together."""
 
 ROW_FOLDERS = ("overlays", "maps", "masks")
 """What an output folder holds besides its tables: files that belong to a row."""
@@ -148,6 +152,34 @@ class Preprocess:
     interpolation: str = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+_RESIZES, _INTERPOLATIONS = ("short", "cover", "contain", "squash"), ("nearest", "bilinear", "bicubic", "lanczos")
+_LARGEST_SIDE = 4096
+"""Pixels: a description that asks for more is not one of ours, and its first image would fill the memory."""
+
+
+def preprocess_of(found: Any) -> Preprocess:
+    """What a document says of how images are prepared. Raises ValueError for what no image can be made into."""
+    try:
+        values: dict[str, Any] = {field.name: found[field.name] for field in fields(Preprocess)}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        preprocess = Preprocess(**values)
+        sides = (*preprocess.resize_to, *preprocess.crop)
+        right = [
+            preprocess.resize in _RESIZES,
+            preprocess.interpolation in _INTERPOLATIONS,
+            len(preprocess.resize_to) == len(preprocess.crop) == 2,
+            len(preprocess.mean) == len(preprocess.std) == 3,
+            all(type(side) is int and 0 < side <= _LARGEST_SIDE for side in sides),
+            all(type(value) in (int, float) and math.isfinite(value) for value in (*preprocess.mean, *preprocess.std)),
+            all(value > 0 for value in preprocess.std),
+        ]
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"it does not say how images are prepared: {error}") from error
+    if not all(right):
+        raise ValueError("no image can be made into such an input")
+    return preprocess
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@ from camcli.output.checks import is_unchanged
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, Header, read_header
 from camcli.output.maps import read_map
-from camcli.output.record import RECORD, preprocess_of, read_record
+from camcli.output.record import RECORD, read_record
 from camcli.output.root import Root
 from camcli.output.writers import csv_line
-from camcli.records import Box, Checksum, Failure, Preprocess, Source, checksum_of, recovered, shown
+from camcli.records import Box, Checksum, Failure, Preprocess, Source, checksum_of, preprocess_of, recovered, shown
 from camcli.render.caption import caption_of_row
 from camcli.render.styles import Notes, Style, fitted, overlay_bytes, style_of
 

@@ -14,7 +14,7 @@ from camcli.config import RunConfig
 from camcli.documents import read_document
 from camcli.errors import ConfigError
 from camcli.option import option_name
-from camcli.records import FITTED_MARK, FITTED_WEIGHTS, shown
+from camcli.records import EXCHANGE, FITTED_MARK, FITTED_WEIGHTS, shown
 
 
 def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
@@ -115,13 +115,19 @@ def _digest(path: str, *, whole: bool) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fitted_file(folder: str, name: str) -> str:
+    """Where the file ``name`` of the model in ``folder`` is: also where a ``camcli fit`` died while it moved it there."""
+    decided = os.path.join(folder, EXCHANGE, name)
+    return decided if os.path.isfile(decided) else os.path.join(folder, name)
+
+
 def _model_file(model: str) -> str | None:
     """The weights of a fitted model, or the source file of the module in ``package.module:factory``, without importing it.
 
     None where there is none.
     """
-    if os.path.isfile(os.path.join(model, FITTED_MARK)):
-        return os.path.join(model, FITTED_WEIGHTS)
+    if os.path.isfile(fitted_file(model, FITTED_MARK)):
+        return fitted_file(model, FITTED_WEIGHTS)
     if ":" not in model:
         return None
     relative = model.partition(":")[0].replace(".", os.sep)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from camcli.documents import parse_json, read_document
 from camcli.errors import ModelError, WeightsError
 from camcli.models.cut import GapClassifier, cut_classifier
 from camcli.models.request import ModelInfo, ModelRequest, ModelSource
-from camcli.records import FITTED_MARK, FITTED_WEIGHTS, Grid, Layer, LoadedModel, Preprocess, shown
-
-_RESIZES = ("short", "cover", "contain", "squash")
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-_LARGEST_SIDE = 4096
-"""Pixels: a description that asks for more is not one of ours, and its first image would fill the memory."""
+from camcli.records import FITTED_MARK, FITTED_WEIGHTS, Grid, Layer, LoadedModel, Preprocess, preprocess_of, shown
+from camcli.settings import fitted_file
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class FittedSource:
 
     def owns(self, name: str) -> bool:
         """Whether the folder of that name holds a model's description."""
-        return os.path.isfile(os.path.join(name, FITTED_MARK))
+        return os.path.isfile(fitted_file(name, FITTED_MARK))
 
     def load(self, request: ModelRequest) -> LoadedModel:
         """The classifier in the folder, bit-equal to the one that was fitted. Raises ModelError and WeightsError.
@@ -60,7 +55,7 @@ class FittedSource:
             )
         if not own_code and request.weights != "DEFAULT":
             raise WeightsError(f"{shown(request.name)} brings its own weights: leave --weights out.")
-        weights = os.path.join(request.name, FITTED_WEIGHTS)
+        weights = fitted_file(request.name, FITTED_WEIGHTS)
         tensors = _read_weights(weights, request.name, len(fitted.classes))
         classifier = empty_classifier(fitted, self._sources)
         _fill_classifier(classifier, tensors, weights)
@@ -78,14 +73,14 @@ class FittedSource:
 
 def read_fitted(folder: str) -> Fitted:
     """The description of the model in ``folder``. Raises ModelError where it cannot be read or is not one."""
-    path = os.path.join(folder, FITTED_MARK)
+    path = fitted_file(folder, FITTED_MARK)
     try:
         found = parse_json(read_document(path))
         if found.get("camcli-fit") != 1:
             raise ModelError(f"{shown(path)!r} does not describe a model of this version of camcli fit.")
         _refuse_unwritten(found["classes"], found["grid"])
         classes = tuple(found["classes"])
-        preprocess = _checked_preprocess(found["preprocess"])
+        preprocess = preprocess_of(found["preprocess"])
         return Fitted(str(found["backbone"]), str(found["layer"]), str(found["grid"]), preprocess, classes)
     except OSError as error:
         raise ModelError(f"cannot read {shown(path)!r}: {error.strerror}.") from error
@@ -99,28 +94,6 @@ def _refuse_unwritten(classes: Any, grid: Any) -> None:
         raise ValueError("classes are not a list of names")
     if grid not in ("nchw", "nhwc"):
         raise ValueError(f"there is no grid {grid!r}")
-
-
-def _checked_preprocess(found: Mapping[str, Any]) -> Preprocess:
-    """What a description says of the images. Raises ValueError for what no image can be made into, KeyError, TypeError."""
-    values: dict[str, Any] = {}
-    for name in (field.name for field in fields(Preprocess)):
-        values[name] = tuple(found[name]) if isinstance(found[name], list) else found[name]
-    preprocess = Preprocess(**values)
-    for side in (*preprocess.resize_to, *preprocess.crop):
-        if type(side) is not int or not 0 < side <= _LARGEST_SIDE:
-            raise ValueError(f"an image cannot have a side of {side!r}")
-    right = [
-        preprocess.resize in _RESIZES,
-        preprocess.interpolation in _INTERPOLATIONS,
-        len(preprocess.resize_to) == len(preprocess.crop) == 2,
-        len(preprocess.mean) == len(preprocess.std) == 3,
-        all(math.isfinite(value) for value in preprocess.mean),
-        all(math.isfinite(value) and value > 0 for value in preprocess.std),
-    ]
-    if not all(right):
-        raise ValueError("no image can be made into such an input")
-    return preprocess
 
 
 def empty_classifier(fitted: Fitted, sources: tuple[ModelSource, ...]) -> GapClassifier:

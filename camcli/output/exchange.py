@@ -14,9 +14,9 @@ from typing import BinaryIO
 
 from camcli.output.root import Root
 from camcli.output.writers import output_error
-from camcli.records import RUN_MARKER
+from camcli.records import EXCHANGE, RUN_MARKER
 
-_DRAFT, DECIDED = f"{RUN_MARKER}/draft", f"{RUN_MARKER}/exchange"
+_DRAFT, DECIDED = f"{RUN_MARKER}/draft", EXCHANGE
 
 LEFTOVERS = (_DRAFT, DECIDED)
 """What a process leaves that dies at it."""

@@ -66,13 +66,17 @@ def is_own_overlay(overlay: str, image: str, prediction: Prediction, extras: Ite
 def slug(text: str) -> str:
     """``text`` in letters, digits and ``_``, everything else a hyphen; a long one is cut and marked with a hash."""
     whole = _NOT_WORD.sub("-", text).strip("-")
-    return whole if len(whole) <= _SLUG_LENGTH else f"{whole[: _SLUG_LENGTH - 13]}~{_digest(text.encode())}"
+    return whole if len(whole) <= _SLUG_LENGTH else f"{whole[: _SLUG_LENGTH - 13]}~{_digest(text.encode('utf-8', 'surrogatepass'))}"
 
 
 def distinct_slug(text: str) -> str:
     """A name of a layer or method for a file name, different for different texts: what must be changed is marked with a hash."""
     kept = _NOT_NAME.sub("-", text)
-    return kept if kept == text and len(kept) <= _SLUG_LENGTH else f"{kept[: _SLUG_LENGTH - 13]}~{_digest(text.encode())}"
+    return (
+        kept
+        if kept == text and len(kept) <= _SLUG_LENGTH
+        else f"{kept[: _SLUG_LENGTH - 13]}~{_digest(text.encode('utf-8', 'surrogatepass'))}"
+    )
 
 
 def shard_name(index: int, count: int) -> str:
