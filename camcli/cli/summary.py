@@ -95,7 +95,8 @@ def tell_report(report: Report, place: str, talk: Talk) -> None:
     page = shown(os.path.join(place, REPORT_PAGE))
     talk.say(f"Report of {count_words(report.images, 'image')} in {page}; {count_words(report.thumbnails, 'new thumbnail')}.")
     if report.pictureless:
-        talk.warn(f"{count_words(report.pictureless, 'overlay')} missing or damaged; the command that made them mends that.")
+        overlays = count_words(report.pictureless, "overlay")
+        talk.warn(f"{overlays} missing or damaged, or too large for a thumbnail; camcli verify says which are damaged.")
     if report.damaged:
         talk.warn(f"the rows of {count_words(report.damaged, 'image')} are damaged and left out; see camcli verify.")
 

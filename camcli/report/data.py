@@ -15,14 +15,21 @@ from typing import Any
 
 import numpy as np
 
+from camcli.config import FITS, STYLES
 from camcli.output.ledger import Ledger
 from camcli.output.maps import read_map
 from camcli.output.root import Root
 from camcli.records import recovered, shown
 from camcli.report.maps import MapChunks, border_share, entropy
-from camcli.report.scripts import folder_urls, quoted
+from camcli.report.scripts import folder_urls, is_file_name, quoted
 
 _NOT_IN_BROWSERS = (".tif", ".tiff")
+
+_EXACT = 2**53
+"""Below it every whole number is exact in a page's numbers; a forged one of 300 digits is not written in full."""
+
+_LARGEST_SIDE = 1 << 20
+"""Pixels: a forged size above it would make the page's arithmetic useless."""
 
 SHOWABLE, GONE, NOT_SHOWABLE = 0, 1, 2
 """What the page can do with an original."""
@@ -56,17 +63,22 @@ class Gathered:
 
     def as_json(self, settings: Mapping[str, Any], record: Mapping[str, Any], path: str) -> dict[str, Any]:
         """All of it, for the script file; ``settings`` of the run in the folder ``path``, ``record`` its ``run.json``."""
-        kept = ("fit", "style", "legend", "caption", "max-side", "save-maps", "class-from", "topk", "head")
+        inputs = settings.get("inputs")
         return {
             "words": list(self.words.numbers),
             "images": self.images,
             "rows": self.rows,
             "failures": self.failures,
             "maps": self.maps.starts if settings.get("save-maps") else None,
-            "originals": folder_urls(str(settings.get("inputs", "")), path),
-            "settings": {key: settings.get(key) for key in kept},
-            "preprocess": record.get("preprocess"),
+            "originals": folder_urls(inputs, path) if is_file_name(inputs) else [],
+            "settings": _page_settings(settings),
+            "preprocess": _input_shape(record.get("preprocess")),
         }
+
+    def used(self, column: str) -> list[str]:
+        """The different words of a column of the rows, in the order in which they come."""
+        words = list(self.words.numbers)
+        return [words[number] for number in dict.fromkeys(self.rows[column])]
 
 
 def gather(root: Root, ledger: Ledger) -> Gathered:
@@ -76,13 +88,15 @@ def gather(root: Root, ledger: Ledger) -> Gathered:
         rows={key: [] for key in ("image", *ROW_WORDS, *ROW_NUMBERS, "overlay", "entropy", "border")},
         failures={"image": [], "stage": [], "error": []},
     )
+    inputs = ledger.settings.get("inputs")
+    originals = inputs if is_file_name(inputs) else None
     for entry, data in ledger.rows():
         rows = ledger.own_rows(entry, data)
         if rows is None:
             found.damaged += 1
             continue
         number = len(found.images["name"])
-        _add_image(found, entry.image, rows[0], str(ledger.settings.get("inputs", "")))
+        _add_image(found, entry.image, rows[0], originals)
         if entry.stage:
             for key, value in (("image", number), ("stage", entry.stage), ("error", rows[0]["error"])):
                 found.failures[key].append(value)
@@ -93,14 +107,38 @@ def gather(root: Root, ledger: Ledger) -> Gathered:
     return found
 
 
-def _add_image(found: Gathered, image: str, row: Mapping[str, str], root: str) -> None:
+def _page_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide where in an overlay its map lies; None for one that is not of its type."""
+    side = settings.get("max-side")
+    return {
+        "fit": next((fit for fit in FITS if fit == settings.get("fit")), None),
+        "style": next((style for style in STYLES if style == settings.get("style")), None),
+        "legend": settings.get("legend") is True,
+        "caption": settings.get("caption") is True,
+        "max-side": side if _is_side(side) else None,
+    }
+
+
+def _input_shape(preprocess: Any) -> dict[str, Any] | None:
+    """How images become the network's input, as far as the page needs it; None where ``run.json`` does not say, or nonsense."""
+    found = preprocess if isinstance(preprocess, dict) else {}
+    sizes = {key: found.get(key) for key in ("resize_to", "crop")}
+    right = all(isinstance(size, list) and len(size) == 2 and all(map(_is_side, size)) for size in sizes.values())
+    return {"contains": found.get("resize") == "contain", **sizes} if right else None
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 0 < value <= _LARGEST_SIDE
+
+
+def _add_image(found: Gathered, image: str, row: Mapping[str, str], root: str | None) -> None:
     name, url = shown(image), quoted(image)
-    original = os.path.join(root, image)
+    there = root is not None and os.path.isfile(os.path.join(root, image))
     can = NOT_SHOWABLE if image.lower().endswith(_NOT_IN_BROWSERS) else SHOWABLE
     values = {
         "name": name,
         "url": 0 if url == name else url,
-        "original": can if os.path.isfile(original) else GONE,
+        "original": can if there else GONE,
         "predicted": _word(found, row, "predicted_class"),
         "confidence": _number(row.get("predicted_probability", "")),
         "label": _word(found, row, "label") if row.get("label") else None,
@@ -120,7 +158,9 @@ def _number(text: str) -> float | int | None:
         value = float(text)
     except ValueError:
         return None
-    return None if not math.isfinite(value) else int(value) if text.isdigit() else value
+    if not math.isfinite(value):
+        return None
+    return int(value) if text.isdigit() and value < _EXACT else value
 
 
 def _add_row(found: Gathered, number: int, image: str, row: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import quote
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -25,6 +25,17 @@ def json_script(value: Any) -> str:
 def quoted(name: str) -> str:
     """The path of a file as part of a URL: every byte but letters, digits, ``_.-~`` and ``/`` percent-encoded."""
     return quote(os.fsencode(name), safe="/")
+
+
+def is_file_name(value: Any) -> TypeGuard[str]:
+    """Whether a value out of a document is a text that a file or folder can have as its path."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        return False
+    return True
 
 
 def folder_urls(folder: str, seen_from: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -21,6 +22,19 @@ LONGER_SIDE = 176
 """Pixels of a thumbnail."""
 
 _QUALITY = 78
+
+MOST_PIXELS = 64_000_000
+"""Of a picture that is decoded whole before it is made small: 256 MB at four bytes a pixel."""
+
+MOST_JPEG_PIXELS = 400_000_000
+"""Of a JPEG, which is decoded at an eighth of its size: the largest photo by default, twice beside itself."""
+
+MOST_SIDE = 65_535
+"""Pixels; the longest side that a JPEG can have."""
+
+_MANY_PIXELS = 12_000_000
+_ONE_LARGE = threading.Lock()
+"""Held while a picture of more than _MANY_PIXELS is decoded, so that the memory for it is needed once, not once a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +78,8 @@ def _make(root: Root, overlay: str) -> bool | None:
         if _is_current(root, target, overlay):
             return None
         with root.open(overlay) as file:
-            data = _encoded(file)
-    except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError):  # gone, or not whole: verify says which
+            data = thumbnail_jpeg(file)
+    except Exception:  # gone, or not whole: verify says which. Pillow's plugins raise almost anything for a damaged file
         return False
     try:
         root.write(target, data)
@@ -82,11 +96,49 @@ def _is_current(root: Root, target: str, source: str) -> bool:
     return there is not None and there.st_mtime_ns >= made.st_mtime_ns
 
 
-def _encoded(source: BinaryIO) -> bytes:
-    with PillowImage.open(source, formats=("JPEG", "PNG", "WEBP")) as picture:
+def thumbnail_jpeg(source: BinaryIO) -> bytes:
+    """The picture in ``source`` as a small JPEG. Raises ValueError for one that would cost too much, and what Pillow raises."""
+    canvas = _webp_pixels(source.read(30))
+    source.seek(0)
+    with contextlib.ExitStack() as stack:
+        if canvas > _MANY_PIXELS:
+            stack.enter_context(_ONE_LARGE)
+        picture = stack.enter_context(PillowImage.open(source, formats=("JPEG", "PNG", "WEBP")))
+        pixels = _checked_pixels(picture)
         picture.draft("RGB", (LONGER_SIDE, LONGER_SIDE))  # a JPEG is decoded at the least size that will do
+        if not canvas and pixels > _MANY_PIXELS:
+            stack.enter_context(_ONE_LARGE)
         small = picture.convert("RGB")
         small.thumbnail((LONGER_SIDE, LONGER_SIDE), PillowImage.Resampling.BOX, reducing_gap=None)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()
+
+
+def _checked_pixels(picture: PillowImage.Image) -> int:
+    """Width times height. Raises ValueError where that is so much that decoding may take all memory, or minutes."""
+    width, height = picture.size
+    in_steps = picture.format == "JPEG" and not picture.info.get("progressive")
+    if max(width, height) > MOST_SIDE or width * height > (MOST_JPEG_PIXELS if in_steps else MOST_PIXELS):
+        raise ValueError(f"{width} x {height} pixels are too many for a thumbnail")
+    return width * height
+
+
+def _webp_pixels(start: bytes) -> int:
+    """Width times height of a WebP, by the first 30 bytes of a file; 0 for any other file. Raises ValueError for too many.
+
+    Pillow allocates the whole canvas when it opens one. See RFC 9649, sections 2.5 to 2.7.
+    """
+    if start[:4] != b"RIFF" or start[8:12] != b"WEBP":
+        return 0
+    kind, body = start[12:16], start[20:]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(body[at : at + 3], "little") + 1 for at in (4, 7))
+    elif kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (int.from_bytes(body[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are too many for a thumbnail")
+    return width * height

@@ -16,23 +16,27 @@ from camcli.output.journal import read_header
 from camcli.output.ledger import Ledger
 from camcli.output.locks import undisturbed
 from camcli.output.manifest import remove_parts, report_names, thumbnail_of, write_manifest
-from camcli.output.record import part_of, read_record
+from camcli.output.record import read_record
 from camcli.output.redrawing import check_one_look
 from camcli.output.root import SCRATCH, Root
 from camcli.output.verify import run_folders
 from camcli.output.writers import output_error
 from camcli.records import REPORT_FOLDER, REPORT_PAGE, shown
+from camcli.report.about import about_run
 from camcli.report.data import Gathered, gather
 from camcli.report.scripts import filled_page, json_script
 from camcli.report.thumbnails import make_thumbnails
 
-_SCRIPTS = ("base.js", "state.js", "grid.js", "cards.js", "shapes.js", "charts.js", "values.js", "dialog.js", "view.js", "main.js")
+_SCRIPTS = (
+    "base.js", "address.js", "state.js", "grid.js", "cards.js", "shapes.js", "charts.js", "values.js", "dialog.js", "view.js",
+    "main.js",
+)  # fmt: skip
 """In the order in which they need one another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a report shows and what it took: ``thumbnails`` made anew, ``pictureless`` overlays that are missing or damaged,
+    """What a report shows and what it took: ``thumbnails`` made anew, ``pictureless`` overlays of which none could be made,
     ``damaged`` images whose rows are. ``page`` is None where it was stopped before the page was written.
     """
 
@@ -99,7 +103,7 @@ def _write_page(root: Root, found: Gathered, settings: Mapping[str, Any], earlie
     """Data first, the page last; then remove what an ``earlier`` report had and this one has not."""
     record = read_record(root)
     files = dict(_data_files(found, settings, record, root.path))
-    page = page_html(_title(root.path), record, settings).encode("utf-8")
+    page = page_html(_title(root.path), record, settings, found).encode("utf-8")
     named = {*files, *map(thumbnail_of, found.overlays)}
     try:
         write_manifest(root, earlier | named)
@@ -123,15 +127,8 @@ def _title(path: str) -> str:
     return shown(os.path.basename(os.path.abspath(path)) or path)
 
 
-def page_html(title: str, record: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """The page: style and scripts within, the data beside it. ``record``: ``run.json``."""
-    model = part_of(record, "model")
-    return filled_page(
-        "report.html",
-        ("report.css",),
-        _SCRIPTS,
-        title=title,
-        model=shown(str(model.get("name", settings.get("model", "")))),
-        weights=shown(str(model.get("weights", settings.get("weights", "")))),
-        finished=record.get("state") == "finished",
-    )
+def page_html(title: str, record: Mapping[str, Any], settings: Mapping[str, Any], found: Gathered | None = None) -> str:
+    """The page: style and scripts within, the data beside it. ``record``: ``run.json``; ``found``: what the tables hold."""
+    layers, methods = ([], []) if found is None else (found.used("layer"), found.used("method"))
+    about = about_run(record, settings, layers, methods)
+    return filled_page("report.html", ("report.css",), _SCRIPTS, title=title, about=about)

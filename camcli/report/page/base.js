@@ -4,6 +4,7 @@
 const byId = (id) => document.getElementById(id);
 const percent = (value) => (value === null || value === undefined ? "" : (100 * value).toFixed(value < 0.1 ? 1 : 0) + " %");
 const plain = (value) => (value === null || value === undefined ? "" : String(Number(value.toPrecision(4))));
+const isTouched = () => window.matchMedia("(pointer: coarse)").matches;
 const counted = (number, noun) => number.toLocaleString("en") + " " + noun + (number === 1 ? "" : "s");
 
 function element(tag, className, text) {

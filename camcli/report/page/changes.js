@@ -12,7 +12,7 @@ const pairName = (pair) => pair.split(" ").map((number) => word(Number(number)))
 const hasMaps = changes.correlation !== null;
 
 const START = { search: "", sort: "change", descending: false, flips: false, pair: "", low: null };
-const state = { ...START };
+const state = { ...START, open: "", fade: 0, panel: null };
 const MOST_PAIRS = 12;
 const BINS = 10;
 
@@ -54,9 +54,34 @@ function select() {
   );
 }
 
-function change(changed) {
+function change(changed, kind) {
   Object.assign(state, changed);
   update();
+  writeAddress(kind || Object.keys(changed).join() + Object.values(changed).join());
+}
+
+// What stands in the page's address, and what may.
+function addressFields() {
+  const sorts = [...byId("sort").options].filter((choice) => !choice.disabled).map((choice) => choice.value);
+  const known = new Set(allPairs.map(([pair]) => pair));
+  const bins = Array.from({ length: hasMaps ? BINS : 0 }, (_, bin) => String(bin));
+  return {
+    search: part(state, "search", { start: "" }),
+    flips: flag(state, "flips"),
+    pair: part(state, "pair", { start: "", parse: pairNamed(known), format: (pair) => pair.split(" ").map((number) => encodeURIComponent(word(Number(number)))).join(" ") }),
+    bin: part(state, "low", { start: null, parse: (bin) => (bins.includes(bin) ? Number(bin) : undefined) }),
+    sort: part(state, "sort", { start: "change", parse: oneOf(sorts) }),
+    order: part(state, "descending", { start: false, parse: (order) => (order === "desc" ? true : undefined), format: () => "desc" }),
+    open: part(state, "open", { start: "" }),
+    fade: part(state, "fade", { start: 0, parse: numberIn(0, 100) }),
+    panel: part(state, "panel", { start: null, parse: oneOf(["open", "closed"]) }),
+  };
+}
+
+// The pair of classes whose names a text holds; the numbers of words are other ones when the page is written again.
+function pairNamed(known) {
+  const named = new Map([...known].map((pair) => [pair.split(" ").map((number) => encodeURIComponent(word(Number(number)))).join(" "), pair]));
+  return (text) => named.get(text);
 }
 
 function update() {
@@ -130,10 +155,22 @@ function half(item, side) {
 
 const view = { place: 0, turn: 0 };
 
+// Open or close the view as the address says; an image that is not among the cards is not opened.
+function followOpened() {
+  const place = state.open === "" ? -1 : grid.items.findIndex((item) => changes.names[item] === state.open);
+  byId("fade").value = state.fade;
+  if (place >= 0) return openView(place);
+  state.open = "";
+  if (byId("view").open) byId("view").close();
+}
+
 function openView(place) {
   view.place = place;
   view.turn += 1;
   const item = grid.items[place];
+  const wasOpen = state.open !== "";
+  state.open = changes.names[item];
+  writeAddress(wasOpen ? address.kind : "open", true);
   byId("view-title").textContent = byId("view-title").title = changes.names[item];
   byId("place").textContent = `${(place + 1).toLocaleString("en")} of ${grid.items.length.toLocaleString("en")}`;
   byId("previous").disabled = place === 0;
@@ -141,10 +178,7 @@ function openView(place) {
   byId("picture-note").textContent = "";
   showFacts(item);
   showPictures(item);
-  if (!byId("view").open) {
-    byId("view").showModal();
-    byId("view").focus();
-  }
+  showDialog();
 }
 
 function showFacts(item) {
@@ -193,7 +227,9 @@ function layEasel() {
 
 function fade(to) {
   if (to !== undefined) byId("fade").value = to;
-  byId("second").style.opacity = byId("fade").value / 100;
+  state.fade = Number(byId("fade").value);
+  byId("second").style.opacity = state.fade / 100;
+  writeAddress(address.kind);
 }
 
 function ownKey(event) {
@@ -217,17 +253,19 @@ function startPage() {
   if (hasMaps) parts.push("median correlation of the maps " + number(changes.correlation));
   changes.only.forEach((count, side) => count && parts.push(`${counted(count, "image")} only in ${"AB"[side]}`));
   byId("summary").textContent = `A: ${changes.runs[0]}, B: ${changes.runs[1]}. ${parts.join("; ")}.`;
-  for (const part of document.querySelectorAll("[data-needs=maps]")) part.hidden = !hasMaps;
+  for (const needy of document.querySelectorAll("[data-needs=maps]")) needy.hidden = !hasMaps;
   byId("no-maps").hidden = hasMaps;
   for (const choice of byId("sort").options) if (["correlation", "overlap"].includes(choice.value)) choice.disabled = !hasMaps;
-  byId("panel").open = window.matchMedia("(min-width: 851px)").matches;
-  for (const id of ["search", "sort"]) byId(id).addEventListener("input", () => change({ [id]: byId(id).value }));
+  if (isTouched()) byId("grid").setAttribute("aria-label", "Pairs of pictures; tap one to open it");
+  for (const id of ["search", "sort"]) byId(id).addEventListener("input", () => change({ [id]: byId(id).value }, id === "search" ? id : ""));
   byId("flips").addEventListener("change", () => change({ flips: byId("flips").checked }));
   byId("direction").addEventListener("click", () => change({ descending: !state.descending }));
   for (const id of ["reset", "reset-too"]) byId(id).addEventListener("click", () => change({ ...START }));
   startView();
   startGrid({ fill: drawCard, least: (room) => (room < 520 ? 280 : 340), shape: 0.4, onOpen: openView });
-  update();
+  startPanel();
+  startAddress(addressFields(), follow);
+  follow();
 }
 
 startPage();

@@ -7,7 +7,7 @@ const BINS = 10;
 
 const binOf = (image) => {
   const value = images.confidence[image];
-  return value === null ? null : Math.min(BINS - 1, Math.floor(value * BINS + 1e-9));
+  return value === null ? null : Math.min(BINS - 1, Math.max(0, Math.floor(value * BINS + 1e-9)));
 };
 const allImages = data ? images.name.map((_, image) => image) : [];
 const totals = data && {

@@ -19,10 +19,35 @@ function startDialog(ownKey, lay) {
   dialog.addEventListener("close", () => {
     view.turn += 1;
     focusPlace(view.place);
+    if (state.open === "") return; // closed by the address
+    state.open = "";
+    leaveOpened();
   });
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   byId("close").addEventListener("click", () => dialog.close());
   byId("previous").addEventListener("click", () => go(-1));
   byId("next").addEventListener("click", () => go(1));
   new ResizeObserver(lay).observe(byId("frame"));
+  startSwipes(byId("frame"));
+}
+
+// A quick stroke to the left or the right with one finger; a slow one reads values.
+function startSwipes(frame) {
+  let from = null;
+  frame.addEventListener("pointerdown", (event) => {
+    from = event.pointerType === "touch" && event.isPrimary ? { x: event.clientX, y: event.clientY, at: event.timeStamp } : null;
+  });
+  frame.addEventListener("pointercancel", () => (from = null));
+  frame.addEventListener("pointerup", (event) => {
+    if (!from || !event.isPrimary) return;
+    const [across, down] = [event.clientX - from.x, event.clientY - from.y];
+    if (Math.abs(across) > 48 && Math.abs(across) > 2 * Math.abs(down) && event.timeStamp - from.at < 500) go(across < 0 ? 1 : -1);
+    from = null;
+  });
+}
+
+function showDialog() {
+  if (byId("view").open) return;
+  byId("view").showModal();
+  byId("view").focus();
 }

@@ -4,19 +4,25 @@
 const TEXT_HEIGHT = 76;
 const GAP = 12;
 const BEYOND = 2;
+const TALLEST = 15e6; // pixels: no browser lays out an element that is much taller
 
-const grid = { items: [], active: 0, cards: new Map(), columns: 1, width: 0, height: 0, fill: null, least: null, shape: 0 };
+// every: what was asked for; items: as many of it as the page has room for.
+const grid = { every: [], items: [], active: 0, cards: new Map(), columns: 1, width: 0, height: 0, fill: null, least: null, shape: 0 };
 
 function measureGrid() {
   const room = byId("grid").clientWidth;
   grid.columns = Math.max(1, Math.floor((room + GAP) / (grid.least(room) + GAP)));
   grid.width = (room - GAP * (grid.columns - 1)) / grid.columns;
   grid.height = Math.round(grid.width * grid.shape) + TEXT_HEIGHT;
+  const most = Math.floor(TALLEST / (grid.height + GAP)) * grid.columns;
+  grid.items = grid.every.slice(0, most);
   byId("grid").style.height = Math.ceil(grid.items.length / grid.columns) * (grid.height + GAP) + "px";
+  byId("rest").hidden = grid.every.length <= most;
+  byId("rest").textContent = `These are the first ${most.toLocaleString("en")}. Search or filter to reach the others.`;
 }
 
 function showItems(items) {
-  grid.items = items;
+  grid.every = items;
   grid.active = 0;
   for (const card of grid.cards.values()) card.remove();
   grid.cards.clear();
@@ -88,7 +94,10 @@ function gridKey(event) {
   focusPlace(grid.active + step);
 }
 
-const headerHeight = () => document.querySelector("header").offsetHeight;
+// The lower part of the header stays in sight; its titles, as high as this, scroll away.
+const topOf = (selector) => document.querySelector(selector).getBoundingClientRect().top;
+const titlesHeight = () => Math.round(topOf("header .tools") - topOf("header")) - GAP;
+const headerHeight = () => document.querySelector("header").offsetHeight - titlesHeight();
 
 // How a page's grid is made: fill(card, item) draws a card, least(room) is the width it wants, shape its picture's height by width.
 function startGrid({ fill, least, shape, onOpen }) {
@@ -104,11 +113,13 @@ function startGrid({ fill, least, shape, onOpen }) {
     });
   };
   window.addEventListener("scroll", later(drawGrid), { passive: true });
-  new ResizeObserver(() => {
+  const observer = new ResizeObserver(() => {
+    document.documentElement.style.setProperty("--titles", titlesHeight() + "px");
     document.documentElement.style.setProperty("--header", headerHeight() + "px");
     measureGrid();
     drawGrid();
-  }).observe(box);
+  });
+  for (const measured of [box, document.querySelector("header")]) observer.observe(measured);
   box.addEventListener("keydown", gridKey);
   box.addEventListener("focus", () => focusPlace(grid.active));
   box.addEventListener("click", (event) => {

@@ -6,9 +6,10 @@ const TEXTS = ["search", "predicted", "explained", "label", "right", "layer", "m
 const many = data ? { layer: new Set(rows.layer).size > 1, method: new Set(rows.method).size > 1 } : {};
 const severalRows = data && [...rowsOfImage.values()].some((own) => own.length > 1);
 
-function change(changes) {
+function change(changes, kind) {
   Object.assign(state, changes);
   update();
+  writeAddress(kind || Object.keys(changes).join() + Object.values(changes).join());
 }
 
 function update() {
@@ -32,17 +33,19 @@ function showState() {
   for (const box of byId("statuses").querySelectorAll("input")) box.checked = !state.hidden.includes(box.value);
 }
 
+const changeBy = (id) => ({ [id]: byId(id).value, ...(id === "sort" ? { descending: startsDescending(byId(id).value) } : {}) });
+
 function startControls() {
-  for (const id of TEXTS) byId(id).addEventListener("input", () => change({ [id]: byId(id).value }));
+  for (const id of TEXTS) byId(id).addEventListener("input", () => change(changeBy(id), byId(id).tagName === "SELECT" ? "" : id));
   for (const [id, otherwise] of [["low", 0], ["high", 1]]) {
     byId(id).addEventListener("input", () => {
       const value = byId(id).value.trim();
       if (value === "" || Number.isFinite(Number(value))) {
         state[id] = value === "" ? otherwise : Number(value);
-        if (value !== "") update();
+        if (value !== "") change({}, id);
       }
     });
-    byId(id).addEventListener("change", update);
+    byId(id).addEventListener("change", () => change({}, id));
   }
   byId("single").addEventListener("change", () => change({ single: byId("single").checked }));
   byId("direction").addEventListener("click", () => change({ descending: !state.descending }));
@@ -104,23 +107,28 @@ function showWhatThereIs() {
     methods: many.method,
     failures: failures.image.length > 0,
   };
-  for (const part of document.querySelectorAll("[data-needs]")) part.hidden = !there[part.dataset.needs];
+  for (const needy of document.querySelectorAll("[data-needs]")) needy.hidden = !there[needy.dataset.needs];
   byId("single-box").hidden = !severalRows;
   byId("statistics-note").hidden = data.maps !== null;
-  for (const choice of byId("sort").options) if (["entropy", "border"].includes(choice.value)) choice.disabled = data.maps === null;
+  for (const choice of byId("sort").options) {
+    if (["entropy", "border"].includes(choice.value)) choice.disabled = data.maps === null;
+    if (choice.value === "wrong") choice.hidden = choice.disabled = !there.labels;
+  }
   const parts = [counted(images.name.length - failures.image.length, "image"), counted(rowCount, "map")];
   if (failures.image.length) parts.push(counted(failures.image.length, "failure"));
-  byId("summary").textContent = parts.join(", ") + ";";
+  byId("summary").textContent = parts.join(", ") + ".";
+  if (isTouched()) byId("grid").setAttribute("aria-label", "Pictures; tap one to open it");
 }
 
 if (!data) {
   byId("broken").hidden = false;
 } else {
-  byId("panel").open = window.matchMedia("(min-width: 851px)").matches;
   fillChoices();
   showWhatThereIs();
   startControls();
   startView();
   startGrid({ fill: drawCard, least: cardWidth, shape: 0.75, onOpen: openView });
-  update();
+  startPanel();
+  startAddress(addressFields(), follow);
+  follow();
 }

@@ -28,7 +28,8 @@ const START = {
   search: "", predicted: "", explained: "", label: "", right: "", layer: "", method: "", stage: "",
   low: 0, high: 1, hidden: [], single: true, sort: "input", descending: false,
 };
-const state = { ...START };
+// Besides: the image that is open, which of its maps, and how the page is set.
+const state = { ...START, open: "", map: 0, opacity: 100, panel: null };
 
 function inOrder() {
   const items = [];
@@ -98,6 +99,7 @@ function itemTest() {
 }
 
 const KEYS = {
+  wrong: (item) => (images.correct[imageOf(item)] === 0 ? images.confidence[imageOf(item)] : null),
   path: (item) => images.name[imageOf(item)],
   probability: (item) => rows.probability[item],
   margin: (item) => margins[rows.image[item]],
@@ -133,4 +135,53 @@ function select() {
     passing.add(image);
   }
   return { items: sorted(found), images: passing };
+}
+
+// The order in which a sort is most useful: what is most surely wrong first.
+const startsDescending = (sort) => sort === "wrong";
+
+// What stands in the page's address, and what may.
+function addressFields() {
+  const text = (key) => part(state, key, { start: START[key] });
+  const numbered = (key, among) => part(state, key, {
+    start: "",
+    parse: (name) => [...new Set(among)].filter((number) => word(number) === name).map(String)[0],
+    format: (number) => word(Number(number)),
+  });
+  const rights = { right: "1", wrong: "0" };
+  const sorts = [...byId("sort").options].filter((choice) => !choice.disabled && !choice.hidden).map((choice) => choice.value);
+  const statuses = ["ok", "empty", "nonfinite", FAILED];
+  return {
+    search: text("search"),
+    predicted: text("predicted"),
+    explained: text("explained"),
+    true: text("label"),
+    prediction: part(state, "right", {
+      start: "",
+      parse: (name) => (Object.hasOwn(rights, name) && totals.label.size ? rights[name] : undefined),
+      format: (value) => (value === "1" ? "right" : "wrong"),
+    }),
+    layer: numbered("layer", rows.layer),
+    method: numbered("method", rows.method),
+    stage: part(state, "stage", { start: "", parse: oneOf(failures.stage) }),
+    low: part(state, "low", { start: 0, parse: numberIn(0, 1) }),
+    high: part(state, "high", { start: 1, parse: numberIn(0, 1) }),
+    hide: {
+      read: (list) => (state.hidden = list === null ? [] : statuses.filter((status) => list.split(",").includes(status))),
+      write: () => (state.hidden.length ? statuses.filter((status) => state.hidden.includes(status)).join(",") : null),
+    },
+    cards: part(state, "single", { start: true, parse: (word) => (word === "all" ? false : undefined), format: () => "all" }),
+    sort: part(state, "sort", { start: "input", parse: oneOf(sorts) }),
+    order: {
+      read: (order) => (state.descending = order === "desc" || (order !== "asc" && startsDescending(state.sort))),
+      write: () => (state.descending === startsDescending(state.sort) ? null : state.descending ? "desc" : "asc"),
+    },
+    open: part(state, "open", { start: "" }),
+    map: {
+      read: (count) => (state.map = count !== null && /^[1-9]\d{0,5}$/.test(count) ? Number(count) - 1 : 0),
+      write: () => (state.open === "" || state.map === 0 ? null : String(state.map + 1)),
+    },
+    overlay: part(state, "opacity", { start: 100, parse: numberIn(0, 100) }),
+    panel: part(state, "panel", { start: null, parse: oneOf(["open", "closed"]) }),
+  };
 }

@@ -63,7 +63,7 @@ function photoShape(row) {
 // What the map covers, in pixels of the photo: beyond its edges where the network's input was padded. null: not known.
 function mapBox(row, width, height) {
   const wanted = data.preprocess;
-  const pads = data.settings.fit === "pad" || (data.settings.fit === "crop" && (!wanted || wanted.resize === "contain"));
+  const pads = data.settings.fit === "pad" || (data.settings.fit === "crop" && (!wanted || wanted.contains));
   if (!pads) return { x: rows.box_x[row], y: rows.box_y[row], w: rows.box_w[row], h: rows.box_h[row] };
   if (!wanted) return data.settings.fit === "pad" ? null : { x: rows.box_x[row], y: rows.box_y[row], w: rows.box_w[row], h: rows.box_h[row] };
   const [high, wide] = data.settings.fit === "pad" ? wanted.crop : wanted.resize_to;

@@ -6,17 +6,41 @@ const view = { place: 0, item: 0, map: null, size: null, cell: null, turn: 0 };
 function openView(place) {
   view.place = place;
   showItem(grid.items[place]);
-  if (!byId("view").open) {
-    byId("view").showModal();
-    byId("view").focus();
-  }
+  showDialog();
   layStage();
+}
+
+// Open or close the view as the address says; an image that is not among the cards is not opened.
+function followOpened() {
+  const { open, map } = state;
+  const place = open === "" ? -1 : grid.items.findIndex((item) => images.name[imageOf(item)] === open);
+  if (place < 0) {
+    state.open = "";
+    if (byId("view").open) byId("view").close();
+    return;
+  }
+  const own = rowsOfImage.get(imageOf(grid.items[place])) || [];
+  const item = own[map] === undefined ? grid.items[place] : own[map];
+  view.place = Math.max(place, grid.items.indexOf(item));
+  byId("opacity").value = state.opacity;
+  showItem(item);
+  showDialog();
+  layStage();
+}
+
+function noteOpened(item) {
+  const image = imageOf(item);
+  const wasOpen = state.open !== "";
+  state.open = images.name[image];
+  state.map = isFailure(item) ? 0 : rowsOfImage.get(image).indexOf(item);
+  writeAddress(wasOpen ? address.kind : "open", true);
 }
 
 function showItem(item) {
   view.item = item;
   view.turn += 1;
   view.map = view.size = view.cell = null;
+  noteOpened(item);
   const image = imageOf(item);
   byId("view-title").textContent = images.name[image];
   byId("view-title").title = images.name[image];
@@ -57,7 +81,7 @@ function showPictures(item) {
     layStage();
     showOriginal(item, still);
     if (data.maps) loadMap(item).then((map) => still(() => useMap(map)));
-    else say("Values under the mouse come from raw maps: camcli run --save-maps.");
+    else say(`Values ${isTouched() ? "where you tap" : "under the mouse"} come from raw maps: camcli run --save-maps.`);
   });
   picture.onerror = () => still(() => {
     say("The overlay is not there.");
@@ -115,7 +139,7 @@ function useMap(map) {
   view.map = map;
   if (!map) return say("Its raw map is not there.");
   byId("easel").tabIndex = 0;
-  byId("value").textContent = `${map.height} × ${map.width} map; point at it for its values`;
+  byId("value").textContent = `${map.height} × ${map.width} map; ${isTouched() ? "tap" : "point at"} it for its values`;
 }
 
 // Where in the stage, as fractions of it, the map lies: {x, y, w, h, halves}.
@@ -180,22 +204,28 @@ function showFacts(item) {
   } else {
     facts.push(
       ["explained", word(rows.class_name[item])], ["probability", plain(rows.probability[item])], ["rank", plain(rows.rank[item])],
-      ["logit", plain(rows.logit[item])], ["predicted", `${word(images.predicted[image])} (${plain(images.confidence[image])})`],
+      ["logit", plain(rows.logit[item])], ["predicted", word(images.predicted[image]) + (images.confidence[image] === null ? "" : ` (${plain(images.confidence[image])})`)],
     );
     if (images.label[image] !== null) {
       const right = images.correct[image] === 1;
-      facts.push(["true class", word(images.label[image])], ["prediction", right ? "right" : "wrong", right ? "good" : "bad"]);
+      facts.push(["true class", word(images.label[image])]);
+      if (images.correct[image] !== null) facts.push(["prediction", right ? "right" : "wrong", right ? "good" : "bad"]);
     }
     facts.push(
       ["margin", plain(margins[image])], ["layer", word(rows.layer[item])], ["method", word(rows.method[item])],
       ["status", word(rows.status[item])], ["peak", plain(rows.peak[item])], ["entropy", percent(rows.entropy[item])],
       ["at the border", percent(rows.border[item])],
-      ["network saw", `${rows.box_w[item]} × ${rows.box_h[item]} from ${rows.box_x[item]}, ${rows.box_y[item]}`],
+      ["network saw", boxText(item)],
     );
   }
   byId("facts").replaceChildren(
     ...facts.filter(([, text]) => text !== "").flatMap(([name, text, kind]) => [element("dt", "", name), element("dd", kind || "", text)]),
   );
+}
+
+function boxText(item) {
+  const [x, y, w, h] = ["box_x", "box_y", "box_w", "box_h"].map((key) => plain(rows[key][item]));
+  return w && h ? `${w} × ${h} from ${x}, ${y}` : "";
 }
 
 function showOthers(item) {
@@ -209,7 +239,8 @@ function otherButton(row, isShown) {
   button.type = "button";
   button.dataset.item = row;
   button.setAttribute("aria-current", String(isShown));
-  const name = `${rows.rank[row]} · ${word(rows.class_name[row])} ${percent(rows.probability[row])}`;
+  const rank = rows.rank[row] === null ? "" : rows.rank[row] + " · ";
+  const name = `${rank}${word(rows.class_name[row])} ${percent(rows.probability[row])}`;
   const how = many.method ? `${word(rows.layer[row])} · ${word(rows.method[row])}` : word(rows.layer[row]);
   button.append(...thumbnail(row).childNodes, element("span", "", name), element("span", "quiet", how));
   button.addEventListener("click", () => {
@@ -230,7 +261,11 @@ function ownKey(event) {
 
 function startView() {
   startDialog(ownKey, layStage);
-  byId("opacity").addEventListener("input", () => (byId("overlay").style.opacity = byId("opacity").value / 100));
+  byId("opacity").addEventListener("input", () => {
+    state.opacity = Number(byId("opacity").value);
+    byId("overlay").style.opacity = state.opacity / 100;
+    writeAddress(address.kind);
+  });
   byId("easel").addEventListener("pointermove", pointAt);
   byId("easel").addEventListener("pointerdown", pointAt);
 }
