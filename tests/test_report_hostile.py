@@ -113,8 +113,8 @@ def test_no_settings_and_no_record_break_the_page():
         "class",
         "max-pixels",
     ]
-    inner = ["name", "weights", "resize", "resize_to", "crop"]
-    records = ["model", "settings", "device", "started", "command", "inputs", "state", "preprocess"]
+    inner = ["name", "weights", "resize", "resize_to", "crop", "started", "command", "inputs"]
+    records = ["model", "settings", "device", "this_run", "state", "preprocess"]
     draw = random.Random(0)
     cases = [({key: junk}, {}) for key in keys for junk in JUNK] + [({}, {key: junk}) for key in records for junk in JUNK]
     for _ in range(200):
@@ -130,8 +130,11 @@ def test_no_settings_and_no_record_break_the_page():
 
 def test_the_head_of_a_report_says_how_the_run_was_made():
     record = {
-        "state": "finished", "device": "cuda:0", "started": "2026-11-24T11:05:12+01:00", "command": "camcli run 'my photos'",
-        "inputs": ["my photos", "more"], "model": {"name": "resnet50", "weights": "IMAGENET1K_V2"},
+        "state": "finished", "device": "cuda:0",
+        "this_run": {
+            "started": "2026-11-24T11:05:12+01:00", "command": "camcli run 'my photos'", "inputs": ["my photos", "more"]
+        },
+        "model": {"name": "resnet50", "weights": "IMAGENET1K_V2"},
         "settings": {"model": "resnet50", "batch-size": 32, "alpha": 0.3, "quiet": False, "method": ["gradcam"], "unknown": 1},
     }  # fmt: skip
     about = about_run(record, {"alpha": 0.7, "max-pixels": 178_000_000, "layer": []}, ["layer4"], ["gradcam", "hirescam"])
@@ -159,7 +162,7 @@ def test_the_head_of_a_report_says_how_the_run_was_made():
     "started", ["2026-11-24", "2026-11-24T11:05:12", "yesterday", "9" * 10_000, 5, None, ["2026-11-24T11:05:12Z"], "\ud800"]
 )
 def test_what_is_no_moment_is_no_date(started):
-    assert about_run({"started": started}, {}, [], []).day == ""
+    assert about_run({"this_run": {"started": started}}, {}, [], []).day == ""
 
 
 def test_a_folder_of_an_older_version_has_a_head_too():

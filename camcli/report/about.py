@@ -45,7 +45,7 @@ def about_run(record: Mapping[str, Any], settings: Mapping[str, Any], layers: It
 
     ``layers`` and ``methods`` are the names in its table.
     """
-    model = _object(record.get("model"))
+    model, run = _object(record.get("model")), _object(record.get("this_run"))
     facts = [
         ("Layer", _listed(layers)),
         ("Method", _listed(methods)),
