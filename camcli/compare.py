@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from camcli.render.maps import place_map, scale_map
 
 _SAMPLES = 56
 """Points a side at which two maps are compared, over what both networks saw."""
+
+_LARGEST_SIDE = 1 << 30
+"""Pixels; a table that has more is forged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ def _change(image: str, runs: tuple[_Run, _Run], threshold: float) -> Change:
     predicted, explained, overlays = (
         (recovered(one[column]), recovered(other[column])) for column in ("predicted_class", "class_name", "overlay")
     )
-    probability = float(one["predicted_probability"]), float(other["predicted_probability"])
+    probability = _number(one["predicted_probability"]), _number(other["predicted_probability"])
     return Change(image, predicted, probability, correlation, overlap, explained, overlays)
 
 
@@ -134,19 +138,34 @@ def _map_of(row: Mapping[str, str], run: _Run) -> np.ndarray | None:
         raise InputError(f"the map {shown(place)!r} cannot be read: {error}. Find out more: camcli verify") from error
 
 
-def _box(row: Mapping[str, str]) -> Box:
-    return Box(*(int(row[column]) for column in ("box_x", "box_y", "box_w", "box_h")))
+def _number(cell: str) -> float:
+    """The number in a cell of a table; NaN for anything else, and for what is too large."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _box(row: Mapping[str, str]) -> Box | None:
+    """What the network saw, in pixels; None where the table has no such box."""
+    sides = [_number(row[column]) for column in ("box_x", "box_y", "box_w", "box_h")]
+    if not all(0 <= side <= _LARGEST_SIDE for side in sides) or 0 in sides[2:]:
+        return None
+    return Box(*map(int, sides))
 
 
 def _both_see(one: Mapping[str, str], other: Mapping[str, str]) -> Box | None:
     a, b = _box(one), _box(other)
+    if a is None or b is None:
+        return None
     left, top = max(a.x, b.x), max(a.y, b.y)
     right, bottom = min(a.x + a.w, b.x + b.w), min(a.y + a.h, b.y + b.h)
     return Box(left, top, right - left, bottom - top) if right > left and bottom > top else None
 
 
 def _sampled(values: np.ndarray, row: Mapping[str, str], seen: Box) -> np.ndarray:
-    box = _box(row)
+    box = _box(row) or seen
     covered = float(box.x), float(box.y), float(box.w), float(box.h)
     return place_map(scale_map(values), covered, seen, (_SAMPLES, _SAMPLES)).whole()
 

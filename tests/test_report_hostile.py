@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
+from camcli import compare
 from camcli.report.about import about_run, legible
+from camcli.report.changes import changes_html
 from camcli.report.data import ROW_NUMBERS, gather
 from camcli.report.scripts import json_script
 from camcli.report.thumbnails import MOST_JPEG_PIXELS, MOST_PIXELS, thumbnail_jpeg
@@ -342,3 +344,23 @@ def test_a_page_of_hostile_texts_and_numbers_works(browser, camcli, tmp_path):
         texts = browser.execute_script("return byId('view').textContent")
         assert not any(word in texts for word in ("undefined", "NaN", "null", "Infinity"))
     assert [line for line in complaints(browser) if "ERR_FILE_NOT_FOUND" not in line] == []
+
+
+def test_no_cell_of_a_table_breaks_a_comparison(monkeypatch):
+    """Numbers and boxes that are none count as not there; a page can be written of whatever is compared."""
+    cells = {
+        f"{column} {number}": {column: cell}
+        for column in ("predicted_probability", *ROW_NUMBERS)
+        for number, cell in enumerate(CELLS)
+    }
+    rows = {image: [row_of(image, **changed)] for image, changed in cells.items()}
+    monkeypatch.setattr(compare, "_read", lambda _: SimpleNamespace(rows=rows, has_maps=True))
+    monkeypatch.setattr(compare, "_map_of", lambda *_: np.eye(7, dtype=np.float32))
+    found = compare.compare_runs("a", "b")
+    assert len(found.changes) == len(rows)
+    compared = {change.image for change in found.changes if change.correlation is not None}
+    assert "box_w 0" not in compared, "an empty cell"
+    assert {f"peak {number}" for number in range(len(CELLS))} <= compared
+    page = changes_html(found, ("a", "b"), ".")
+    assert json.loads(page.split("var camcliChanges=")[1].split(";\n")[0], parse_constant=pytest.fail)["names"]
+    page.encode("utf-8")

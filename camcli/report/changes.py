@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -87,4 +88,4 @@ def _columns(changes: Sequence[Change], runs: tuple[str, str]) -> dict[str, Any]
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None or value != value else round(value, 5)
+    return None if value is None or not math.isfinite(value) else round(value, 5)
