@@ -343,13 +343,13 @@ def fuzz(plan: Plan) -> int:
     return found
 
 
-def fuzz_folders(runs: int, seed: int, jobs: int) -> bool:
-    """Whether a command over one of ``runs`` damaged output folders ended as none should; each is told."""
+def fuzz_folders(runs: int, seed: int, jobs: int) -> int:
+    """How many of ``runs`` damaged output folders made a command end as none should; each is told."""
     with tempfile.TemporaryDirectory() as place, multiprocessing.get_context("spawn").Pool(jobs) as pool:
         parts = [(f"{place}/{number}", runs // jobs, seed * jobs + number) for number in range(jobs)]
         found = [words for part in pool.starmap(_fuzz_part, parts) for words in part]
     print(f"{runs} damaged folders: {len(found)} findings", *found, sep="\n", flush=True)
-    return bool(found)
+    return len(found)
 
 
 def _fuzz_part(place: str, runs: int, seed: int) -> list[str]:
@@ -381,7 +381,9 @@ def main() -> None:
     print(f"findings go to {asked['save']}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # daemon children end with their parent
     findings = fuzz(Plan(**asked))
-    sys.exit(1 if findings | fuzz_folders(documents, asked["seed"], asked["jobs"]) else 0)
+    if documents:
+        findings += fuzz_folders(documents, asked["seed"], asked["jobs"])
+    sys.exit(1 if findings else 0)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from tests.folders import contents_of
 from tests.forks import Forks
 from tests.pictures import encoded, photo
 from tests.test_fit import FIT, paint
+from tests.test_untrusted import HOSTILE, bystanders, names_in, replaced, snapshot  # noqa: F401 - bystanders is a fixture
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Case:
 
 def results_of(folder: Path) -> dict[str, bytes]:
     """What commands write into ``folder``, but for what says where it lies or when it was."""
-    skipped = ("rows.js", "run.json", "lock", "sanity.json", "changes.html")
-    return {name: data for name, data in contents_of(folder, skipped).items() if not name.endswith(("report.html",))}
+    found = contents_of(folder, ("rows.js", "run.json", "lock", "report.html", "page.html"))
+    return {name: data for name, data in found.items() if not name.endswith(".camcli")}
 
 
 def leftovers(out: Path) -> list[str]:
@@ -62,6 +63,11 @@ def is_run(imgs: Path) -> Callable[[Path], str]:
             return "" if ends_well and "Traceback" not in said else f"the run does not go on: {code} {said}"
 
     return check
+
+
+def is_page(out: Path) -> str:
+    """Whether there is a whole page, the old or the new."""
+    return "" if (out / "page.html").read_bytes().rstrip().endswith(b"</html>") else "the page is torn"
 
 
 def is_model(old: Path, new: Path) -> Callable[[Path], str]:
@@ -101,11 +107,22 @@ def cases(tmp_path_factory) -> dict[str, Case]:
     dreams = place / "dreams"
     dream = ("dream", "tests.networks:brightness", "--size", 32, "--steps", 3, "-c", "bright", "--quiet")
     assert command(*dream, "-o", dreams)[0] == 0
+    compared = place / "compared"
+    compared.mkdir()
+    for name in ("a", "b"):
+        shutil.copytree(out, compared / name)
+    assert command("diff", compared / "a", compared / "b", "--report", compared / "page.html", "--threshold", 0.5)[0] == 0
+    checked = place / "checked"
+    sanity = ("sanity", imgs / "a.jpg", "--model", "tests.networks:with_classes", "--layer", 1, "--method", "gradcam", "--quiet")
+    code, said = command(*sanity, "-o", checked)
+    assert code == 0, said
     return {
         "render": Case(out, lambda copy: ("render", copy, "--style", "contour", "--image-format", "png"), is_run(imgs)),
         "report": Case(out, lambda copy: ("report", copy), is_run(imgs)),
         "merge": Case(parts, lambda copy: ("merge", copy), lambda copy: "", code=1),
         "fit": Case(old, lambda copy: ("fit", place / "data", "-o", copy, *FIT, "--seed", 1, "--overwrite"), is_model(old, new)),
+        "diff": Case(compared, lambda copy: ("diff", copy / "a", copy / "b", "--report", copy / "page.html"), is_page),
+        "sanity": Case(checked, lambda copy: (*sanity, "-o", copy, "--seed", 5, "--overwrite"), lambda copy: ""),
         "dream": Case(dreams, lambda copy: (*dream, "-o", copy, "--seed", 5, "--overwrite"), lambda copy: ""),
     }
 
@@ -152,7 +169,8 @@ def differing(copy: Path, expected: dict[str, bytes]) -> list[str]:
     return sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))[:5]
 
 
-COMMANDS = ("render", "report", "merge", "fit", "dream")
+COMMANDS = ("render", "report", "merge", "diff", "fit", "dream", "sanity")
+SLOW = ("fit", "sanity")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -162,9 +180,28 @@ def test_law_4_a_failing_file_operation_of_any_command_loses_nothing(cases, tmp_
     expected = expected_of(case, tmp_path)
     faults = list(faults_of(case, tmp_path))
     violations = []
-    for fault in random.Random(name).sample(faults, 4 if name == "fit" else 14):
+    for fault in random.Random(name).sample(faults, 3 if name in SLOW else 14):
         violations += after_fault(case, tmp_path, fault, expected)
     assert not violations, "\n".join(violations)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_law_23_no_command_that_writes_leaves_its_folder(cases, tmp_path, bystanders, name):  # noqa: F811
+    """The same for the folders of models, checks, pictures and parts."""
+    case, before = cases[name], snapshot(bystanders)
+    places = [(place, kind) for place in names_in(case.base) for kind in HOSTILE]
+    for place, kind in random.Random(name).sample(places, 4 if name in SLOW else 24):
+        assert_harmless_to(case, tmp_path, bystanders, before, place, kind)
+
+
+def assert_harmless_to(case, tmp_path, theirs, before, place, kind) -> None:
+    with copied(case.base, tmp_path) as copy:
+        replaced(copy / place, kind, theirs)
+        code, said = command(*case.arguments(copy))
+        told = f"{case.arguments(copy)[0]} with a {kind} at {place}: exit code {code}\n{said}"
+        assert "Traceback" not in said, told
+        assert code in (0, 1, 2, 3), told
+        assert snapshot(theirs) == before, told
 
 
 def after_kills(forks: Forks, case: Case, place: Path, draw: random.Random, expected: dict[str, bytes]) -> tuple[int, list[str]]:

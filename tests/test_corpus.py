@@ -167,7 +167,21 @@ def divide() -> None:
 
 
 def test_the_fuzzer_finds_a_planted_crash_and_a_planted_exception_and_keeps_the_inputs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.fuzz", "--runs", "600", "--jobs", "2", "--save", str(tmp_path), "--target", PLANTED]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzz",
+        "--runs",
+        "600",
+        "--jobs",
+        "2",
+        "--documents",
+        "0",
+        "--save",
+        str(tmp_path),
+        "--target",
+        PLANTED,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     saved = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

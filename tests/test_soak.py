@@ -15,7 +15,7 @@ from tests.failing import FAILS_WITH, LOOKING, Failing
 from tests.faults import differences, fill_album, fill_with_copies, leftovers
 from tests.folders import TINY
 from tests.forks import fresh, rows_written
-from tests.test_all_commands import COMMANDS, after_fault, after_kills, cases, expected_of, faults_of  # noqa: F401 - cases is a fixture
+from tests.test_all_commands import COMMANDS, SLOW, after_fault, after_kills, cases, expected_of, faults_of  # noqa: F401 - cases is a fixture
 from tests.test_faults import (
     Kills,
     Sweep,
@@ -102,10 +102,10 @@ def test_law_4_every_file_operation_fails(sweep: Sweep, inside, beginning, repor
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_law_4_every_file_operation_of_every_command_fails(cases, tmp_path, name, report):  # noqa: F811
-    """Every fault of the fast commands; of fit, which takes seconds, every seventh."""
+    """Every fault of the fast commands; of those that take seconds, every ninth."""
     case = cases[name]
     expected, faults = expected_of(case, tmp_path), list(faults_of(case, tmp_path))
-    faults = faults[:: 7 if name == "fit" else 1]
+    faults = faults[:: 9 if name in SLOW else 1]
     violations = [words for fault in faults for words in after_fault(case, tmp_path, fault, expected)]
     report(f"{name}: {len(faults)} faults; {len(violations)} violations")
     assert not violations, "\n".join(violations)

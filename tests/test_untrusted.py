@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -15,10 +16,11 @@ import pytest
 from camcli.errors import ImageError
 from camcli.output.journal import Header, read_header
 from camcli.output.ledger import Ledger, read_ledger
+from camcli.output.names import folded
 from camcli.output.root import Root
 from tests.commands import RICH, command, commands_on, copied, rich_folder, snapshot
 from tests.failing import Failing
-from tests.folders import contents_of, rows_of
+from tests.folders import contents_of, failures_of, rows_of
 
 HOSTILE = ("link to a file", "link to a folder", "link to nowhere", "hard link", "FIFO", "socket", "folder", "file")
 
@@ -228,6 +230,45 @@ def test_a_hard_link_of_a_table_is_not_written_through(made, tmp_path):
         (out / "overlays" / "a.jpg.1-bright.jpg").unlink()
         assert command(*commands_on(out, made.parent / "imgs")["run"])[0] == 0
         assert before == {name: (tmp_path / name).read_bytes() for name in before}
+
+
+def test_a_name_that_the_file_system_cannot_take_fails_alone(made, tmp_path, monkeypatch):
+    """As exFAT and FUSE refuse ``?`` and ``:``: with EINVAL, or as if the folder were not there."""
+    imgs = tmp_path / "imgs"
+    shutil.copytree(made.parent / "imgs", imgs)
+    for code, name in ((errno.EINVAL, "what?.jpg"), (errno.ENOENT, "a:b.jpg")):
+        shutil.copy(imgs / "a.jpg", imgs / name)
+        real = os.replace
+
+        def refusing(source, target, *rest, real=real, code=code, name=name, **options):
+            if str(target).startswith(name):
+                raise OSError(code, os.strerror(code), target)
+            return real(source, target, *rest, **options)
+
+        monkeypatch.setattr(os, "replace", refusing)
+        code, said = command("run", imgs, "-o", tmp_path / "out", *RICH)
+        assert code == 1, said
+        assert [row["image"] for row in failures_of(tmp_path / "out") if row["stage"] == "write"] == [name]
+        assert {row["image"] for row in rows_of(tmp_path / "out")} >= {"a.jpg", "sub/b.png"}
+        monkeypatch.undo()
+        (imgs / name).unlink()
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_a_file_system_that_folds_case_keeps_two_names_apart(made, tmp_path, monkeypatch):
+    """As exFAT, NTFS and APFS do: told by the lock, which is there in capitals too."""
+    imgs, real = tmp_path / "imgs", Root.exists
+    names = ("a.jpg", "A.jpg", "b/a.jpg", "B/a.jpg", "e\u0301.jpg", "\u00e9.jpg")
+    for name in names:
+        (imgs / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(made.parent / "imgs" / "a.jpg", imgs / name)
+    monkeypatch.setattr(Root, "exists", lambda root, name: real(root, name.replace("/LOCK", "/lock")))
+    assert command("run", imgs, "-o", tmp_path / "out", *RICH)[0] == 0
+    overlays = [row["overlay"] for row in rows_of(tmp_path / "out")]
+    assert len({folded(overlay) for overlay in overlays}) == len(names)
+    assert "overlays/a.jpg.1-bright.jpg" in overlays, "what is in folded form already keeps its name"
+    assert command("verify", tmp_path / "out")[0] == 0
+    assert "Nothing to do" in command("run", imgs, "-o", tmp_path / "out", *RICH)[1]
 
 
 def test_the_root_of_the_file_system_is_no_output_folder(made, tmp_path):
