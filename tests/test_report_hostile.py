@@ -6,6 +6,7 @@ import io
 import json
 import random
 import struct
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,11 +14,14 @@ import pytest
 from PIL import Image as PillowImage
 
 from camcli import compare
+from camcli.errors import OutputError
+from camcli.output.root import Root
+from camcli.report import thumbnails
 from camcli.report.about import about_run, legible
 from camcli.report.changes import changes_html
 from camcli.report.data import ROW_NUMBERS, gather
 from camcli.report.scripts import json_script
-from camcli.report.thumbnails import MOST_JPEG_PIXELS, MOST_PIXELS, thumbnail_jpeg
+from camcli.report.thumbnails import MOST_JPEG_PIXELS, MOST_PIXELS, make_thumbnails, thumbnail_jpeg
 from camcli.report.write import page_html, report_run
 from tests.browser import complaints, open_page, wait
 from tests.folders import TINY, rows_of
@@ -119,7 +123,7 @@ def test_no_settings_and_no_record_break_the_page():
     records = ["model", "settings", "device", "this_run", "state", "preprocess"]
     draw = random.Random(0)
     cases = [({key: junk}, {}) for key in keys for junk in JUNK] + [({}, {key: junk}) for key in records for junk in JUNK]
-    for _ in range(200):
+    for _ in range(60):
         objects = [{key: draw.choice(JUNK) for key in [*inner, *keys]} for _ in records]
         record = {key: draw.choice([*JUNK, found]) for key, found in zip(records, objects, strict=True)}
         cases.append(({key: draw.choice(JUNK) for key in keys}, record))
@@ -309,6 +313,33 @@ def test_bombs_and_rubbish_among_overlays_are_counted_and_the_rest_is_shown(camc
         overlays[0].write_bytes(content)
         report = report_run(str(out))
         assert (report.images, report.pictureless) == (6, 1)
+
+
+def test_thumbnails_take_no_memory_for_overlays_that_wait(tmp_path):
+    """A table of 30,000 rows whose overlays are not there: at most 100 bytes a row, and nothing is left running."""
+    import tracemalloc
+
+    tracemalloc.start()
+    made = make_thumbnails(Root(str(tmp_path)), (f"overlays/{number}.1-a.jpg" for number in range(30_000)), 3, threading.Event())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (made.made, made.impossible) == (0, 30_000)
+    assert peak < 3_000_000
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("thumbnail")]
+
+
+def test_the_first_thumbnail_that_cannot_be_written_ends_it(tmp_path, monkeypatch):
+    """A full disk: each thread tries at most once more, not a hundred thousand times."""
+    tried = []
+
+    def full(_path, overlay):
+        tried.append(overlay)
+        raise OutputError("full")
+
+    monkeypatch.setattr(thumbnails, "_make", full)
+    with pytest.raises(OutputError):
+        make_thumbnails(Root(str(tmp_path)), (f"{number}" for number in range(100_000)), 4, threading.Event())
+    assert len(tried) <= 4
 
 
 def test_a_page_of_hostile_texts_and_numbers_works(browser, camcli, tmp_path):

@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,16 +60,42 @@ def make_thumbnails(root: Root, overlays: Iterable[str], workers: int, stop: thr
 
     Once ``stop`` is set no further ones are made. Each is complete or absent.
     """
+    waiting = _Shared(overlays)
 
-    def one(overlay: str) -> bool | None:
-        return None if stop.is_set() else _make(root, overlay)
+    def work() -> Counter[bool | None]:
+        made: Counter[bool | None] = Counter()
+        try:
+            while not stop.is_set() and (overlay := waiting.next()) is not None:
+                made[_make(root, overlay)] += 1
+        except BaseException:  # a full disk: nobody needs to go on
+            waiting.clear()
+            raise
+        return made
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="thumbnail")
-    try:
-        results = list(pool.map(one, overlays))
+    try:  # one task a thread, not one an overlay: a million of those would take a gigabyte
+        made = sum((task.result() for task in [pool.submit(work) for _ in range(workers)]), Counter[bool | None]())
     finally:
         pool.shutdown(cancel_futures=True)
-    return Made(sum(result is True for result in results), sum(result is False for result in results))
+    return Made(made[True], made[False])
+
+
+class _Shared:
+    """Names that several threads take one by one."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = iter(names)
+        self._lock = threading.Lock()
+
+    def next(self) -> str | None:
+        """The next name; None after the last."""
+        with self._lock:
+            return next(self._names, None)
+
+    def clear(self) -> None:
+        """Forget the names that are left."""
+        with self._lock:
+            self._names = iter(())
 
 
 def _make(root: Root, overlay: str) -> bool | None:
