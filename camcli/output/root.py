@@ -16,21 +16,17 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import BinaryIO
 
 from camcli.documents import MOST_BYTES, kind_of, read_regular
 from camcli.errors import ImageError
+from camcli.output.openat import ABSENT, NOT_INSIDE, fill_file, open_file, opened_folder, parts_of, regular_size
 from camcli.output.writers import output_error
 from camcli.records import RUN_MARKER, shown
 
 SCRATCH = f"{RUN_MARKER}/scratch"
 """Where files are written before they get their names: on the same file system."""
-
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
-_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0)
-_ABSENT = (FileNotFoundError, NotADirectoryError)
-_NOT_INSIDE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""What lies behind a link is not in the folder."""
 
 _TEMPORARY = re.compile(r"\d+-\d+")
 _numbers = itertools.count()
@@ -54,7 +50,7 @@ class Root:
     def below(self, name: str) -> Root:
         """The same door to the folder ``name`` inside, which is not followed where it is a link."""
         inner = Root(self._top)
-        inner._inside = [*self._inside, *_parts(name)]
+        inner._inside = [*self._inside, *parts_of(name)]
         inner._outer = self
         inner.path = self.at(name)
         return inner
@@ -89,7 +85,7 @@ class Root:
             with self._parent(relative) as (folder, name):
                 return os.stat(name, dir_fd=folder, follow_symlinks=False)
         except OSError as error:
-            if error.errno in _NOT_INSIDE:
+            if error.errno in NOT_INSIDE:
                 return None
             raise
 
@@ -115,7 +111,7 @@ class Root:
                         folders.clear()
                         stack.close()
                     folders[parent] = stack.enter_context(self._folder_or_none(parent))
-                return _regular_size(name, folders[parent])
+                return regular_size(name, folders[parent])
 
             yield size
 
@@ -124,9 +120,9 @@ class Root:
         with contextlib.ExitStack() as stack:
             folder = None
             try:
-                folder = stack.enter_context(self._folder(_parts(relative)))
+                folder = stack.enter_context(self._folder(parts_of(relative)))
             except OSError as error:
-                if error.errno not in _NOT_INSIDE:
+                if error.errno not in NOT_INSIDE:
                     raise
             yield folder
 
@@ -138,7 +134,7 @@ class Root:
     def names(self, relative: str = "") -> list[str]:
         """What is in a folder, sorted; nothing where there is no such folder."""
         try:
-            with self._folder(_parts(relative) if relative else []) as folder:
+            with self._folder(parts_of(relative) if relative else []) as folder:
                 return sorted(os.listdir(folder))
         except FileNotFoundError:
             return []
@@ -171,7 +167,7 @@ class Root:
     def open(self, relative: str) -> BinaryIO:
         """The regular file at ``relative``, to be read."""
         with self._parent(relative) as (folder, name):
-            handle = self._opened(relative, name, os.O_RDONLY, folder)
+            handle = open_file(name, folder, os.O_RDONLY, self.at(relative))
         return os.fdopen(handle, "rb")
 
     def read(self, relative: str, most_bytes: int = MOST_BYTES) -> bytes:
@@ -187,7 +183,7 @@ class Root:
             with self._parent(relative) as (folder, name):
                 os.mkdir(name, dir_fd=folder)
         except FileExistsError:
-            with self._folder(_parts(relative)):  # a folder, and no link
+            with self._folder(parts_of(relative)):  # a folder, and no link
                 return False
         return True
 
@@ -201,7 +197,7 @@ class Root:
             with self._folder(SCRATCH.split("/")) as scratch:
                 temporary = f"{os.getpid()}-{next(_numbers)}"
                 try:
-                    _fill(temporary, data, scratch)
+                    fill_file(temporary, scratch, data)
                     self._place(temporary, scratch, relative)
                 finally:
                     with contextlib.suppress(FileNotFoundError):
@@ -242,7 +238,7 @@ class Root:
     def create(self, relative: str) -> BinaryIO:
         """A new file at ``relative``, to be written; FileExistsError where there is anything."""
         with self._parent(relative) as (folder, name):
-            handle = self._opened(relative, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, folder)
+            handle = open_file(name, folder, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self.at(relative))
         return os.fdopen(handle, "wb")
 
     def append(self, relative: str) -> int:
@@ -252,13 +248,13 @@ class Root:
         """
         self._own(relative)
         with self._parent(relative) as (folder, name):
-            return self._opened(relative, name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, folder)
+            return open_file(name, folder, os.O_WRONLY | os.O_APPEND | os.O_CREAT, self.at(relative))
 
     def truncate(self, relative: str, size: int) -> None:
         """Cut the regular file at ``relative`` to ``size`` bytes."""
         self._own(relative)
         with self._parent(relative) as (folder, name):
-            handle = self._opened(relative, name, os.O_WRONLY, folder)
+            handle = open_file(name, folder, os.O_WRONLY, self.at(relative))
         try:
             os.ftruncate(handle, size)
         finally:
@@ -271,12 +267,12 @@ class Root:
 
     def remove(self, relative: str) -> None:
         """Remove the file at ``relative``, a link itself and not what it points to; nothing happens where there is none."""
-        with contextlib.suppress(*_ABSENT, IsADirectoryError), self._parent(relative) as (folder, name):
+        with contextlib.suppress(*ABSENT, IsADirectoryError), self._parent(relative) as (folder, name):
             os.unlink(name, dir_fd=folder)
 
     def remove_folder(self, relative: str, *, above: bool = True) -> None:
         """Remove the folder ``relative``, and with ``above`` those above it, as far as they are empty."""
-        parts = _parts(relative)
+        parts = parts_of(relative)
         with contextlib.suppress(OSError):
             while parts:
                 with self._folder(parts[:-1]) as folder:
@@ -292,7 +288,7 @@ class Root:
     def lock(self, relative: str) -> int | None:
         """A handle that holds the lock file ``relative``, an flock, until it is closed; None while another process holds it."""
         with self._parent(relative) as (folder, name):
-            handle = self._opened(relative, name, os.O_RDWR | os.O_CREAT, folder)
+            handle = open_file(name, folder, os.O_RDWR | os.O_CREAT, self.at(relative))
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -305,38 +301,14 @@ class Root:
 
     # the way there
 
-    @contextlib.contextmanager
-    def _folder(self, parts: list[str], *, make: bool = False) -> Iterator[int]:
+    def _folder(self, parts: list[str], *, make: bool = False) -> AbstractContextManager[int]:
         """A handle of the folder ``parts``, reached from the top without following a link."""
-        way = [*self._inside, *parts]
-        handle = os.open(self._top, _FOLDER)
-        try:
-            for depth, part in enumerate(way, 1):
-                try:
-                    inner = self._entered(part, handle, make)
-                except OSError as error:
-                    raise self._explained(error, os.path.join(self._top, *way[:depth]), part, handle) from error
-                os.close(handle)
-                handle = inner
-            yield handle
-        finally:
-            os.close(handle)
-
-    @staticmethod
-    def _entered(part: str, handle: int, make: bool) -> int:
-        try:
-            return os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=handle)
-        except FileNotFoundError:
-            if not make:
-                raise
-        with contextlib.suppress(FileExistsError):  # another thread was faster
-            os.mkdir(part, dir_fd=handle)
-        return os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=handle)
+        return opened_folder(self._top, [*self._inside, *parts], make=make)
 
     @contextlib.contextmanager
     def _parent(self, relative: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
         """A handle of the folder that ``relative`` is in, and its name there; errors inside get the whole path."""
-        *parts, name = _parts(relative)
+        *parts, name = parts_of(relative)
         with self._folder(parts, make=make) as folder:
             try:
                 yield folder, name
@@ -344,30 +316,6 @@ class Root:
                 if error.filename == name or error.filename is None:
                     error.filename = self.at(relative)
                 raise
-
-    def _opened(self, relative: str, name: str, flags: int, folder: int) -> int:
-        """A handle of the regular file ``name`` in ``folder``."""
-        try:
-            handle = os.open(name, flags | _FILE, 0o666, dir_fd=folder)
-        except OSError as error:
-            raise self._explained(error, self.at(relative), name, folder) from error
-        mode = os.fstat(handle).st_mode
-        if stat.S_ISREG(mode):
-            return handle
-        os.close(handle)
-        raise OSError(errno.EINVAL, f"it is {kind_of(mode)}, not a regular file", self.at(relative))
-
-    @staticmethod
-    def _explained(error: OSError, whole: str, name: str, folder: int) -> OSError:
-        """``error`` with the ``whole`` path, and with words where the cause is a link or something that is no file."""
-        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EMLINK, errno.EISDIR):
-            with contextlib.suppress(OSError):
-                mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-                if stat.S_ISLNK(mode):
-                    return OSError(errno.ELOOP, "it is a symbolic link; none is followed in an output folder", whole)
-                if error.errno != errno.ENOTDIR and not stat.S_ISREG(mode):
-                    return OSError(errno.EINVAL, f"it is {kind_of(mode)}, not a regular file", whole)
-        return OSError(error.errno, error.strerror or str(error), whole)
 
     def _place(self, temporary: str, scratch: int, relative: str) -> None:
         """Give the file ``temporary`` in ``scratch`` its name. Raises ImageError where the file system cannot take that."""
@@ -386,32 +334,3 @@ class Root:
         status = self.status(relative)
         if status is not None and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
             self.write(relative, self.read(relative, status.st_size))
-
-
-def _parts(relative: str) -> list[str]:
-    """The names on the way to ``relative``. Raises OSError for a path that is not relative and normalised."""
-    parts = relative.split("/")
-    if "\0" in relative or any(part in ("", ".", "..") for part in parts):
-        raise OSError(errno.EINVAL, "it is not a path inside the output folder", relative)
-    return parts
-
-
-def _regular_size(name: str, folder: int | None) -> int:
-    """Bytes of the regular file ``name`` in ``folder``; 0 where there is none."""
-    if folder is None or name in ("", ".", ".."):
-        return 0
-    try:
-        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except _ABSENT:
-        return 0
-    return status.st_size if stat.S_ISREG(status.st_mode) else 0
-
-
-def _fill(temporary: str, data: bytes, scratch: int) -> None:
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o666, dir_fd=scratch)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
-    finally:
-        os.close(handle)
