@@ -160,9 +160,19 @@ def test_what_means_something_counts_beside_what_does_not(browser, run):
     ]
 
 
-def test_back_and_forward(browser, run):
+@pytest.fixture
+def tab(browser):
+    """A tab without a history. One that is full loses steps that no hand has made, and those of the test first."""
+    before = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    yield browser
+    browser.close()
+    browser.switch_to.window(before)
+
+
+def test_back_and_forward(tab, run):
     """Each filter is a step, what is typed is one, and so is a picture that is opened, however many are looked at from there."""
-    page = visit(browser, run)
+    page = visit(tab, run)
     steps = [page.execute_script(SHOWN)]
     ask(page, right="0")
     steps.append(page.execute_script(SHOWN))
@@ -183,8 +193,8 @@ def test_back_and_forward(browser, run):
     assert complaints(page) == []
 
 
-def test_closing_a_picture_leaves_no_step_to_it(browser, run):
-    page = visit(browser, run)
+def test_closing_a_picture_leaves_no_step_to_it(tab, run):
+    page = visit(tab, run)
     ask(page, sort="path")
     for _ in range(3):
         click(page, ".card")
@@ -399,8 +409,8 @@ def test_a_copied_address_of_a_comparison_shows_the_same(browser, compared, aske
     assert complaints(page) == []
 
 
-def test_the_address_of_a_comparison_is_checked_and_goes_back(browser, compared):
-    page = visit(browser, compared, name="changes.html")
+def test_the_address_of_a_comparison_is_checked_and_goes_back(tab, compared):
+    page = visit(tab, compared, name="changes.html")
     everything = page.execute_script(DIFF_SHOWN)
     for address in ("#pair=a%20b&bin=11&sort=evil&fade=101", "#%%%", "#open=x", "#bin=-1&order=1&flips=2", "#pair=__proto__"):
         visit(page, compared, address, "changes.html")

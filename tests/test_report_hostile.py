@@ -15,7 +15,10 @@ from PIL import Image as PillowImage
 
 from camcli import compare
 from camcli.errors import OutputError
+from camcli.output.journal import Entry
+from camcli.output.ledger import Ledger
 from camcli.output.root import Root
+from camcli.output.writers import csv_line, prediction_columns
 from camcli.report import thumbnails
 from camcli.report.about import about_run, legible
 from camcli.report.changes import changes_html
@@ -74,7 +77,7 @@ def test_no_cell_of_a_table_breaks_the_data():
     images = {f"{number}.jpg": [row_of(f"{number}.jpg", **{column: cell})] for number, (column, cell) in enumerate(
         (column, cell) for column in columns for cell in CELLS
     )}  # fmt: skip
-    found = gather(".", Tables(images=images, settings={}))
+    found = gather(Root("."), Tables(images=images, settings={}))
     data = json.loads(json_script(found.as_json({}, {}, ".")), parse_constant=pytest.fail)
     assert len(data["images"]["name"]) == len(data["rows"]["image"]) == len(columns) * len(CELLS)
     assert all(value is None or abs(value) < 1e301 for column in ROW_NUMBERS for value in data["rows"][column])
@@ -96,14 +99,22 @@ FORGED = [
 
 
 @pytest.mark.parametrize("overlay", FORGED)
-def test_a_row_whose_overlay_is_elsewhere_is_damaged(overlay):
-    found = gather(".", Tables(images={"a.jpg": [row_of("a.jpg", overlay=overlay)], "b.jpg": [row_of("b.jpg")]}, settings={}))
+def test_a_row_whose_overlay_is_elsewhere_is_damaged(overlay, tmp_path):
+    """It is counted and left out, so that no thumbnail is made of a file outside ``overlays`` and no page links to one."""
+    ledger = Ledger(Root(str(tmp_path)), {"class-from": "folder"})
+
+    def rows_of(path):
+        lines = csv_line(tuple(row_of("a.jpg", overlay=path)[column] for column in prediction_columns(labelled=True, boxed=False)))
+        return ledger.own_rows(Entry("a.jpg", None, "", len(lines)), lines)
+
+    assert rows_of("overlays/a.jpg.1-a.jpg") is not None
+    found = gather(Root(str(tmp_path)), Tables(images={"a.jpg": rows_of(overlay), "b.jpg": [row_of("b.jpg")]}, settings={}))
     assert (found.damaged, found.overlays, found.images["name"]) == (1, ["overlays/b.jpg.1-a.jpg"], ["b.jpg"])
 
 
 def test_no_settings_and_no_record_break_the_page():
     """Each key of the journal's settings and of run.json in turn is each kind of junk, and all of them are."""
-    tables = gather(".", Tables(images={"a.jpg": [row_of("a.jpg")]}, settings={}))
+    tables = gather(Root("."), Tables(images={"a.jpg": [row_of("a.jpg")]}, settings={}))
     keys = [
         "inputs",
         "fit",
@@ -359,7 +370,7 @@ def test_a_page_of_hostile_texts_and_numbers_works(browser, camcli, tmp_path):
         "preprocess": {"resize": "contain", "crop": [0, "a"], "resize_to": 3},
         "model": {"name": "</script><b>", "weights": {}},
     }
-    found = gather(str(out), Tables(images=images, settings=settings))
+    found = gather(Root(str(out)), Tables(images=images, settings=settings))
     (out / "report" / "rows.js").write_text(
         f"var camcliData={json_script(found.as_json(settings, record, str(out)))};\n", encoding="utf-8"
     )
