@@ -60,12 +60,12 @@ def check_value(field: dataclasses.Field[Any], value: Any) -> None:
         )
     if any("\0" in text for text in (value if isinstance(value, tuple) else (value,)) if isinstance(text, str)):
         raise ConfigError(f"--{name} contains a NUL, which no name can.")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"--{name} {value} must be a finite number.")
     low, high = meta["at_least"], meta["at_most"]
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ConfigError(f"--{name} {value} must be {bounds}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"--{name} {value} must be a finite number.")
     if field.default != "" and value == "":
         raise ConfigError(f"--{name} is empty.")
 

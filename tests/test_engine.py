@@ -97,9 +97,9 @@ def test_wrong_speed_options_are_refused_before_any_work(camcli, samples, tmp_pa
         (("--precision", "tf32", "--device", "cpu"), "NVIDIA"),
         (("--precision", "half"), "bf16"),
         (("--batch-size", "many"), "neither a whole number nor auto"),
-        (("--batch-size", "0"), "at least 1"),
+        (("--batch-size", "0"), "between 1 and 65536"),
         (("--compile", "yes"), "auto"),
-        (("--threads", "0"), "at least 1"),
+        (("--threads", "0"), "between 1 and 1024"),
     ):
         refused = camcli("run", samples, "-o", tmp_path / "out", *arguments)
         assert refused.code == 2

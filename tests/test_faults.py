@@ -262,7 +262,7 @@ class Sweep:
     """One command over a small album, repeated with one file operation failing, and then without.
 
     ``beginnings``: output folders to start from. ``nothing`` holds files of the user only. ``half`` an interrupted run of five
-    images, one of which has changed since, one has lost its overlay; with a torn row, an overlay of nobody, and a forgotten
+    images, one of which has changed since, one has lost its overlay; with a torn row, an overlay without a row, and a forgotten
     temporary file.
     """
 
@@ -276,7 +276,8 @@ class Sweep:
         rows = rows_of(half / "predictions.csv")
         os.utime(self.images / rows[1]["image"], ns=(10**18, 10**18))
         (half / rows[2]["overlay"]).unlink()
-        (half / ".camcli" / "scratch" / "forgotten").write_bytes(b"half a file")
+        (half / ".camcli" / "scratch" / "1-2").write_bytes(b"half a file")
+        (half / ".camcli" / "unconfirmed.jsonl").write_text('["overlays/nobody.jpg.7-dark.jpg"]\n')
         shutil.copy(half / rows[0]["overlay"], half / "overlays" / "nobody.jpg.7-dark.jpg")
         with open(half / "predictions.csv", "ab") as table:
             table.write(b"sub/torn.jpg,1,0")

@@ -355,7 +355,7 @@ def test_inputs_are_walked_in_order_each_once(camcli, imgs, tmp_path):
         (["imgs", "--colormap", "viridi"], 2, "Did you mean 'viridis'"),
         (["imgs", "--alpha", "1.5"], 2, "between 0.0 and 1.0"),
         (["imgs", "--alpha", "nan"], 2, "between 0.0 and 1.0"),
-        (["imgs", "--batch-size", "0"], 2, "at least 1"),
+        (["imgs", "--batch-size", "0"], 2, "between 1 and 65536"),
         (["imgs", "--quality", "high"], 2, "Invalid value for '--quality'"),
         (["imgs", "--device", "cuda:99"], 2, "--device"),
         (["imgs", "--device", "tpu"], 2, "auto, cpu, cuda"),

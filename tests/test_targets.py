@@ -10,7 +10,8 @@ import torch
 from PIL import Image as PillowImage
 
 from camcli.output.folder import OutputFolder
-from camcli.output.journal import read_settings
+from camcli.output.journal import read_header
+from camcli.output.root import Root
 from camcli.records import Failure, stamp_of
 from tests.folders import failures_of, rows_of, state_of
 
@@ -121,7 +122,7 @@ def test_a_folder_with_images_that_failed_for_want_of_a_label_goes_on(camcli, la
     image = labelled / "dark" / "3.png"
     if flags:  # the image as if it had not been explained
         cut_last_image(out)
-    settings = read_settings(str(out / ".camcli" / "journal.jsonl"))
+    settings = read_header(Root(str(out))).settings
     with OutputFolder(str(out), settings) as folder:
         folder.record(Failure("dark/3.png", "label", f"no label in {table}", stamp_of(str(image))))
     assert camcli(*command).code == 0

@@ -89,8 +89,9 @@ class OutputFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.ledger.close()
-        with contextlib.suppress(OSError):  # the next run does it
-            self._confirm_all()
+        if not self.ledger.is_torn:
+            with contextlib.suppress(OSError):  # the next run does it
+                self._confirm_all()
         self._unconfirmed.close()
         self._in_flight.end()
         self._held.close()

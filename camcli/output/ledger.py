@@ -52,7 +52,8 @@ class Ledger:
     """The tables and the journal in ``root``, for a run with ``settings``.
 
     ``entries``: what the journal knows, by image, in the order of the rows. ``headers``: the first line of each table; ``starts``:
-    how many bytes that is. ``drawn``: settings that ``camcli render`` has changed since. Nothing is opened for writing before the
+    how many bytes that is. ``drawn``: settings that ``camcli render`` has changed since. ``is_torn``: a table holds rows that the
+    journal does not know, which the next ``load`` cuts off. Nothing is opened for writing before the
     first ``append``. Its user holds the folder's lock.
     """
 
@@ -64,6 +65,7 @@ class Ledger:
         self.headers = _table_headers(settings)
         self.starts = {name: len(header) for name, header in self.headers.items()}
         self._columns = {name: header.decode("utf-8").rstrip("\n").split(",") for name, header in self.headers.items()}
+        self.is_torn = False
         self._handles: dict[str, int] = {}
         self._ends: dict[str, int] = {}
 
@@ -157,13 +159,24 @@ class Ledger:
         else:
             rows, stage, files = failure_line(outcome), outcome.stage, ()
         entry = Entry(outcome.image, outcome.stamp, stage, len(rows), zlib.crc32(rows), files)
+        before: dict[str, int] = {}
         try:
             self.open()
+            before = dict(self._ends)
             self._write(entry.table, rows)
             self._write(JOURNAL, entry.line(self._ends))
         except OSError as error:
+            self._take_back(before)
             raise output_error(self._root.at(entry.table), error) from error
         self.entries[entry.image] = entry
+
+    def _take_back(self, ends: Mapping[str, int]) -> None:
+        """Cut tables and journal back to ``ends``: no row is left of an image of which nothing else is."""
+        try:
+            for name, end in ends.items():
+                os.ftruncate(self._handles[name], end)
+        except OSError:
+            self.is_torn = True
 
     def open(self) -> None:
         """Open tables and journal for appending; those that are missing begin with their first lines. Raises OSError."""
