@@ -31,13 +31,14 @@ class Unconfirmed:
         self._root = root
         self._lock = threading.Lock()
         self._waiting: dict[str, list[str]] = {}
+        self._doubtful = False
         self._handle: int | None = None
         self._size = 0
 
     @property
     def is_clear(self) -> bool:
-        """Whether all that this process has expected is confirmed."""
-        return not self._waiting
+        """Whether nothing in the log is in doubt: all that this process has expected is confirmed."""
+        return not self._waiting and not self._doubtful
 
     @property
     def is_begun(self) -> bool:
@@ -63,6 +64,7 @@ class Unconfirmed:
     def doubt(self, names: Sequence[str]) -> None:
         """``names`` are about to lose their rows. Raises OSError."""
         with self._lock:
+            self._doubtful = True
             self._append(names)
 
     def confirm(self, image: str) -> None:
@@ -94,6 +96,7 @@ class Unconfirmed:
         """Remove the log: nothing is unconfirmed any more. Raises OSError."""
         self.close()
         self._waiting.clear()
+        self._doubtful = False
         self._root.remove(LOG)
 
 
