@@ -153,7 +153,9 @@ def _in_present_look(config: RunConfig, folder: OutputFolder, talk: Talk) -> Run
         talk.say(f"Finishing the camcli render that was interrupted in {shown(folder.place)}.")
         allow_any_size()
         with talk.bar() as tell:
-            redraw_folder(folder, look, tell)
+            left = redraw_folder(folder, look, tell).left
+        if left:
+            talk.warn(f"{count_words(len(left), 'image')} gone or changed since; the overlays of before stay.")
     drawn = folder.ledger.drawn
     if drawn:
         words = ", ".join(f"{name} {value}" for name, value in drawn.items())
