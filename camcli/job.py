@@ -23,7 +23,7 @@ from camcli.models.layers import resolve_layers
 from camcli.models.request import ModelRequest
 from camcli.models.sources import class_names, load_model, source_of, weights_at_hand
 from camcli.network import Network, eager
-from camcli.network.memory import fitting_batch_size
+from camcli.network.memory import fitting_batch_size, refuse_too_little
 from camcli.network.prepare import Preparation, prepare_network, worth_compiling
 from camcli.records import Counts, Layer, LoadedModel, Preprocess, Source
 from camcli.stages import Stages
@@ -101,6 +101,7 @@ def prepare_job(
         say(f"Compiling {model.name}; this takes up to a minute the first time.")
     wanted = Preparation(config.precision, compiled, batch_size, config.threads)
     network = prepare_network(model, names, device, wanted, notes.append)
+    refuse_too_little(model, names, device)
     options = replace(options, chunk=batch_size)
     model = replace(model, notes=(*model.notes, *dict.fromkeys(notes)))
     return Job(config, model, device, layers, classes, options, labels, network, batch_size)

@@ -20,7 +20,7 @@ from camcli.output.checks import is_unchanged
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, Header, read_header
 from camcli.output.maps import read_map
-from camcli.output.record import RECORD, read_record
+from camcli.output.record import RECORD, checked_record
 from camcli.output.root import Root
 from camcli.output.writers import csv_line
 from camcli.records import Box, Checksum, Failure, Preprocess, Source, checksum_of, preprocess_of, recovered, shown
@@ -127,8 +127,8 @@ def _all_redrawn(explained: Sequence[tuple[Entry, _Rows]], look: _Look) -> Itera
 
 def _preprocess(folder: OutputFolder) -> Preprocess:
     try:
-        return preprocess_of(read_record(folder.root).get("preprocess"))
-    except ValueError as error:
+        return preprocess_of(checked_record(folder.root).get("preprocess"))
+    except (FileNotFoundError, ValueError) as error:
         raise InputError(
             f"{shown(folder.place)!r} has no {RECORD} that says how images were prepared: run the same command again first."
         ) from error

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image as PillowImage
 
+from camcli.cli.app import explain_import_error
 from camcli.config import RunConfig
 from camcli.errors import ImageError
 from camcli.images import decode
@@ -408,3 +409,17 @@ def test_decoding_takes_no_more_memory_than_the_header_says(kind: str, options: 
     claimed, measured_bytes = map(int, done.stdout.split())
     assert measured_bytes < claimed + 20 * MB
     assert claimed < 2 * measured_bytes + 20 * MB, "a claim far too high refuses what there is memory for"
+
+
+def test_law_28_too_little_memory_for_an_image_is_said_before_the_kernel_ends_the_process(camcli, imgs, tmp_path, monkeypatch):
+    monkeypatch.setattr("camcli.network.memory.available_memory", lambda: 50 << 20)
+    refused = camcli("run", imgs, "-o", tmp_path / "out", *TINY)
+    assert (refused.code, "52 MB are free" in refused.err) == (3, True), refused.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_law_28_libraries_that_do_not_fit_into_the_address_space_are_no_defect():
+    """What the loader says under ulimit -v."""
+    said = str(explain_import_error(ImportError("libtorch_cuda.so: failed to map segment from shared object")))
+    assert "ulimit -v" in said
+    assert "libtorch_cuda.so" in said

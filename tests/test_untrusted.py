@@ -18,6 +18,7 @@ from camcli.output.journal import Header, read_header
 from camcli.output.ledger import Ledger, read_ledger
 from camcli.output.names import folded
 from camcli.output.root import Root
+from camcli.output.unconfirmed import Unconfirmed
 from tests.commands import RICH, command, commands_on, copied, rich_folder, snapshot
 from tests.failing import Failing
 from tests.folders import contents_of, failures_of, rows_of
@@ -219,6 +220,16 @@ def test_a_killed_run_leaves_its_files_by_name_and_the_next_removes_them(made, t
             os.utime(made.parent / "imgs" / "a.jpg", ns=(10**18, 10**18))
         assert not (out / left).exists()
         assert results_of(out).keys() == before.keys()
+
+
+def test_what_is_written_behind_a_torn_line_of_the_log_is_read(tmp_path):
+    """A full disk may leave half a line; the next one must not be lost with it."""
+    (tmp_path / ".camcli" / "scratch").mkdir(parents=True)
+    (tmp_path / ".camcli" / "unconfirmed.jsonl").write_text('["overlays/a.jpg.1-b.j')
+    log = Unconfirmed(Root(str(tmp_path)))
+    log.doubt(["overlays/c.jpg.1-d.jpg"])
+    log.close()
+    assert log.read() == {"overlays/c.jpg.1-d.jpg"}
 
 
 def test_a_hard_link_of_a_table_is_not_written_through(made, tmp_path):

@@ -107,6 +107,8 @@ def explain_import_error(error: BaseException) -> CamcliError | None:
         return RunError("the system allows this process no more threads (ulimit -u, pids.max). Try --workers 1 --threads 1.")
     if "out of memory" in text:
         return RunError(f"{text.splitlines()[0]} Try --device cpu or a smaller model.")
+    if "failed to map segment" in text:
+        return RunError(f"this process may take too little memory to load its libraries (ulimit -v): {text.splitlines()[0]}.")
     if "libGL" in text or "libgthread" in text:
         return RunError(
             f"OpenCV cannot be loaded ({text}). Install the system library (Debian, Ubuntu: apt-get install libgl1 "

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from camcli.machine import available_memory
+from camcli.errors import OutOfMemoryError
+from camcli.machine import available_memory, release_memory
 from camcli.network import run_hooked
 from camcli.records import LoadedModel
 from camcli.tap import gradients_of
 
 _MOST = {"cpu": 16, "mps": 32, "cuda": 128}
 """Beyond these a larger batch is not faster."""
+
+_PLENTY, _BESIDE = 1 << 30, 128 << 20
+"""Bytes: with so much free nothing is checked; what decoding, painting and the network's kernels take beside its activations."""
 
 _SHARE = 0.5
 """Of the free memory that a batch may take: decoded images and overlays need some too."""
@@ -38,6 +42,23 @@ def fitting_batch_size(model: LoadedModel, names: Sequence[str], device: torch.d
         needed, free = _host_bytes(model.module, image, names), available_memory()
     fitting = int(_SHARE * free) // max(1, needed)
     return max(1, min(_MOST.get(device.type, 16), 1 << max(0, fitting.bit_length() - 1)))
+
+
+def refuse_too_little(model: LoadedModel, names: Sequence[str], device: torch.device) -> None:
+    """Raise OutOfMemoryError where the host has too little memory left to explain one image; the kernel would end the process.
+
+    A GPU says so itself. Nothing is computed where there is plenty.
+    """
+    if device.type != "cpu" or available_memory() > _PLENTY:
+        return
+    release_memory()
+    image = torch.zeros((1, 3, *model.preprocess.crop))
+    needed, free = _host_bytes(model.module, image, names) + _BESIDE, available_memory()
+    if needed > free:
+        raise OutOfMemoryError(
+            f"{model.name} takes about {needed / 1e6:.0f} MB more to explain an image, and {free / 1e6:.0f} MB are free, of the "
+            "machine or of what this process may take (control group, ulimit -v). Give it more memory, or try a smaller model."
+        )
 
 
 def bytes_through(model: LoadedModel, size: tuple[int, int]) -> int:

@@ -24,7 +24,7 @@ from camcli.output.ledger import Ledger, own_files
 from camcli.output.locks import LOCK, claimed
 from camcli.output.manifest import remove_report
 from camcli.output.names import shard_name
-from camcli.output.record import RECORD, read_record
+from camcli.output.record import RECORD, checked_record, part_of, read_record
 from camcli.output.redrawing import MARKER, redrawing_look
 from camcli.output.root import Root
 from camcli.output.unconfirmed import Unconfirmed
@@ -123,13 +123,13 @@ class OutputFolder:
 
     def exchange_rows(self, look: Mapping[str, Any], contents: Iterable[tuple[Entry, bytes]]) -> None:
         """All overlays have ``look``: write that down, with entries and rows that name them. Raises OutputError."""
+        try:
+            record = checked_record(self.root)
+        except OSError as error:
+            raise output_error(error.filename or self.root.at(RECORD), error) from error
         self.ledger.drawn = {key: value for key, value in look.items() if value != self.ledger.settings.get(key)}
         self.ledger.exchange(contents)
-        record = read_record(self.root)
-        if isinstance(record.get("settings"), dict):
-            record["settings"] = {**record["settings"], **look}
-        self._unconfirmed.close()
-        self.finish(record)
+        self.finish({**record, "settings": {**part_of(record, "settings"), **look}})
 
     def doubt(self, names: Sequence[str]) -> None:
         """``names`` are about to lose their rows: the next sweep removes those that none has. Raises OutputError."""

@@ -81,6 +81,8 @@ class Unconfirmed:
         if self._handle is None:
             self._handle = self._root.append(LOG)
             self._size = os.fstat(self._handle).st_size
+            if self._size:  # its last line may be torn
+                os.write(self._handle, b"\n")
         line = _line(names)
         if os.write(self._handle, line) < len(line):  # torn, as by a full disk: these files are not written then
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._root.at(LOG))
