@@ -7,6 +7,7 @@ where they differ from it.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Mapping
@@ -194,8 +195,15 @@ def _add_map(found: Gathered, root: Root, row: Mapping[str, str], settings: Mapp
 
 
 def _map_of(root: Root, overlay: str) -> np.ndarray | None:
-    """The raw map of ``overlay``, (h, w) float32; None where there is none, or none that is whole."""
+    """The raw map of ``overlay``, (h, w) float32; None where there is none, or none that is whole.
+
+    Raises OSError where it cannot be read just now: a page that lacks it must not look complete.
+    """
     try:
         return read_map(root, overlay)
-    except (OSError, ValueError):
+    except ValueError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.EACCES, errno.EMFILE, errno.ENFILE):
+            raise
         return None
