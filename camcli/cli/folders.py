@@ -52,7 +52,7 @@ def verify(
 
 
 def _failed_images(runs: Sequence[Root]) -> int:
-    """How many images failed in the folder of which ``runs`` are, as its records say; in its parts where they are not merged."""
+    """How many images failed in a folder with these ``runs``, as its records say; in its parts where they are not merged."""
     from camcli.output.names import shard_of_name
     from camcli.output.record import part_of, read_record
 

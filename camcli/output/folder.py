@@ -224,7 +224,7 @@ class OutputFolder:
         return self._in_flight.holding(image)
 
     def _damaged(self) -> set[str]:
-        """Images whose rows are not as they were written, or of which a file is gone, empty, or not as long as it was."""
+        """Images with rows that are not as they were written, or with a file that is gone, empty, or not as long as it was."""
 
         def is_whole(entry: Entry, data: bytes) -> bool:
             rows = self.ledger.own_rows(entry, data)

@@ -171,7 +171,7 @@ class Ledger:
         self.entries[entry.image] = entry
 
     def _take_back(self, ends: Mapping[str, int]) -> None:
-        """Cut tables and journal back to ``ends``: no row is left of an image of which nothing else is."""
+        """Cut tables and journal back to ``ends``, so that no row is left without its journal line."""
         try:
             for name, end in ends.items():
                 os.ftruncate(self._handles[name], end)

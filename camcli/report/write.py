@@ -36,7 +36,7 @@ _SCRIPTS = (
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a report shows and what it took: ``thumbnails`` made anew, ``pictureless`` overlays of which none could be made,
+    """What a report shows and what it took: ``thumbnails`` made, ``pictureless``: overlays without one,
     ``damaged`` images whose rows are. ``page`` is None where it was stopped before the page was written.
     """
 
