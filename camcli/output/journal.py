@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ JOURNAL = f"{RUN_MARKER}/journal.jsonl"
 TABLES = ("predictions.csv", "failures.csv")
 """The tables of every run."""
 
+_STAGE = re.compile(r"[a-z]{0,20}")
 _MOST_LINE = 1 << 20
 """Bytes: no line of a journal is as long."""
 
@@ -204,7 +206,7 @@ def _entry(record: dict[str, Any], ends: list[int], sizes: Sequence[int] | None)
     sha256, rows, files = record.get("sha256", ""), record.get("rows"), record.get("files")
     now: list[Any] = [record.get("predictions"), record.get("failures")]
     whole = [
-        _is_name(image) and isinstance(stage, str) and isinstance(sha256, str),
+        _is_name(image) and isinstance(stage, str) and _STAGE.fullmatch(stage) and isinstance(sha256, str),
         (size is None and mtime_ns is None) or (_is_count(size) and type(mtime_ns) is int),
         rows is None or _is_count(rows),
         files is None or (isinstance(files, list) and all(map(_is_checksum, files))),

@@ -27,6 +27,9 @@ from camcli.report.data import Gathered, gather
 from camcli.report.scripts import filled_page, json_script
 from camcli.report.thumbnails import make_thumbnails
 
+_IN_SCRIPTS = "backslashreplace"
+"""Half of a surrogate pair, which is no UTF-8, as a script writes it in a text."""
+
 _SCRIPTS = (
     "base.js", "address.js", "state.js", "grid.js", "cards.js", "shapes.js", "charts.js", "values.js", "dialog.js", "view.js",
     "main.js",
@@ -118,9 +121,9 @@ def _write_page(root: Root, found: Gathered, settings: Mapping[str, Any], earlie
 def _data_files(found: Gathered, settings: Mapping[str, Any], record: Mapping[str, Any], path: str) -> Iterator[tuple[str, bytes]]:
     for number, chunk in enumerate(found.maps.chunks):
         name = f"{REPORT_FOLDER}/maps/{number}.js"
-        yield name, f"camcliMaps({number},{json_script(chunk)});\n".encode()
+        yield name, f"camcliMaps({number},{json_script(chunk)});\n".encode("utf-8", _IN_SCRIPTS)
     data = json_script(found.as_json(settings, record, path))
-    yield f"{REPORT_FOLDER}/rows.js", f"var camcliData={data};\n".encode()
+    yield f"{REPORT_FOLDER}/rows.js", f"var camcliData={data};\n".encode("utf-8", _IN_SCRIPTS)
 
 
 def _title(path: str) -> str:
