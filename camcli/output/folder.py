@@ -31,11 +31,11 @@ from camcli.output.unconfirmed import Unconfirmed
 from camcli.output.writers import json_bytes, output_error
 from camcli.records import RUN_MARKER, Checksum, Outcome, Source, checksum_of, shown
 
-_RETRIED = ("memory", "label")
-"""Stages of failures that say nothing of the file: what failed there is tried again by every run."""
+_NO_FAILURE = "label"
+"""Stage that earlier versions recorded for an image without a label, which is no failure any more."""
 
-LABEL = "label"
-"""Stage of a failure that older versions recorded for an image without a label, which is no failure any more."""
+_RETRIED = ("memory", _NO_FAILURE)
+"""Stages of failures that say nothing of the file: what failed there is tried again by every run."""
 
 
 class OutputFolder:
@@ -263,7 +263,7 @@ class OutputFolder:
         root = str(self.ledger.settings.get("inputs", ""))
 
         def is_outgrown(entry: Entry) -> bool:
-            if entry.stage == LABEL:
+            if entry.stage == _NO_FAILURE:
                 return True
             if entry.stage != "read" or entry.image in order:
                 return False
