@@ -31,8 +31,8 @@ from benchmarks.rounds import agreement, measure
 from benchmarks.variants import PLAIN, Subject, variant_names
 from benchmarks.verdict import rates_table, verdict_table, verdicts
 from camcli.images.discover import discover_sources
-from camcli.machine import available_cores
 from camcli.models import bundled
+from camcli.resources import available_cores
 
 _IMAGES = {bundled.NAME: 320}
 """Of a timed run, where it is not 160: a fast network needs more for a run of some seconds."""

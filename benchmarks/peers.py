@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from camcli import pipeline
-from camcli.job import Job
+from camcli.pipeline import stages
 from camcli.pipeline.engine import Engine, judged, normalised
+from camcli.pipeline.job import Job
 from camcli.records import Findings, Prediction
 
 Explain = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -82,7 +82,7 @@ PEERS: dict[str, Callable[[nn.Module, str], AbstractContextManager[Explain]]] = 
 
 
 class PeerEngine:
-    """``camcli.pipeline.Engine`` with the network's part done by a peer; its parts are findings that are already there."""
+    """``camcli.pipeline.stages.Engine`` with the network's part done by a peer; its parts are findings that are already there."""
 
     def __init__(self, job: Job, explain: Explain) -> None:
         self._job, self._explain = job, explain
@@ -106,7 +106,7 @@ class PeerEngine:
 
 def taking_the_engines_place(engine: PeerEngine) -> AbstractContextManager[object]:
     """Inside, ``explain_images`` works with ``engine``."""
-    return patch.object(pipeline, "Engine", lambda job, before_pass: engine)
+    return patch.object(stages, "Engine", lambda job, before_pass: engine)
 
 
 def least_agreement(job: Job, peer: PeerEngine, inputs: Sequence[np.ndarray]) -> float:

@@ -16,7 +16,7 @@ from typing import cast
 import torch
 
 from benchmarks.variants import BATCH, Subject, Taken, build_variant, peer_agreement
-from camcli.machine import available_cores
+from camcli.resources import available_cores
 
 
 class Worker:

@@ -13,9 +13,9 @@ from pathlib import Path
 from benchmarks.corpus import make_corpus
 from benchmarks.variants import BATCH, Subject, explain_files
 from camcli.images.discover import discover_sources
-from camcli.job import prepare_job
 from camcli.models import bundled
-from camcli.stages import STAGES, Stages
+from camcli.pipeline.job import prepare_job
+from camcli.timing import STAGES, Stages
 
 
 def stage_table(seconds: Mapping[str, float], wall: float, images: int) -> str:

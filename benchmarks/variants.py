@@ -14,18 +14,18 @@ from typing import Any
 import torch
 
 from benchmarks.peers import PEERS, PeerEngine, least_agreement, taking_the_engines_place
-from camcli.config import RunConfig
-from camcli.job import Job, prepare_job
-from camcli.machine import keep_memory
+from camcli.config.fingerprint import run_settings
+from camcli.config.run import RunConfig
 from camcli.models import bundled
 from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
 from camcli.output.folder import OutputFolder
-from camcli.pipeline import explain_images
+from camcli.pipeline.job import Job, prepare_job
 from camcli.pipeline.reading import Prepared, read_ahead
+from camcli.pipeline.stages import explain_images
 from camcli.records import Failure, LoadedModel, Source
-from camcli.settings import run_settings
-from camcli.stages import Stages
+from camcli.resources import keep_memory
+from camcli.timing import Stages
 
 BATCH = 16
 

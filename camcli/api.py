@@ -17,14 +17,14 @@ import torch
 from PIL import Image as PillowImage
 from torch import Tensor, nn
 
-from camcli.config import LOOKS, RunConfig
+from camcli.config.run import LOOKS, RunConfig
 from camcli.errors import ConfigError, ImageError, InputError, ModelError, OutputError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import prepare_input, view_of
 from camcli.images.in_memory import is_picture, picture_pixels
-from camcli.job import Job, prepare_job, prepare_module
 from camcli.output.writers import write_file
 from camcli.pipeline.engine import explain_inputs, normalised
+from camcli.pipeline.job import Job, prepare_job, prepare_module
 from camcli.records import Box, Failure, Findings, Heatmap, Prediction, Preprocess, Source
 from camcli.render.caption import caption_of
 from camcli.render.encode import encode_image

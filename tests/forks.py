@@ -97,9 +97,9 @@ def _serve() -> None:
 
     import camcli.cli.app
     import camcli.images.discover
-    import camcli.job
     import camcli.output.folder
-    import camcli.pipeline
+    import camcli.pipeline.job
+    import camcli.pipeline.stages
 
     print("ready", flush=True)
     for line in sys.stdin:

@@ -20,9 +20,9 @@ KINDS = ("control group", "watcher")
 _TOLD = """
 import os
 from pathlib import Path
-import camcli.machine
+import camcli.resources
 if "FAKE_GROUP" in os.environ:
-    camcli.machine._control_groups = lambda: iter([Path(os.environ["FAKE_GROUP"])])
+    camcli.resources._control_groups = lambda: iter([Path(os.environ["FAKE_GROUP"])])
 if "NO_ADMISSION" in os.environ:
     from camcli.pipeline.admission import Admission
     Admission._fits = lambda self, needed: True

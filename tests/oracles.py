@@ -159,7 +159,7 @@ def _compared(
 
 
 def _shape_of(module: nn.Module, layer: Layer, image: torch.Tensor) -> torch.Tensor:
-    from camcli.tap import tap
+    from camcli.network.hooks import tap
 
     with torch.no_grad(), tap(module, [layer.name]) as outputs:
         module(image)

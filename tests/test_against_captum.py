@@ -13,8 +13,8 @@ from torchvision import models
 
 from camcli.cam.explain import explain_batch
 from camcli.models.layers import find_grid
+from camcli.network.hooks import tap
 from camcli.records import Layer
-from camcli.tap import tap
 
 SIZE = 96
 

@@ -9,9 +9,9 @@ import os
 import numpy as np
 import pytest
 
-from camcli.compare import compare_runs, pearson
 from camcli.records import recovered
 from camcli.report.scripts import quoted
+from camcli.runs.diff import compare_runs, pearson
 from tests.browser import click, complaints, open_page, press, put, wait
 from tests.folders import TINY, rows_of
 from tests.pictures import encoded, photo

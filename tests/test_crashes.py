@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from camcli import probe
 from camcli.output.inflight import InFlight
 from camcli.output.root import Root
+from camcli.pipeline import probe
 from camcli.records import Source
 from tests.conftest import ROOT
 from tests.folders import TINY, contents_of, failures_of, rows_of

@@ -12,10 +12,10 @@ from PIL import Image as PillowImage
 
 from camcli.cam import METHODS
 from camcli.cli.app import app
-from camcli.config import RunConfig
-from camcli.config_file import read_config_file
+from camcli.config.field import option_name
+from camcli.config.run import RunConfig
+from camcli.config.toml import read_config_file
 from camcli.models.request import ModelRequest
-from camcli.option import option_name
 from camcli.output.writers import BOX_COLUMNS, FAILURE_COLUMNS, LABEL_COLUMNS, PREDICTION_COLUMNS
 from tests.conftest import ROOT, SAMPLES
 

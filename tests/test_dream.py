@@ -17,12 +17,12 @@ import torch
 from filelock import FileLock
 from PIL import Image as PillowImage
 
+from camcli.config.field import option_name
 from camcli.dream.config import WITH_PRIOR, DreamConfig
 from camcli.dream.session import make_dreams, prepare_session
 from camcli.dream.write import COLUMNS, sheet_of
 from camcli.models.bundled import load_module
 from camcli.models.request import ModelRequest
-from camcli.option import option_name
 from tests.conftest import ROOT
 from tests.folders import contents_of, start, state_of
 from tests.walks import pictures_of, run_walk, shortened, walk_commands

@@ -11,8 +11,8 @@ import torch
 from PIL import Image as PillowImage
 from torch import nn
 
-from camcli.dream.ascend import Viewer, _steps, ascend, generator_of, standard_moves, to_bytes
 from camcli.dream.config import DreamConfig
+from camcli.dream.optimize import Viewer, _steps, ascend, generator_of, standard_moves, to_bytes
 from camcli.dream.parametrization import (
     COLOUR_COVARIANCE,
     PRIORS,

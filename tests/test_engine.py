@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from camcli import machine
-from camcli.config import RunConfig
-from camcli.job import prepare_job
-from camcli.pipeline import engine, reading
+from camcli import resources as machine
+from camcli.config.run import RunConfig
 from camcli.pipeline.engine import Engine
+from camcli.pipeline.job import prepare_job
 from camcli.pipeline.reading import Prepared, batches, held_bytes, read_ahead
+from camcli.pipeline.stages import engine, reading
 from camcli.records import Failure, Image, Source, Stamp
-from camcli.stages import STAGES, Stages
+from camcli.timing import STAGES, Stages
 from tests.conftest import SAMPLES
 from tests.folders import TINY, contents_of, rows_of
 from tests.pictures import encoded, noise, photo

@@ -12,8 +12,8 @@ from rich.cells import cell_len
 from typer.main import get_command
 
 from camcli.cli.app import app
+from camcli.cli.console import _draw_table
 from camcli.cli.help import COMMON, COMMON_PANEL
-from camcli.cli.talk import _draw_table
 from tests.folders import TINY, contents_of, rows_of
 
 PROPOSED = re.compile(r"another folder: -o (\S+)\.")

@@ -26,14 +26,14 @@ from camcli.fit.config import FitConfig
 from camcli.fit.data import divide, find_doubles
 from camcli.fit.features import cache_key
 from camcli.fit.finetune import blocks_of
-from camcli.fit.fitting import fit_model, load_backbone
-from camcli.fit.head import balanced_accuracy, class_weights, train_head
+from camcli.fit.linear_probe import balanced_accuracy, class_weights, train_head
 from camcli.fit.metrics import measure
+from camcli.fit.trainer import fit_model, load_backbone
 from camcli.models.fitted import read_fitted
 from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
+from camcli.network.hooks import tap
 from camcli.records import Preprocess
-from camcli.tap import tap
 from tests.conftest import ROOT, SAMPLES
 from tests.folders import COMMAND, rows_of, state_of
 from tests.pictures import encoded
@@ -582,7 +582,7 @@ def test_training_that_fails_leaves_the_network_frozen_and_says_why(data, tmp_pa
             if text.startswith("Epoch 0"):
                 (data / "red" / "3.png").unlink()
 
-    monkeypatch.setattr("camcli.fit.fitting.load_backbone", keeping)
+    monkeypatch.setattr("camcli.fit.trainer.load_backbone", keeping)
     common = {"backbone": "tests.networks:colours", "layer": "4", "device": "cpu", "unfreeze": 1}
     with pytest.raises(RunError, match=r"'red/3.png' cannot be read any more .*run the same command again"):
         fit_model(FitConfig(str(data), str(tmp_path / "model"), **common), Removes(), threading.Event())

@@ -23,8 +23,8 @@ from camcli.models.labels import find_class, imagenet_labels, read_labels
 from camcli.models.layers import default_layer, find_grid, list_layers, resolve_layers
 from camcli.models.request import ModelRequest
 from camcli.models.sources import class_names, list_models, load_model
+from camcli.network.hooks import frozen
 from camcli.records import Grid
-from camcli.tap import frozen
 
 
 def load(name, weights="none", labels=None):

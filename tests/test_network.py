@@ -17,12 +17,12 @@ from camcli.cam.explain import Options, explain_batch
 from camcli.errors import ConfigError, LayerError
 from camcli.network import eager, run_hooked
 from camcli.network.fold import fold_batch_norms
+from camcli.network.hooks import gradients_of
 from camcli.network.memory import fitting_batch_size
+from camcli.network.partition import split_network
 from camcli.network.precision import resolve_precision, set_precision
 from camcli.network.prepare import COMPILE_PAYS, Preparation, prepare_network, worth_compiling
-from camcli.network.split import split_network
 from camcli.records import Grid, Layer, LoadedModel, Preprocess
-from camcli.tap import gradients_of
 
 CPU = torch.device("cpu")
 

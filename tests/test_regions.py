@@ -13,12 +13,12 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from benchmarks.regions import mask_overlap, sought
-from camcli.config import RunConfig
+from camcli.config.fingerprint import effective_settings
+from camcli.config.run import RunConfig
 from camcli.images.geometry import view_of
 from camcli.records import Box
 from camcli.render.maps import place_map, scale_map
 from camcli.render.regions import find_boxes, segment
-from camcli.settings import effective_settings
 from tests.folders import TINY, contents_of, rows_of, state_of
 from tests.networks import brightness
 from tests.pictures import encoded, noise, photo

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
-from camcli.config import COLORMAPS
-from camcli.config import STYLES as CHOICES
+from camcli.config.run import COLORMAPS
+from camcli.config.run import STYLES as CHOICES
 from camcli.errors import ImageError
 from camcli.output.writers import table_line
 from camcli.records import Box, Heatmap, Prediction

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from camcli import compare
 from camcli.errors import OutputError
 from camcli.output.journal import Entry
 from camcli.output.ledger import Ledger
@@ -21,11 +20,12 @@ from camcli.output.root import Root
 from camcli.output.writers import csv_line, prediction_columns
 from camcli.report import thumbnails
 from camcli.report.about import about_run, legible
-from camcli.report.changes import changes_html
 from camcli.report.data import ROW_NUMBERS, gather
+from camcli.report.diff_page import changes_html
 from camcli.report.scripts import json_script
 from camcli.report.thumbnails import MOST_JPEG_PIXELS, MOST_PIXELS, make_thumbnails, thumbnail_jpeg
 from camcli.report.write import page_html, report_run
+from camcli.runs import diff as compare
 from tests.browser import complaints, open_page, wait
 from tests.folders import TINY, rows_of
 from tests.pictures import encoded, photo

@@ -421,7 +421,7 @@ def test_quiet_says_nothing_but_errors(camcli, imgs, tmp_path):
 def test_out_of_memory_halves_the_batch_down_to_one(camcli, imgs, tmp_path, monkeypatch):
     import torch
 
-    from camcli.pipeline import engine
+    from camcli.pipeline.stages import engine
 
     sizes = []
     real = engine.explain_batch

@@ -21,10 +21,10 @@ from torch.nn import functional
 
 from camcli.cam import METHODS, Method
 from camcli.cam.explain import explain_batch
-from camcli.config import RunConfig
+from camcli.config.run import RunConfig
 from camcli.errors import ModelError
 from camcli.images.discover import discover_sources
-from camcli.job import prepare_module
+from camcli.pipeline.job import prepare_module
 from camcli.records import SANITY_PICTURES, Grid, Layer, Preprocess, Source
 from camcli.sanity.check import MODES, Check, Measurement, check_maps
 from camcli.sanity.config import SanityConfig
@@ -573,7 +573,7 @@ def test_random_weights_and_single_images_are_warned_about(camcli, photos, tmp_p
 
 def test_what_the_help_needs_loads_nothing_large():
     check = (
-        "import sys; from camcli.cli.sanity import sanity_command; sanity_command()\n"
+        "import sys; from camcli.cli.commands.sanity import sanity_command; sanity_command()\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'numpy', 'cv2', 'scipy', 'skimage', 'matplotlib'}))"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

@@ -13,7 +13,7 @@ from camcli.cam import METHODS
 from camcli.cam.explain import Options, explain_batch
 from camcli.cli.progress import RunProgress
 from camcli.cli.signals import SIGNALS
-from camcli.pipeline import stopping
+from camcli.pipeline.stages import stopping
 from camcli.records import Counts, Explained, Grid, Layer
 from tests.conftest import Cam
 from tests.faults import differences, fill_album

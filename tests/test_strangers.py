@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from camcli.cli import app
+from camcli.cli.console import Talk
 from camcli.cli.guard import MOST_CHARACTERS, Guarded, safe_line
-from camcli.cli.talk import Talk
 from camcli.documents import parse_toml
 from camcli.errors import ConfigError
 from camcli.models.fitted import read_fitted

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
+from camcli.cli.console import Talk
 from camcli.cli.loading import loading
-from camcli.cli.talk import Talk
-from camcli.stages import Stages
+from camcli.timing import Stages
 from tests.folders import TINY, failures_of, start
 from tests.pictures import encoded, photo
 

@@ -35,7 +35,7 @@ def maps_of(folder):
 @pytest.mark.parametrize("name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.zoo) for name in NAMES])
 def test_a_classifier_gives_maps_and_a_batch_equals_its_images(camcli, tmp_path, monkeypatch, name):
     # both runs get the same network: drawing the weights of the largest takes longer than explaining with them
-    monkeypatch.setattr("camcli.job.load_model", lru_cache(load_model))
+    monkeypatch.setattr("camcli.pipeline.job.load_model", lru_cache(load_model))
     files = [SAMPLES / "chelsea.png", SAMPLES / "coffee.png"]
     flags = ("--model", name, "--weights", "none", "--class", 0, "--class", 281, "--class", 500, "--class", 967, "--save-maps")
     for batch in (1, 2):

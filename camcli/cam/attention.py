@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from camcli.cam import Scene, scene_method
 from camcli.errors import LayerError
+from camcli.network.hooks import frozen, full_precision
 from camcli.records import Layer
-from camcli.tap import frozen, full_precision
 
 
 @contextmanager

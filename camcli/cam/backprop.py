@@ -14,8 +14,8 @@ from camcli.cam import Scene, scene_method, target_logit
 from camcli.cam.gradient import grad_cam
 from camcli.cam.grid import to_spatial
 from camcli.errors import LayerError
+from camcli.network.hooks import frozen, full_precision, gradients_of, logits_of, tap
 from camcli.records import Layer
-from camcli.tap import frozen, full_precision, gradients_of, logits_of, tap
 
 _RELUS = frozenset(
     {functional.relu, functional.relu6, functional.hardtanh, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_,

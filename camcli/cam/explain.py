@@ -14,8 +14,8 @@ from camcli.cam.grid import to_spatial
 from camcli.cam.variations import fuse_maps, variations
 from camcli.errors import LayerError
 from camcli.network import Network, Tapped, eager
+from camcli.network.hooks import frozen, full_precision, gradients_of, logits_of
 from camcli.records import Layer
-from camcli.tap import frozen, full_precision, gradients_of, logits_of
 
 ChooseTargets = Callable[[Tensor], Tensor]
 """logits (B, K) -> class indices (B, T), int64: which classes of each image to explain."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from camcli.cam import gradient_method, target_logit
 from camcli.cam.grid import to_spatial
 from camcli.errors import LayerError
+from camcli.network.hooks import frozen, gradients_of, logits_of, tap
 from camcli.records import Layer
-from camcli.tap import frozen, gradients_of, logits_of, tap
 
 FINER_REFERENCES = 3
 FINER_STRENGTH = 0.6

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from camcli.cam import Scene, scene_method
 from camcli.cam.grid import from_spatial
+from camcli.network.hooks import full_precision, logits_of, replaced_output
 from camcli.records import Grid
-from camcli.tap import full_precision, logits_of, replaced_output
 
 
 @scene_method(

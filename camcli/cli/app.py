@@ -6,21 +6,21 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from camcli import __version__
-from camcli.cli import diff, dream, fit, folders, look, run, sanity
-from camcli.cli.help import HelpedCommand
+from camcli.cli.command import all_commands
+from camcli.cli.console import Talk, abandon_stdout, hold_standard_streams
+from camcli.cli.help import HelpedCommand, HelpedGroup
 from camcli.cli.signals import SIGNALS, Interrupted
-from camcli.cli.talk import Talk, abandon_stdout, hold_standard_streams
 from camcli.errors import CamcliError, RunError
 from camcli.records import shown
 
 app = typer.Typer(
     name="camcli",
+    cls=HelpedGroup,
     help="Where does the classifier look? Class activation heatmaps for whole folders of images.",
     epilog="Start with: camcli run sample_images. Exit codes: 0 done, 1 some images failed in this run, 2 wrong usage, "
     "3 the run could not go on, 130 interrupted, 141 stdout was closed early, 143 terminated.",
@@ -46,23 +46,8 @@ def _top(
     pass
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "run": run.run_command(),
-    "models": look.models,
-    "layers": look.layers,
-    "classes": look.classes,
-    "methods": look.methods,
-    "verify": folders.verify,
-    "merge": folders.merge,
-    "diff": diff.diff,
-    "fit": fit.fit,
-    "render": folders.render_command(),
-    "report": folders.report,
-    "sanity": sanity.sanity_command(),
-    "dream": dream.dream_command(),
-}
-for _name, _function in _COMMANDS.items():
-    app.command(_name, cls=HelpedCommand)(_function)
+for _command in all_commands():
+    app.command(_command.name, cls=HelpedCommand, rich_help_panel=_command.section)(_command.function)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 
-from camcli.config import RunConfig
+from camcli.config.run import RunConfig
 from camcli.documents import parse_json, read_document
 from camcli.errors import LabelsError
 from camcli.models.labels import IMAGENET_SIZE, read_labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 COMMON = ("model", "layer", "method", "topk", "class", "output", "batch-size", "device")
 """Options, by long name, that every page shows first and in this order."""
@@ -40,6 +40,20 @@ class HelpedCommand(TyperCommand):
         """The first sentence of the help, whole: the list of commands breaks lines where it must."""
         text = " ".join((self.help or "").split("\n\n")[0].split())
         return re.split(r"(?<=:) |(?<=\.) (?=[A-Z])", text)[0].rstrip(":.") + "."
+
+
+class HelpedGroup(TyperGroup):
+    """The program's help: its commands in the sections that they were registered for."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each panel of commands, in the order in which they were added."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            found: Any = self.get_command(ctx, name)
+            panels.setdefault(found.rich_help_panel, []).append((name, found.get_short_help_str()))
+        for panel, records in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(records)
 
 
 def _place(parameter: Any) -> int:

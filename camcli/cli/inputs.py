@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
+from camcli.cli.console import Talk
 from camcli.cli.summary import count_words
-from camcli.cli.talk import Talk
-from camcli.config import RunConfig
+from camcli.config.run import RunConfig
 from camcli.errors import InputError, LabelsError, SettingsError
 from camcli.records import Source, shown
 
@@ -52,7 +52,7 @@ def misspelt_names_first(config: RunConfig) -> Iterator[None]:
     try:
         yield
     except SettingsError as error:
-        from camcli.job import check_names
+        from camcli.pipeline.job import check_names
 
         check_names(config, error.different)
         raise
@@ -65,7 +65,7 @@ def explainable_sources(sources: list[Source], config: RunConfig, talk: Talk) ->
     """
     if config.class_from is None:
         return sources
-    from camcli.targets import true_labels
+    from camcli.pipeline.true_labels import true_labels
 
     labels = true_labels(config.class_from, sources)
     labelled = [source for source in sources if source.image in labels]

@@ -6,8 +6,8 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-from camcli.cli.talk import Talk
-from camcli.config import RunConfig
+from camcli.cli.console import Talk
+from camcli.config.run import RunConfig
 from camcli.records import shown
 
 _LONG = 0.3

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from camcli.cli.completion import completion_of, models
-from camcli.config import RunConfig
-from camcli.config_file import read_config_file
+from camcli.config.field import check_value, option_name
+from camcli.config.run import RunConfig
+from camcli.config.toml import read_config_file
 from camcli.errors import ConfigError
-from camcli.option import check_value, option_name
 
 _KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": float}
 
@@ -21,7 +21,7 @@ _KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": float}
 def config_parameters(only: Collection[str] | None = None, config: Any = RunConfig) -> list[inspect.Parameter]:
     """A keyword parameter for each field of ``config``, or for those whose options are ``only``, annotated as Typer wants it.
 
-    ``config``: RunConfig, or another dataclass whose fields ``camcli.option.option`` has made.
+    ``config``: RunConfig, or another dataclass whose fields ``camcli.config.field.option`` has made.
     """
     return [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=_typer_default(field), annotation=_annotation(field))

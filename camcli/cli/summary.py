@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from camcli.cli.talk import Talk
+from camcli.cli.console import Talk
 from camcli.records import REPORT_PAGE, Counts, Failure, shown
 
 if TYPE_CHECKING:
-    from camcli.job import Job
+    from camcli.pipeline.job import Job
     from camcli.report.write import Report
-    from camcli.stages import Stages
+    from camcli.timing import Stages
 
 _SHOWN_FAILURES = 5
 

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from camcli.config.field import binding_values, check_values, option
 from camcli.errors import ConfigError
-from camcli.option import binding_values, check_values, option
 
 PRIOR_NAMES = ("fourier", "none")
 """What a picture is made of; see ``camcli.dream.parametrization``."""
@@ -21,7 +21,7 @@ _WHAT, _PICTURE, _ASCENT, _OUTPUT = "What to maximise", "Picture", "Ascent", "Ou
 
 @dataclass(frozen=True)
 class DreamConfig:
-    """The options of one command, as in ``camcli.config.RunConfig``. ``check`` raises ConfigError for values outside their limits.
+    """The options of one command, as in ``RunConfig``. ``check`` raises ConfigError for values outside their limits.
 
     Those of WITH_PRIOR are None until ``check`` has filled them in.
     """

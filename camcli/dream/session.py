@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from camcli.config import RunConfig
-from camcli.dream.ascend import Dream, Viewer, ascend
+from camcli.config.fingerprint import run_settings
+from camcli.config.run import RunConfig
 from camcli.dream.config import DreamConfig
+from camcli.dream.optimize import Dream, Viewer, ascend
 from camcli.dream.targets import Target, check_targets, find_targets
 from camcli.dream.write import (
     SHEET,
@@ -28,7 +29,6 @@ from camcli.dream.write import (
     write_table,
 )
 from camcli.errors import ImageError, OutOfMemoryError, SettingsError
-from camcli.machine import available_memory
 from camcli.models.device import resolve_device
 from camcli.models.layers import resolve_layers
 from camcli.models.request import ModelRequest
@@ -40,7 +40,7 @@ from camcli.output.locks import claimed
 from camcli.output.root import Root
 from camcli.output.writers import output_error
 from camcli.records import Failure, LoadedModel, shown
-from camcli.settings import run_settings
+from camcli.resources import available_memory
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from camcli.config import RunConfig
+from camcli.config.run import RunConfig
 
 FITS = ("crop", "squash", "pad")
 

@@ -15,11 +15,11 @@ import torch
 from camcli.documents import parse_json
 from camcli.errors import ConfigError, OutOfMemoryError
 from camcli.fit.folder import FEATURES
-from camcli.job import Job
 from camcli.output.root import Root
-from camcli.pipeline import prepared_batches
 from camcli.pipeline.engine import normalised, out_of_memory
+from camcli.pipeline.job import Job
 from camcli.pipeline.reading import Prepared
+from camcli.pipeline.stages import prepared_batches
 from camcli.records import Failure, Source, stamp_of
 
 _CHUNK_NAME, _KEY_NAME = re.compile(r"\d{6,9}\.safetensors"), re.compile(r"[0-9a-f]{16}")

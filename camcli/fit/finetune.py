@@ -15,12 +15,12 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from camcli.errors import OutOfMemoryError, RunError
-from camcli.fit.head import class_weights
-from camcli.job import Job
-from camcli.models.cut import GapClassifier
-from camcli.pipeline import prepared_batches
+from camcli.fit.linear_probe import class_weights
+from camcli.models.gap_classifier import GapClassifier
 from camcli.pipeline.engine import normalised, out_of_memory
+from camcli.pipeline.job import Job
 from camcli.pipeline.reading import Prepared
+from camcli.pipeline.stages import prepared_batches
 from camcli.records import Failure, Source, shown
 
 LEARNING_RATE, RANDOM_LEARNING_RATE = 1e-4, 1e-3

@@ -10,7 +10,7 @@ from torch import Tensor
 from camcli.fit.data import Dataset
 from camcli.fit.finetune import Epoch, Labelled
 from camcli.fit.metrics import Metrics
-from camcli.models.cut import GapClassifier
+from camcli.models.gap_classifier import GapClassifier
 from camcli.records import Failure, Layer, LoadedModel, Source
 
 

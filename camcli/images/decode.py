@@ -27,9 +27,9 @@ from PIL import ImageOps, UnidentifiedImageError
 from camcli.errors import ImageError
 from camcli.images.header import FORMATS, MAX_HEADER, Header, read_header
 from camcli.images.jpeg import check_jpeg
-from camcli.machine import allocations_can_fail, available_memory, release_memory
 from camcli.records import Failure, Image, Source, Stamp, stamp_of
-from camcli.stages import Stages
+from camcli.resources import allocations_can_fail, available_memory, release_memory
+from camcli.timing import Stages
 
 MAX_BYTES = 1 << 30
 """Larger files are refused unread."""

@@ -20,8 +20,8 @@ from camcli.models.labels import default_labels
 from camcli.models.request import ModelInfo, ModelRequest
 from camcli.models.timm_models import preprocess_of_timm
 from camcli.models.torchvision_models import preprocess_of_preset
+from camcli.network.hooks import frozen, logits_of
 from camcli.records import LoadedModel, Preprocess
-from camcli.tap import frozen, logits_of
 
 
 class FactorySource:

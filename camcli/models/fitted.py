@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from camcli.config.fingerprint import fitted_file
 from camcli.documents import parse_json, read_document
 from camcli.errors import ModelError, WeightsError
-from camcli.models.cut import GapClassifier, cut_classifier
+from camcli.models.gap_classifier import GapClassifier, cut_classifier
 from camcli.models.request import ModelInfo, ModelRequest, ModelSource
 from camcli.records import FITTED_MARK, FITTED_WEIGHTS, Grid, Layer, LoadedModel, Preprocess, preprocess_of, shown
-from camcli.settings import fitted_file
 
 
 @dataclass(frozen=True)

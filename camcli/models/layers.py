@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from camcli.errors import LayerError, ModelError, did_you_mean
+from camcli.network.hooks import frozen, gradients_of, logits_of, tap
 from camcli.records import Grid, Layer, LayerInfo, LoadedModel
-from camcli.tap import frozen, gradients_of, logits_of, tap
 
 _MOVERS = (
     nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,

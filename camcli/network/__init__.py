@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from camcli.errors import LayerError
-from camcli.tap import frozen, full_precision, logits_of, tap
+from camcli.network.hooks import frozen, full_precision, logits_of, tap
 
 
 @dataclass(frozen=True, slots=True)

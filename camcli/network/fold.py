@@ -14,8 +14,8 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from camcli.network import run_hooked
-from camcli.network.proof import proving_images, same_results
-from camcli.tap import frozen
+from camcli.network.equivalence import proving_images, same_results
+from camcli.network.hooks import frozen
 
 _TOLERANCE = 1e-4
 """Largest difference, as a fraction of the largest value, that folding may make to logits or a chosen layer."""

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from camcli.errors import OutOfMemoryError
-from camcli.machine import available_memory, release_memory
 from camcli.network import run_hooked
+from camcli.network.hooks import gradients_of
 from camcli.records import LoadedModel
-from camcli.tap import gradients_of
+from camcli.resources import available_memory, release_memory
 
 _MOST = {"cpu": 16, "mps": 32, "cuda": 128}
 """Beyond these a larger batch is not faster."""

@@ -14,14 +14,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from camcli.machine import available_cores
 from camcli.network import Network, Tapped, run_hooked
+from camcli.network.equivalence import proving_images, same_results
 from camcli.network.fold import fold_batch_norms
+from camcli.network.hooks import frozen
+from camcli.network.partition import split_network
 from camcli.network.precision import resolve_precision, set_precision, tensor_cores
-from camcli.network.proof import proving_images, same_results
-from camcli.network.split import split_network
 from camcli.records import LoadedModel
-from camcli.tap import frozen
+from camcli.resources import available_cores
 
 COMPILE_PAYS = 10_000
 """Images from which compiling, 10 to 40 seconds, is paid back: it saves about 2 milliseconds an image on two cores."""

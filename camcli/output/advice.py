@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from camcli.config import LOOKS
+from camcli.config.run import LOOKS
 from camcli.output.names import shard_of_name
 from camcli.records import shown
 

@@ -8,15 +8,15 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-from camcli.config import LOOKS, RunConfig
+from camcli.config.field import default_values
+from camcli.config.fingerprint import comparable_settings
+from camcli.config.run import LOOKS, RunConfig
 from camcli.documents import kind_of
 from camcli.errors import OutputError, SettingsError
-from camcli.option import default_values
 from camcli.output.advice import ways_on
 from camcli.output.journal import TABLES, Header
 from camcli.output.root import Root
 from camcli.records import FITTED_MARK, OUTPUT_FOLDERS, REPORT_PAGE, RUN_MARKER, Stamp, shown, stamp_of
-from camcli.settings import comparable_settings
 
 OURS = (*TABLES, "run.json", "boxes.json", REPORT_PAGE, *OUTPUT_FOLDERS)
 

@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from camcli import __version__
-from camcli.config import RunConfig
+from camcli.config.field import default_values, from_json, option_name
+from camcli.config.run import RunConfig
 from camcli.documents import parse_json
 from camcli.errors import ConfigError, SettingsError
-from camcli.option import default_values, from_json, option_name
 from camcli.output.exchange import present
 from camcli.output.root import Root
 from camcli.records import RUN_MARKER, Checksum, Stamp, shown

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from camcli.config import IMAGE_FORMATS
+from camcli.config.run import IMAGE_FORMATS
 from camcli.records import Prediction
 
 MAX_NAME_BYTES = 255

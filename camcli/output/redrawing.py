@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from camcli.config import LOOKS, RunConfig
+from camcli.config.field import from_json, option_name
+from camcli.config.run import LOOKS, RunConfig
 from camcli.documents import parse_json
 from camcli.errors import ConfigError, SettingsError
-from camcli.option import from_json, option_name
 from camcli.output.root import Root
 from camcli.records import RUN_MARKER, shown
 

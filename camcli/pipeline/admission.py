@@ -12,11 +12,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from camcli.config import RunConfig
+from camcli.config.run import RunConfig
 from camcli.errors import ImageError
 from camcli.images.decode import memory_words
 from camcli.images.header import MAX_SIDE, Header
-from camcli.machine import available_memory, release_memory
+from camcli.resources import available_memory, release_memory
 
 _SHARE = 0.5
 """Of the free memory, for images in progress: the network takes some too."""

@@ -11,8 +11,8 @@ import torch
 
 from camcli.cam.explain import Explanation, Options, explain_batch, top_classes
 from camcli.errors import CamcliError, OutOfMemoryError, RunError
-from camcli.job import Job
 from camcli.network.precision import tensor_cores
+from camcli.pipeline.job import Job
 from camcli.records import Findings, Heatmap, Prediction
 
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from camcli.errors import ImageError
 from camcli.images.decode import NOT_ENOUGH
-from camcli.job import Job
 from camcli.output.folder import OutputFolder
 from camcli.output.names import file_stem
 from camcli.pipeline.admission import Ticket
+from camcli.pipeline.job import Job
 from camcli.pipeline.reading import MOST_BYTES, Prepared, held_bytes
 from camcli.records import Box, Boxes, Checksum, Explained, Failure, Findings, Heatmap, Outcome, Prediction, Row
 from camcli.render.caption import caption_of
@@ -24,7 +24,7 @@ from camcli.render.encode import encode_image
 from camcli.render.maps import place_map, scale_map
 from camcli.render.regions import find_boxes, segment
 from camcli.render.styles import Canvas, Notes, fitted, overlay_bytes, style_of
-from camcli.stages import Stages
+from camcli.timing import Stages
 
 
 class Painter:

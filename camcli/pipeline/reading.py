@@ -13,11 +13,11 @@ import numpy as np
 
 from camcli.images.decode import NOT_ENOUGH, decode_image
 from camcli.images.geometry import View, prepare_input, view_of
-from camcli.job import Job
-from camcli.machine import available_cores
 from camcli.pipeline.admission import Admission, Ticket, peak_bytes
+from camcli.pipeline.job import Job
 from camcli.records import Failure, Image, Source
-from camcli.stages import Stages
+from camcli.resources import available_cores
+from camcli.timing import Stages
 
 _MOST_FAILURES = 64
 """Failures that wait for the images of their batch."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from camcli.config import RunConfig
-from camcli.option import as_json, option_name
+from camcli.config.field import as_json, option_name
+from camcli.config.run import RunConfig
 
 _LONGEST_TEXT, _LONGEST_COMMAND = 300, 4000
 _MOST_LISTED = 4

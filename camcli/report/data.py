@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from camcli.config import FITS, STYLES
+from camcli.config.run import FITS, STYLES
 from camcli.output.ledger import Ledger
 from camcli.output.maps import read_map
 from camcli.output.root import Root

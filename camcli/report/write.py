@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import InputError, OutputError
-from camcli.machine import available_cores
 from camcli.output.checks import check_kinds
 from camcli.output.files import is_report
 from camcli.output.journal import read_header
@@ -19,13 +18,14 @@ from camcli.output.manifest import remove_parts, report_names, thumbnail_of, wri
 from camcli.output.record import read_record
 from camcli.output.redrawing import check_one_look
 from camcli.output.root import SCRATCH, Root
-from camcli.output.verify import run_folders
 from camcli.output.writers import output_error
 from camcli.records import REPORT_FOLDER, REPORT_PAGE, shown
 from camcli.report.about import about_run
 from camcli.report.data import Gathered, gather
 from camcli.report.scripts import filled_page, json_script
 from camcli.report.thumbnails import make_thumbnails
+from camcli.resources import available_cores
+from camcli.runs.verify import run_folders
 
 _IN_SCRIPTS = "backslashreplace"
 """Half of a surrogate pair, which is no UTF-8, as a script writes it in a text."""

@@ -10,9 +10,9 @@ from functools import partial
 import numpy as np
 
 from camcli.errors import LayerError, UsageError
-from camcli.job import Job
 from camcli.network import run_hooked
 from camcli.pipeline.engine import Engine, normalised
+from camcli.pipeline.job import Job
 from camcli.records import Findings, Heatmap
 from camcli.sanity.randomize import Stage, randomized
 from camcli.sanity.similarity import Prepared, Similarity, compare_maps, mean_similarity, prepared_map

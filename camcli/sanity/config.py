@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from camcli.config.field import binding_values, check_values, option
 from camcli.errors import ConfigError
-from camcli.option import binding_values, check_values, option
 
 METHODS = ("gradcam", "cam", "guided-backprop", "guided-gradcam")
 """Those of which Adebayo et al. 2018 and Selvaraju et al. 2017 speak: two that are said to pass, and two that are said to fail."""
@@ -19,7 +19,7 @@ _CHECK, _OUTPUT = "Check", "Output"
 
 @dataclass(frozen=True)
 class SanityConfig:
-    """The options of one check, as in ``camcli.config.RunConfig``."""
+    """The options of one check, as in ``camcli.config.run.RunConfig``."""
 
     method: tuple[str, ...] = option(METHODS, "Method to check, as camcli methods lists it; repeatable.", _CHECK, metavar="NAME")
     class_: str | None = option(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from camcli.errors import ModelError
-from camcli.tap import frozen
+from camcli.network.hooks import frozen
 
 FEWEST, MOST = 8, 24
 """Blocks that are wanted: names are taken apart until there are as many, and not beyond."""

@@ -10,19 +10,19 @@ import numpy as np
 import torch
 
 from camcli import __version__
-from camcli.config import RunConfig
+from camcli.config.fingerprint import run_settings
+from camcli.config.run import RunConfig
 from camcli.errors import InputError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import prepare_input, view_of
-from camcli.job import Job, package_versions, prepare_job
-from camcli.machine import available_cores
+from camcli.pipeline.job import Job, package_versions, prepare_job
 from camcli.records import Failure, Source, stamp_of
+from camcli.resources import available_cores
 from camcli.sanity.check import available_methods, check_maps, plain_job
 from camcli.sanity.config import SanityConfig
 from camcli.sanity.randomize import Stage, find_stages
 from camcli.sanity.verdict import JUDGED_BY, KEEPS, LOSES, Verdict, judge
 from camcli.sanity.write import known, write_check
-from camcli.settings import run_settings
 
 _SHARED = ("model", "weights", "labels", "layer", "fit", "max-pixels")
 """Options of a run that decide what a check finds."""

@@ -15,8 +15,8 @@ from scipy.stats import rankdata
 from skimage.feature import hog
 from skimage.metrics import structural_similarity
 
-from camcli.compare import pearson
 from camcli.render.maps import scale_map
+from camcli.runs.diff import pearson
 
 SIDE = 112
 """Pixels a side of the pictures: half of what most networks see."""

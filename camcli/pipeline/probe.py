@@ -38,10 +38,10 @@ def find_crashing(sources: Sequence[Source], max_pixels: int) -> Iterator[Failur
 
 def _tried(paths: Sequence[str], max_pixels: int) -> tuple[int, str]:
     """How many of ``paths`` a process of its own came back from, and how it ended; empty for an end that is no file's doing."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     found = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     ended = subprocess.run(
-        [sys.executable, "-P", "-m", "camcli.probe", str(max_pixels), str(PATIENCE)],
+        [sys.executable, "-P", "-m", "camcli.pipeline.probe", str(max_pixels), str(PATIENCE)],
         input=b"\0".join(map(os.fsencode, paths)),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -90,9 +90,9 @@ def main() -> None:
     from camcli.images.decode import decode_image
     from camcli.images.geometry import prepare_input, view_of
     from camcli.images.limits import allow_any_size
-    from camcli.machine import available_memory
     from camcli.records import Image, Preprocess
     from camcli.render.styles import Style, fitted, overlay_bytes
+    from camcli.resources import available_memory
 
     _without_core_dumps()
     _first_to_be_killed()

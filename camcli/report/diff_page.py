@@ -9,7 +9,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from camcli.compare import Change, Comparison
 from camcli.errors import InputError, OutputError
 from camcli.output.files import is_report
 from camcli.output.root import Root
@@ -18,6 +17,7 @@ from camcli.records import shown
 from camcli.report.data import Words
 from camcli.report.scripts import filled_page, folder_urls, json_script, quoted
 from camcli.report.thumbnails import current_thumbnail
+from camcli.runs.diff import Change, Comparison
 
 _SCRIPTS = ("base.js", "address.js", "grid.js", "shapes.js", "dialog.js", "changes.js")
 

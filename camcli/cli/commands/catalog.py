@@ -9,12 +9,14 @@ from typing import Annotated
 
 import typer
 
+from camcli.cli.command import command
+from camcli.cli.console import Talk, print_table, stdout_for_data
 from camcli.cli.loading import loading
 from camcli.cli.options import MODEL_ARGUMENT, MODEL_OPTION, named_model
-from camcli.cli.talk import Talk, print_table, stdout_for_data
-from camcli.config import RunConfig
+from camcli.config.run import RunConfig
 from camcli.errors import ClassError, ModelError
 
+_SECTION = "Models, layers, classes, methods"
 _WEIGHTS = typer.Option("--weights", "-w", metavar="NAME|FILE", help="As for camcli run.", show_default=False)
 _LABELS = typer.Option("--labels", metavar="FILE", help="File with the class names, as for camcli run.", show_default=False)
 
@@ -25,6 +27,7 @@ def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(folded, wanted) or wanted in folded
 
 
+@command("models", _SECTION)
 def models(
     pattern: Annotated[
         str | None,
@@ -54,6 +57,7 @@ def models(
         Talk().say("timm's models: camcli models 'timm/*'. Your own: package.module:factory.")
 
 
+@command("layers", _SECTION)
 def layers(
     name: Annotated[str | None, MODEL_ARGUMENT] = None,
     model: Annotated[str | None, MODEL_OPTION] = None,
@@ -88,6 +92,7 @@ def layers(
         Talk().complain(f"{model} has no layer with a map to show; the column usable says why.")
 
 
+@command("classes", _SECTION)
 def classes(
     name: Annotated[str | None, MODEL_ARGUMENT] = None,
     pattern: Annotated[
@@ -129,6 +134,7 @@ def _perhaps_a_class(name: str | None, pattern: str | None) -> Iterator[None]:
         raise ModelError(f"{error}{advice}") from error
 
 
+@command("methods", _SECTION)
 def methods() -> None:
     """List the methods that --method takes: source, cost in forward passes of the network, when to use which."""
     with loading(Talk()):

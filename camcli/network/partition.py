@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from camcli.network import Tapped
-from camcli.tap import frozen, full_precision, logits_of, replaced_output
+from camcli.network.hooks import frozen, full_precision, logits_of, replaced_output
 
 
 @torch.library.custom_op("camcli::mark", mutates_args=())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from camcli.network import Tapped
-from camcli.tap import gradients_of
+from camcli.network.hooks import gradients_of
 
 Run = Callable[[Tensor, Sequence[str]], Tapped]
 

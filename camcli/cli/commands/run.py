@@ -12,28 +12,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camcli import __version__
+from camcli.cli.command import command
+from camcli.cli.console import Talk, stdout_for_data
 from camcli.cli.inputs import explainable_sources, gathered_sources, misspelt_names_first
 from camcli.cli.invocation import Invocation
 from camcli.cli.loading import loading
 from camcli.cli.options import config_parameters, gathered_config, given_options, take_parameters
 from camcli.cli.progress import RunProgress
-from camcli.cli.rows import RowStream
+from camcli.cli.row_stream import RowStream
 from camcli.cli.signals import BROKEN_PIPE, SIGNALS
 from camcli.cli.silence import silent_c_libraries
 from camcli.cli.summary import announce, count_words, failed_before_words, summarize, tell_failure, tell_report, tell_stages
-from camcli.cli.talk import Talk, stdout_for_data
-from camcli.config import RunConfig
-from camcli.machine import keep_memory
-from camcli.option import with_values
-from camcli.output import coco
+from camcli.config.field import with_values
+from camcli.config.fingerprint import idle_options, run_settings, with_former_defaults
+from camcli.config.run import RunConfig
 from camcli.output.writers import prediction_columns
 from camcli.records import Counts, Failure, Outcome, Source, shown, stamp_of
-from camcli.settings import idle_options, run_settings, with_former_defaults
+from camcli.resources import keep_memory
+from camcli.runs import coco
 
 if TYPE_CHECKING:
-    from camcli.job import Job
     from camcli.output.folder import OutputFolder
-    from camcli.stages import Stages
+    from camcli.pipeline.job import Job
+    from camcli.timing import Stages
 
 
 def run_command() -> Callable[..., None]:
@@ -112,7 +113,7 @@ def execute(inputs: Sequence[str], config: RunConfig, named: Collection[str] = (
     say which have no effect. Raises CamcliError for what stops it.
     """
     from camcli.output.folder import OutputFolder, recorded_settings
-    from camcli.stages import Stages
+    from camcli.timing import Stages
 
     given = Invocation(inputs)
     if config.log_file is not None:
@@ -148,7 +149,7 @@ def _in_present_look(config: RunConfig, folder: OutputFolder, talk: Talk) -> Run
     """``config`` with the look that ``camcli render`` has given to the folder; a render that was interrupted is finished first."""
     if (look := folder.redrawing) is not None:
         from camcli.images.limits import allow_any_size
-        from camcli.redraw import redraw_folder
+        from camcli.runs.rerender import redraw_folder
 
         talk.say(f"Finishing the camcli render that was interrupted in {shown(folder.place)}.")
         allow_any_size()
@@ -230,7 +231,7 @@ def _loaded(todo: Sequence[Source], run: _Run) -> Job:
     with loading(run.talk, run.config.model, run.config.weights):
         warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata: what matters becomes a failure
         from camcli.images.limits import allow_any_size
-        from camcli.job import prepare_job
+        from camcli.pipeline.job import prepare_job
 
         allow_any_size()
         show = run.talk.on_terminal and not run.talk.quiet
@@ -252,7 +253,7 @@ def _take(outcome: Outcome, counts: Counts, run: _Run, stop: threading.Event) ->
 
 def _record(job: Job, counts: Counts, state: str, run: _Run) -> dict[str, Any]:
     """What ``run.json`` says. ``state``: ``finished`` or ``interrupted``."""
-    from camcli.job import run_record
+    from camcli.pipeline.job import run_record
 
     record = run_record(job, counts, run.folder.totals(), run.given.seconds(), state, run.stages)
     return {**record, "this_run": {**run.given.as_dict(), **record["this_run"]}}
@@ -285,7 +286,7 @@ def _crashing(suspects: Mapping[str, int], todo: Sequence[Source], run: _Run) ->
     """Those of ``suspects`` that took an earlier run down: what kills a process of its own too, or has done so too often."""
     if not suspects:
         return []
-    from camcli.probe import find_crashing
+    from camcli.pipeline.probe import find_crashing
 
     run.talk.say(f"An earlier run died with {count_words(len(suspects), 'image')} in hand; trying each on its own.")
     often = [
@@ -302,7 +303,7 @@ def _outcomes(todo: Sequence[Source], crashed: Sequence[Failure], suspects: Mapp
 
     Those with the fewest deaths come first, so that one that kills again keeps no other from being done.
     """
-    from camcli.pipeline import explain_images
+    from camcli.pipeline.stages import explain_images
 
     for failure in crashed:
         work.folder.record(failure)
@@ -314,3 +315,6 @@ def _outcomes(todo: Sequence[Source], crashed: Sequence[Failure], suspects: Mapp
     for part in parts:
         if part and not work.stop.is_set():
             yield from explain_images(part, work.job, work.folder, work.stop, work.stages, work.tell)
+
+
+command("run", "Heatmaps")(run_command())

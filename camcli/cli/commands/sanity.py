@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from camcli.cli.command import command
+from camcli.cli.console import Talk, print_table, stdout_for_data
 from camcli.cli.inputs import gathered_sources, misspelt_names_first
 from camcli.cli.loading import loading
 from camcli.cli.options import config_parameters, take_parameters
 from camcli.cli.summary import announce, count_words
-from camcli.cli.talk import Talk, print_table, stdout_for_data
-from camcli.config import RunConfig
+from camcli.config.run import RunConfig
 from camcli.records import Failure, Source, shown
 from camcli.sanity.config import SanityConfig
 
@@ -84,7 +85,7 @@ def _execute(inputs: Sequence[str], config: SanityConfig, run: RunConfig) -> int
 def _check(sources: Sequence[Source], config: SanityConfig, run: RunConfig, record: dict[str, Any], talk: Talk) -> dict[str, Any]:
     """Make the check; its record, as it was written."""
     from camcli.images.limits import allow_any_size
-    from camcli.machine import keep_memory
+    from camcli.resources import keep_memory
     from camcli.sanity.session import prepare_session, read_inputs, run_session
 
     keep_memory()
@@ -131,3 +132,6 @@ def _words(value: Any) -> str:
     if value is None:
         return ""
     return f"{round(value, 2) + 0.0:.2f}" if isinstance(value, float) else str(value)
+
+
+command("sanity", "Train and examine networks")(sanity_command())

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from camcli.cli.command import command
+from camcli.cli.console import Talk, stdout_for_data
 from camcli.cli.loading import loading
 from camcli.cli.options import MODEL_ARGUMENT, MODEL_OPTION, config_parameters, named_model, take_parameters
 from camcli.cli.signals import SIGNALS
 from camcli.cli.summary import count_words
-from camcli.cli.talk import Talk, stdout_for_data
 from camcli.dream.config import DreamConfig
 from camcli.records import Failure, shown
 
@@ -55,8 +56,8 @@ def _execute(model: str, of_run: dict[str, Any], config: DreamConfig) -> int:
     with stdout_for_data(quiet=config.quiet):
         with loading(talk, model, of_run["weights"]):
             from camcli.dream.session import make_dreams, prepare_session
-            from camcli.machine import keep_memory
             from camcli.models.request import ModelRequest
+            from camcli.resources import keep_memory
 
             keep_memory()
             show = talk.on_terminal and not talk.quiet
@@ -108,3 +109,6 @@ def _bar(session: Session, talk: Talk) -> Iterator[Callable[[Target, float], Non
     total, steps = len(session.todo) * session.config.steps, itertools.count(1)
     with talk.bar(unit="step") as show:
         yield lambda target, activation: show(next(steps), total, f"{shown(target.words)} {activation:.1f}")
+
+
+command("dream", "Train and examine networks")(dream_command())

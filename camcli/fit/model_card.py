@@ -13,11 +13,11 @@ from camcli import __version__
 from camcli.fit.config import FitConfig
 from camcli.fit.data import counts_of
 from camcli.fit.folder import FAILURES
-from camcli.fit.head import Head
+from camcli.fit.linear_probe import Head
 from camcli.fit.metrics import Metrics
 from camcli.fit.records import Backbone, Examples, Result
-from camcli.job import package_versions
 from camcli.output.writers import FAILURE_COLUMNS, csv_line, failure_line, json_bytes, table_line
+from camcli.pipeline.job import package_versions
 from camcli.records import FITTED_WEIGHTS, shown
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~])")

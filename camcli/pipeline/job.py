@@ -14,7 +14,7 @@ from torch import nn
 from camcli import __version__
 from camcli.cam import METHODS, Method
 from camcli.cam.explain import Options, check_options, result_layers
-from camcli.config import RunConfig
+from camcli.config.run import RunConfig
 from camcli.errors import ClassError, ConfigError, LabelsError
 from camcli.models.device import resolve_device
 from camcli.models.factory import own_model, own_preprocess
@@ -25,9 +25,9 @@ from camcli.models.sources import class_names, load_model, source_of, weights_at
 from camcli.network import Network, eager
 from camcli.network.memory import fitting_batch_size, refuse_too_little
 from camcli.network.prepare import Preparation, prepare_network, worth_compiling
+from camcli.pipeline.true_labels import true_classes
 from camcli.records import Counts, Layer, LoadedModel, Preprocess, Source
-from camcli.stages import Stages
-from camcli.targets import true_classes
+from camcli.timing import Stages
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from camcli.config import RunConfig
+from camcli.config.field import check_value, option_name
+from camcli.config.run import RunConfig
 from camcli.documents import MOST_TOML_BYTES, parse_toml, read_text
 from camcli.errors import ConfigError, did_you_mean
-from camcli.option import check_value, option_name
 from camcli.records import shown
 
 

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from camcli.config.field import as_json, binding_values, check_values, option, option_name
 from camcli.errors import ConfigError
-from camcli.option import as_json, binding_values, check_values, option, option_name
 
 COLORMAPS = (
     "turbo", "jet", "viridis", "inferno", "magma", "plasma", "cividis", "hot", "bone", "parula", "rainbow", "ocean",

@@ -11,11 +11,10 @@ from typing import Any
 
 import cv2
 
-from camcli.config import LOOKS
+from camcli.config.run import LOOKS
 from camcli.errors import ImageError, InputError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import view_of
-from camcli.machine import available_cores
 from camcli.output.checks import is_unchanged
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, Header, read_header
@@ -26,6 +25,7 @@ from camcli.output.writers import csv_line
 from camcli.records import Box, Checksum, Failure, Preprocess, Source, checksum_of, preprocess_of, recovered, shown
 from camcli.render.caption import caption_of_row
 from camcli.render.styles import Notes, Style, fitted, overlay_bytes, style_of
+from camcli.resources import available_cores
 
 
 @dataclass(frozen=True)

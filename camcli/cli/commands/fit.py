@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from camcli.cli.command import command
 from camcli.cli.completion import completion_of, models
+from camcli.cli.console import Talk, print_table
 from camcli.cli.loading import loading
 from camcli.cli.signals import SIGNALS
 from camcli.cli.summary import count_words
-from camcli.cli.talk import Talk, print_table
 from camcli.fit.config import FITS, FitConfig
 from camcli.records import Failure, shown
 
@@ -45,6 +46,7 @@ class _Told:
             self._talk.say_beside_bar(f"camcli: {shown(failure.image)}: {shown(failure.reason)}")
 
 
+@command("fit", "Train and examine networks")
 def fit(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A folder a class, or train/ and val/ with a folder a class each.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="MODEL_DIR", help="Folder for the model.")],
@@ -122,7 +124,7 @@ def fit(
     """
     talk = Talk(quiet=quiet)
     with loading(talk, backbone, weights):
-        from camcli.fit.fitting import fit_model
+        from camcli.fit.trainer import fit_model
         from camcli.images.limits import allow_any_size
 
     config = FitConfig(

@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from camcli.config import RunConfig
+from camcli.config.field import option_name
+from camcli.config.run import RunConfig
 from camcli.documents import read_document
 from camcli.errors import ConfigError
-from camcli.option import option_name
 from camcli.records import EXCHANGE, FITTED_MARK, FITTED_WEIGHTS, shown
 
 

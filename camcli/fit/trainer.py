@@ -12,24 +12,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from camcli.config import RunConfig
+from camcli.config.run import RunConfig
 from camcli.errors import ConfigError, ModelError, did_you_mean
-from camcli.fit.card import model_files
 from camcli.fit.config import FITS, FitConfig
 from camcli.fit.data import PARTS, Dataset, Doubles, divide, find_doubles, read_dataset, refuse_equal_classes
 from camcli.fit.features import FeatureCache, cache_key, compute_features
 from camcli.fit.finetune import LEARNING_RATE, RANDOM_LEARNING_RATE, Epoch, Tuning, blocks_of, fine_tune, predict
 from camcli.fit.folder import ModelFolder, dataset_digest
-from camcli.fit.head import Head, train_head
+from camcli.fit.linear_probe import Head, train_head
 from camcli.fit.metrics import measure
+from camcli.fit.model_card import model_files
 from camcli.fit.records import Backbone, Examples, Result
-from camcli.job import Job, feature_job
-from camcli.models.cut import FEATURES, GapClassifier, PooledFeatures, cut_classifier
 from camcli.models.device import resolve_device
 from camcli.models.fitted import Fitted, FittedSource, read_fitted
+from camcli.models.gap_classifier import FEATURES, GapClassifier, PooledFeatures, cut_classifier
 from camcli.models.layers import resolve_layers
 from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model, source_of
+from camcli.pipeline.job import Job, feature_job
 from camcli.records import Failure, Layer, Preprocess, shown
 
 

@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
+from camcli.cli.command import command
+from camcli.cli.console import Talk, print_table
 from camcli.cli.summary import count_words
-from camcli.cli.talk import Talk, print_table
 from camcli.records import shown
 
 _COLUMNS = ("image", "predicted_a", "predicted_b", "probability_a", "probability_b", "correlation", "overlap")
 
 
+@command("diff", "Finished runs")
 def diff(
     first: Annotated[str, typer.Argument(metavar="A", help="An output folder of camcli run.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another, over the same images.")],
@@ -48,10 +50,10 @@ def diff(
 
     [dim]Maps are compared where both runs have stored them (--save-maps): correlation (Pearson), and overlap of what is hot.[/dim]
     """
-    from camcli.compare import compare_runs
+    from camcli.runs.diff import compare_runs
 
     if report is not None:
-        from camcli.report.changes import check_page
+        from camcli.report.diff_page import check_page
 
         check_page(report)
     found = compare_runs(first, second, threshold)
@@ -72,7 +74,7 @@ def diff(
         if number:
             talk.say(f"{count_words(number, 'image')} only in {shown(folder)}.")
     if report is not None:
-        from camcli.report.changes import write_changes
+        from camcli.report.diff_page import write_changes
 
         write_changes(found, (first, second), report)
         talk.say(f"Look at {shown(report)}.")

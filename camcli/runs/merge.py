@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from camcli.config.fingerprint import effective_settings
 from camcli.errors import ImageError, InputError, OutputError, SettingsError
-from camcli.output import coco
 from camcli.output.checks import check_kinds, differences
 from camcli.output.files import row_files
 from camcli.output.folder import OutputFolder
@@ -20,10 +20,10 @@ from camcli.output.names import shard_name, shard_of_name
 from camcli.output.record import part_of, read_record, seconds_of
 from camcli.output.redrawing import check_one_look
 from camcli.output.root import Root
-from camcli.output.verify import named_parts
 from camcli.output.writers import output_error
 from camcli.records import shown
-from camcli.settings import effective_settings
+from camcli.runs import coco
+from camcli.runs.verify import named_parts
 
 _OF_A_MACHINE = ("shard", "inputs")
 """Settings in which the parts of a run may differ: machines may have the images at different places."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from camcli.errors import LayerError
+from camcli.network.hooks import frozen, tap
 from camcli.records import Layer, LoadedModel
-from camcli.tap import frozen, tap
 
 FEATURES = "features"
 """The layer of a ``GapClassifier`` that is pooled."""

@@ -1,0 +1,56 @@
+"""``camcli render``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from camcli.cli.command import command
+from camcli.cli.console import Talk
+from camcli.cli.options import changed_settings, config_parameters, take_parameters
+from camcli.cli.summary import count_words
+from camcli.config.run import LOOKS, RunConfig
+from camcli.records import shown
+
+
+def render_command() -> Callable[..., None]:
+    """The command's function, with an option for each setting that overlays depend on."""
+
+    def render(context: typer.Context, folder: str, quiet: bool = False, **values: Any) -> None:
+        """Draw the overlays of a run anew, in another style, from its stored maps and without the model.
+
+        [dim]The run must have been made with --save-maps. What is not given stays as it was.[/dim]
+        """
+        _render(folder, changed_settings(context, values), Talk(quiet=quiet))
+
+    positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    about_folder = typer.Argument(metavar="DIR", help="An output folder of camcli run --save-maps.")
+    about_quiet = typer.Option("--quiet", "-q", help="Say nothing but errors.")
+    parameters = [
+        inspect.Parameter("context", positional, annotation=typer.Context),
+        inspect.Parameter("folder", positional, default=RunConfig.output, annotation=Annotated[str, about_folder]),
+        *config_parameters(LOOKS),
+        inspect.Parameter("quiet", keyword, default=False, annotation=Annotated[bool, about_quiet]),
+    ]
+    return take_parameters(render, parameters)
+
+
+def _render(folder: str, changes: dict[str, Any], talk: Talk) -> None:
+    from camcli.images.limits import allow_any_size
+    from camcli.runs.rerender import redraw
+
+    allow_any_size()
+    with talk.bar() as tell:
+        drawn = redraw(folder, changes, tell)
+    talk.say(f"{count_words(drawn.overlays, 'overlay')} redrawn in {shown(folder)}.")
+    for image, reason in drawn.left[:5]:
+        talk.say(f"camcli: {shown(image)}: {shown(reason)}")
+    if drawn.left:
+        talk.complain(f"{count_words(len(drawn.left), 'image')} kept the overlays they had.")
+        raise typer.Exit(1)
+
+
+command("render", "Finished runs")(render_command())

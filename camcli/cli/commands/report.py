@@ -1,0 +1,35 @@
+"""``camcli report``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from camcli.cli.command import command
+from camcli.cli.console import Talk
+from camcli.cli.signals import SIGNALS
+from camcli.cli.summary import tell_report
+from camcli.config.run import RunConfig
+
+
+@command("report", "Finished runs")
+def report(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="An output folder of camcli run.")] = RunConfig.output,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Write a page that shows a run, DIR/report.html, with its data and thumbnails in DIR/report: open it in a browser.
+
+    [dim]It needs no server and no network. Written again, only what has changed is. Values under the mouse, and sorting by entropy
+    or share at the border, need the raw maps of camcli run --save-maps.[/dim]
+    """
+    from camcli.images.limits import allow_any_size
+    from camcli.report.write import report_run
+
+    allow_any_size()
+    talk = Talk(quiet=quiet)
+    with SIGNALS.deferred(talk.promise("Stopping after the images in progress")) as stop:
+        written = report_run(folder, stop)
+    tell_report(written, folder, talk)
+    if SIGNALS.number is not None:
+        raise typer.Exit(128 + SIGNALS.number)

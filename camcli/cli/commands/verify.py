@@ -1,0 +1,60 @@
+"""``camcli verify``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from camcli.cli.command import command
+from camcli.cli.console import Talk, print_table
+from camcli.cli.summary import count_words, failed_before_words
+from camcli.config.run import RunConfig
+from camcli.records import shown
+
+if TYPE_CHECKING:
+    from camcli.output.root import Root
+
+
+@command("verify", "Finished runs")
+def verify(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="An output folder of camcli run.")] = RunConfig.output,
+    inputs: Annotated[
+        bool, typer.Option("--inputs", help="Also whether the images are still there, and those that were explained.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the exit code, and errors.")] = False,
+) -> None:
+    """Check that journal, tables and files of an output folder agree: a line for each problem, exit code 1 where there is one.
+
+    [dim]Nothing is changed. What camcli run would mend, the same command as before mends.[/dim]
+    """
+    from camcli.runs.verify import missing_parts, run_folders, verify_folder
+
+    folders = run_folders(folder)
+    problems = [
+        (os.path.normpath(os.path.join(os.path.relpath(run.path, folder), problem.file)), problem.problem)
+        for run in folders
+        for problem in verify_folder(run, with_inputs=inputs)
+    ]
+    talk = Talk(quiet=quiet)
+    if problems:
+        if not quiet:
+            print_table(("file", "problem"), problems)
+        talk.say(f"{count_words(len(problems), 'problem')} in {shown(folder)}; the command that made it mends what can be mended.")
+        raise typer.Exit(1)
+    talk.say(f"{shown(folder)}: journal, tables and files agree{missing_parts(folders)}.")
+    failed = _failed_images(folders)
+    if failed:
+        talk.say(failed_before_words(failed, folder))
+
+
+def _failed_images(runs: Sequence[Root]) -> int:
+    """How many images failed in a folder with these ``runs``, as its records say; in its parts where they are not merged."""
+    from camcli.output.names import shard_of_name
+    from camcli.output.record import part_of, read_record
+
+    whole = [run for run in runs if not shard_of_name(os.path.basename(run.path))]
+    counts = [part_of(read_record(run), "images").get("failed") for run in whole or runs]
+    return sum(count for count in counts if type(count) is int)

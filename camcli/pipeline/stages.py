@@ -1,0 +1,135 @@
+"""The stages wired together: read and prepare in threads, explain in batches, render and write in threads, rows in order.
+
+A run is a function of a list of sources, a job and an output folder; there is no other state. Threads hand results over as
+futures in the order of the sources, so the number of threads never changes what is written. What is in flight at once is
+bounded by the batch size, the number of workers, and the bytes of decoded images.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import cv2
+import torch
+
+from camcli.cam import METHODS
+from camcli.output.folder import OutputFolder
+from camcli.pipeline.engine import Engine, Part
+from camcli.pipeline.job import Job
+from camcli.pipeline.painting import Painter
+from camcli.pipeline.reading import Prepared, batches, read_ahead
+from camcli.pipeline.stopping import Stopped, Watch
+from camcli.records import Failure, Outcome, Source
+from camcli.resources import available_cores
+from camcli.timing import Stages
+
+_Batch = tuple[list[Prepared | Failure], list[Part]]
+"""Images and failures in order, and what the network is finding in the images."""
+
+
+def explain_images(
+    sources: Sequence[Source],
+    job: Job,
+    folder: OutputFolder,
+    stop: threading.Event | None = None,
+    stages: Stages | None = None,
+    tell: Callable[[int], None] = lambda _: None,
+) -> Iterator[Outcome]:
+    """Explain ``sources`` and yield one outcome each, in their order, once its files and rows are written.
+
+    After ``stop`` is set nothing more is begun. The batch in the network is finished where that takes no longer than a second,
+    otherwise dropped. An image that cannot be explained yields a Failure. ``stages`` is told where the time goes, ``tell`` which
+    pass of its batch begins. Raises a RunError when the run cannot go on.
+    """
+    stages, stop = stages or Stages(), stop or threading.Event()
+    watch = Watch(stop, tell)
+    workers = job.config.workers or available_cores()
+    engine, in_flight = Engine(job, watch.before_pass), deque[_Batch]()
+    depth = 1 if job.device.type == "cuda" else 0  # batches that the device works on while the host goes on
+    with _threads(workers, job.config.threads) as (readers, writers), ExitStack() as stack:
+        painter = Painter(writers, job, folder, stages, job.batch_size + workers)
+        prepared = read_ahead(readers, sources, job, stages, job.batch_size + workers, folder.in_flight)
+        stack.callback(prepared.close)
+        for batch in batches(prepared, _images_at_once(job), stop):
+            watch.begin_batch()
+            try:
+                if batch:
+                    in_flight.append((batch, _begin(batch, engine, job, stages)))
+            except Stopped:
+                break
+            is_held_up = not batch  # the next image, by those in progress
+            del batch  # its memory is needed
+            while len(in_flight) > (0 if is_held_up else depth):
+                yield from _paint(*in_flight.popleft(), engine, painter, stages)
+            if is_held_up:
+                yield from painter.finished(wait_for_all=True)
+            if stop.is_set():
+                break
+        while in_flight:
+            yield from _paint(*in_flight.popleft(), engine, painter, stages)
+        yield from painter.finished(wait_for_all=True)
+
+
+def _images_at_once(job: Job) -> int:
+    """How many images make a batch: one where a method takes many passes for each, so that each is recorded when it is done."""
+    return 1 if any(METHODS[name].one_by_one for name in job.config.method) else job.batch_size
+
+
+def prepared_batches(
+    sources: Sequence[Source], job: Job, stop: threading.Event | None = None
+) -> Iterator[list[Prepared | Failure]]:
+    """``sources`` read and prepared in threads, in order, in batches of the job's size; failures keep their place.
+
+    Their decoded pixels are left out. While batches are taken the network has its own number of threads, as in
+    ``explain_images``. After ``stop`` is set no more follow.
+    """
+    workers = job.config.workers or available_cores()
+    with _threads(workers, job.config.threads) as (readers, _), ExitStack() as stack:
+        prepared = read_ahead(readers, sources, job, Stages(), job.batch_size + workers)
+        stack.callback(prepared.close)
+        for batch in batches(prepared, job.batch_size, stop):
+            ready = [item if isinstance(item, Failure) else item.without_pixels() for item in batch]
+            del batch  # its memory is needed
+            if ready:
+                yield ready
+            if stop is not None and stop.is_set():
+                return
+
+
+@contextmanager
+def _threads(workers: int, threads: int | None) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
+    """Threads that read and threads that write; the network gets ``threads``, by default all cores. All as before afterwards."""
+    readers, writers = ThreadPoolExecutor(workers, "read"), ThreadPoolExecutor(workers, "write")
+    kept = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        torch.set_num_threads(threads or available_cores())
+        cv2.setNumThreads(1)  # an image a thread, not several threads an image
+        yield readers, writers
+    finally:
+        readers.shutdown(cancel_futures=True)
+        writers.shutdown(cancel_futures=True)
+        torch.set_num_threads(kept[0])
+        cv2.setNumThreads(kept[1])
+
+
+def _begin(batch: list[Prepared | Failure], engine: Engine, job: Job, stages: Stages) -> list[Part]:
+    images = [item for item in batch if isinstance(item, Prepared)]
+    if not images:
+        return []
+    labels = None if job.labels is None else [job.labels.get(image.source.image) for image in images]
+    with stages.work("network"):
+        return engine.explain([image.input for image in images], labels)
+
+
+def _paint(
+    batch: list[Prepared | Failure], parts: list[Part], engine: Engine, painter: Painter, stages: Stages
+) -> Iterator[Outcome]:
+    with stages.work("network"):
+        findings = iter(engine.collect(parts))
+    for item in batch:
+        painter.add(item, None if isinstance(item, Failure) else next(findings))
+    yield from painter.finished(wait_for_all=False)
