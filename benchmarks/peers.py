@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from camcli.pipeline import stages
-from camcli.pipeline.engine import Engine, judged, normalised
+from camcli.pipeline.engine import Engine, normalised, with_status
 from camcli.pipeline.job import Job
 from camcli.records import Findings, Prediction
 
@@ -96,7 +96,7 @@ class PeerEngine:
         found: list[Findings] = []
         for score, probability, index, values in zip(scores, probabilities.tolist(), classes.tolist(), arrays, strict=True):
             best = Prediction(1, index, self._job.model.classes[index], score, probability)
-            found.append(Findings(best, (judged(best, self._job.layers[0].name, "gradcam", values),)))
+            found.append(Findings(best, (with_status(best, self._job.layers[0].name, "gradcam", values),)))
         return [found]
 
     def collect(self, parts: Sequence[list[Findings]]) -> list[Findings]:

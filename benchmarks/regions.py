@@ -59,7 +59,7 @@ OUTLINES: list[tuple[str, str, list[tuple[int, int]]]] = [
 ]  # fmt: skip
 """A photo, the class that names an object in it, and the object's outline (x, y) in pixels."""
 
-FITS = ("crop", "squash", "pad")
+RESIZE_MODES = ("crop", "squash", "pad")
 """How the photo becomes the network's input: three maps of each object."""
 
 Sought = tuple[np.ndarray, np.ndarray, PlacedMap, Box]
@@ -116,8 +116,8 @@ MASKS = [*(("threshold", threshold) for threshold in THRESHOLDS), ("otsu", 0.0),
 
 def main() -> None:
     """Print the table."""
-    objects = [one for fit in FITS for one in sought(fit)]
-    print("\t".join(["", "mean", *(f"{wanted}, {fit}" for fit in FITS for _, wanted, _ in OUTLINES)]))
+    objects = [one for fit in RESIZE_MODES for one in sought(fit)]
+    print("\t".join(["", "mean", *(f"{wanted}, {fit}" for fit in RESIZE_MODES for _, wanted, _ in OUTLINES)]))
     for method, threshold in MASKS:
         tell(f"mask, {method} {threshold}", [mask_overlap(one, method, threshold) for one in objects])
     for threshold in THRESHOLDS:

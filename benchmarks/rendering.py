@@ -33,7 +33,7 @@ def _measured(files: list[bytes], fit: str, rounds: int) -> dict[str, float]:
     import cv2
     import numpy as np
 
-    from camcli.images.geometry import view_of
+    from camcli.images.geometry import input_window
     from camcli.records import Preprocess
     from camcli.render.encode import encode_image
     from camcli.render.styles import Style, paint_overlay
@@ -48,7 +48,7 @@ def _measured(files: list[bytes], fit: str, rounds: int) -> dict[str, float]:
             cv2.imencode(".jpg", photo, quality)
             bare[number] += time.perf_counter() - started
             pixels = cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)
-            view = view_of((pixels.shape[1], pixels.shape[0]), Preprocess(), fit)
+            view = input_window((pixels.shape[1], pixels.shape[0]), Preprocess(), fit)
             started = time.perf_counter()
             encode_image(paint_overlay(pixels, values, view.box, view.pixels, style), "jpg", style.quality)
             painting[number] += time.perf_counter() - started

@@ -15,7 +15,7 @@ from benchmarks.variants import BATCH, Subject, explain_files
 from camcli.images.discover import discover_sources
 from camcli.models import bundled
 from camcli.pipeline.job import prepare_job
-from camcli.timing import STAGES, Stages
+from camcli.timing import STAGES, StageTimer
 
 
 def stage_table(seconds: Mapping[str, float], wall: float, images: int) -> str:
@@ -43,10 +43,10 @@ def main() -> None:
         sources = discover_sources([str(photos)], str(Path(top) / "heatmaps"))
         subject = Subject(arguments.model, arguments.device, sources, Path(top))
         config = subject.config(topk=arguments.topk, compile=arguments.compile, precision=arguments.precision)
-        job, stages = prepare_job(config, left=len(sources)), Stages()
+        job, stages = prepare_job(config, left=len(sources)), StageTimer()
         explain_files(job, sources[: 2 * BATCH], subject.folder)
         wall = explain_files(job, sources, subject.folder, stages).seconds
-    how = job.network.words or "fp32, not compiled"
+    how = job.network.description or "fp32, not compiled"
     print(f"{arguments.model} ({how}) on {job.device}: {len(sources)} photos, {len(sources) / wall:.1f} a second")
     print(stage_table(stages.seconds(), wall, len(sources)))
     print(f"The network has one thread here, the other stages ({', '.join(s for s in STAGES if s != 'network')}) several.")

@@ -21,11 +21,11 @@ from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
 from camcli.output.folder import OutputFolder
 from camcli.pipeline.job import Job, prepare_job
-from camcli.pipeline.reading import Prepared, read_ahead
+from camcli.pipeline.reading import PreparedImage, read_ahead
 from camcli.pipeline.stages import explain_images
 from camcli.records import Failure, LoadedModel, Source
 from camcli.resources import keep_memory
-from camcli.timing import Stages
+from camcli.timing import StageTimer
 
 BATCH = 16
 
@@ -122,7 +122,9 @@ def _camcli(subject: Subject, name: str, config: RunConfig, say: Callable[[str],
     job = prepare_job(config, left=len(subject.sources))
     if config.compile == "on" and job.network.batch is None:
         say(" ".join(["NOT COMPILED:", *job.model.notes]))
-    return Variant(name, lambda count: explain_files(job, subject.sources[:count], subject.folder), job.network.words or "fp32")
+    return Variant(
+        name, lambda count: explain_files(job, subject.sources[:count], subject.folder), job.network.description or "fp32"
+    )
 
 
 def _peer(subject: Subject, name: str) -> Variant:
@@ -135,7 +137,7 @@ def _peer(subject: Subject, name: str) -> Variant:
     return Variant(name, run, "fp32")
 
 
-def explain_files(job: Job, sources: Sequence[Source], place: Path, stages: Stages | None = None) -> Taken:
+def explain_files(job: Job, sources: Sequence[Source], place: Path, stages: StageTimer | None = None) -> Taken:
     """The time from files to overlays on disk, in a fresh folder below ``place`` that is deleted afterwards.
 
     Raises RuntimeError for a photo that fails.
@@ -159,8 +161,8 @@ def peer_agreement(subject: Subject, names: Sequence[str]) -> dict[str, float]:
     """How far the maps of the peers ``names`` correlate with camcli's: the least over the first batch of photos."""
     job = prepare_job(subject.config())
     with ThreadPoolExecutor(2) as pool:
-        items = list(read_ahead(pool, subject.sources[:BATCH], job, Stages(), BATCH))
-    inputs = [item.input for item in items if isinstance(item, Prepared)]
+        items = list(read_ahead(pool, subject.sources[:BATCH], job, StageTimer(), BATCH))
+    inputs = [item.input for item in items if isinstance(item, PreparedImage)]
     found: dict[str, float] = {}
     for name in names:
         with PEERS[name](subject.load().module.requires_grad_(True), job.layers[0].name) as explain:

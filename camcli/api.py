@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from camcli.config.run import LOOKS, RunConfig
 from camcli.errors import ConfigError, ImageError, InputError, ModelError, OutputError
 from camcli.images.decode import decode_image
-from camcli.images.geometry import prepare_input, view_of
+from camcli.images.geometry import input_window, prepare_input
 from camcli.images.in_memory import is_picture, picture_pixels
 from camcli.output.writers import write_file
 from camcli.pipeline.engine import explain_inputs, normalised
@@ -28,7 +28,7 @@ from camcli.pipeline.job import Job, prepare_job, prepare_module
 from camcli.records import Box, Failure, Findings, Heatmap, Prediction, Preprocess, Source
 from camcli.render.caption import caption_of
 from camcli.render.encode import encode_image
-from camcli.render.styles import Notes, fitted, paint_overlay, style_of
+from camcli.render.styles import Notes, paint_overlay, resize_to_fit, style_of
 
 Picture = str | os.PathLike[str] | PillowImage.Image | np.ndarray
 """What is explained: the path of a file, a picture of Pillow, or an array (H, W, 3), (H, W, 4) or (H, W) of uint8."""
@@ -82,7 +82,7 @@ class Explained:
         heatmap = self.heatmaps[index]
         if heatmap.status != "ok":
             raise ValueError(f"heatmap {index} is {heatmap.status}: there is nothing to paint")
-        canvas = fitted(self.image, config.max_side)
+        canvas = resize_to_fit(self.image, config.max_side)
         style, notes = style_of(config.as_dict()), Notes(caption=caption_of(heatmap))
         return paint_overlay(canvas.image, heatmap.values, canvas.part(self.box), canvas.pixels(self.pixels), style, notes)
 
@@ -148,7 +148,7 @@ def load(
         labels=labels,
         layer=_listed(layers),
         device=device,
-        fit=fit,
+        resize_mode=fit,
     )
     if isinstance(model, str):
         return prepare_job(config.check())
@@ -175,7 +175,7 @@ def explain(
     Raises the UsageError of a name that does not exist, InputError for what is no image, and ImageError, with the path, for one
     that cannot be decoded.
     """
-    job = _job(model).asking(
+    job = _job(model).with_targets(
         topk=topk,
         class_=tuple(map(str, _listed(classes))),
         method=_listed(methods),
@@ -253,7 +253,7 @@ def _pictures(images: Any) -> list[Picture]:
 def _explain_pictures(images: Sequence[Picture], job: Job, first: int) -> list[Explained]:
     """``first``: the place of the first of ``images`` among all, for what is said of it."""
     pictures = [_pixels(image, job, position) for position, image in enumerate(images, first)]
-    views = [view_of((pixels.shape[1], pixels.shape[0]), job.model.preprocess, job.config.fit) for pixels in pictures]
+    views = [input_window((pixels.shape[1], pixels.shape[0]), job.model.preprocess, job.config.resize_mode) for pixels in pictures]
     inputs = [prepare_input(pixels, view, job.model.preprocess) for pixels, view in zip(pictures, views, strict=True)]
     found: list[Findings] = explain_inputs(normalised(inputs, job), job)
     return [

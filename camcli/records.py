@@ -40,16 +40,16 @@ _JOINER = "\u200d"
 """Holds the parts of one emoji together."""
 
 
-def shown(name: str) -> str:
+def escape_name(name: str) -> str:
     r"""A file's name as text that fits on one line of any terminal or table, from which the name can be recovered.
 
     Control and format characters and bytes that are not UTF-8 become ``\xNN`` (one per byte), a backslash becomes two.
-    Everything else, emoji and accents included, stays. ``recovered`` is the way back. It never fails.
+    Everything else, emoji and accents included, stays. ``unescape_name`` is the way back. It never fails.
     """
-    return escaped(name.replace("\\", "\\\\"))
+    return escape_text(name.replace("\\", "\\\\"))
 
 
-def escaped(text: str, keep: str = "") -> str:
+def escape_text(text: str, keep: str = "") -> str:
     r"""``text`` with its control and format characters, and all that is no character, as ``\xNN``: one per byte in UTF-8.
 
     It never fails. What no encoding knows (half of a surrogate pair) has three such bytes. ``keep``: characters that stay.
@@ -73,8 +73,8 @@ def _bytes_of(char: str) -> bytes:
         return char.encode("utf-8", "surrogatepass")
 
 
-def recovered(text: str) -> str:
-    """The name that ``shown`` wrote as ``text``, as ``os.fsdecode`` gives it."""
+def unescape_name(text: str) -> str:
+    """The name that ``escape_name`` wrote as ``text``, as ``os.fsdecode`` gives it."""
     if "\\" not in text:
         return text
     parts = re.split(rb"(\\\\|\\x[0-9a-f]{2})", text.encode("utf-8"))
@@ -327,7 +327,7 @@ def checksum_of(data: bytes) -> Checksum:
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
+class Success:
     """One image explained, written and recorded. ``rows``: one per target x layer x method.
 
     ``checksums``: of each file that they name, in order.
@@ -339,7 +339,7 @@ class Explained:
     checksums: tuple[Checksum, ...] = ()
 
 
-Outcome = Explained | Failure
+Outcome = Success | Failure
 
 
 @dataclass

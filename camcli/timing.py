@@ -23,7 +23,7 @@ _STARVING = 0.25
 """The part of a run's time that the network may wait before a hint is given."""
 
 
-class Stages:
+class StageTimer:
     """A clock for each stage, safe to use from many threads. Those that are not of the run's own thread run in several at once."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from camcli.images.jpeg import check_jpeg_end
-from camcli.records import recovered
+from camcli.records import unescape_name
 from tests.networks import Brightness, brightness
 from tests.pictures import noise
 
@@ -153,7 +153,7 @@ def violations_of_always(out: Path, whole: Whole | None = None, gone: frozenset[
     found = [f"torn: {name}" for name in (whole or Whole()).torn(out / "overlays")]
     rows, failures = rows_of(out / "predictions.csv"), rows_of(out / "failures.csv")
     for row in rows:
-        overlay = recovered(row["overlay"] or "")
+        overlay = unescape_name(row["overlay"] or "")
         if overlay and overlay not in gone and not (out / overlay).is_file():
             found.append(f"a row without its overlay: {overlay}")
     counts = collections.Counter(map(_key, rows)) + collections.Counter((row["image"],) for row in failures)

@@ -159,9 +159,9 @@ def _compared(
 
 
 def _shape_of(module: nn.Module, layer: Layer, image: torch.Tensor) -> torch.Tensor:
-    from camcli.network.hooks import tap
+    from camcli.network.hooks import capture_outputs
 
-    with torch.no_grad(), tap(module, [layer.name]) as outputs:
+    with torch.no_grad(), capture_outputs(module, [layer.name]) as outputs:
         module(image)
     return outputs[layer.name]
 

@@ -13,7 +13,7 @@ from torchvision import models
 
 from camcli.cam.explain import explain_batch
 from camcli.models.layers import find_grid
-from camcli.network.hooks import tap
+from camcli.network.hooks import capture_outputs
 from camcli.records import Layer
 
 SIZE = 96
@@ -72,7 +72,7 @@ CLASSES = 10
 
 def ours(module, inputs, names):
     """Layer -> (B, 10, h, w), the maps of all classes."""
-    with torch.no_grad(), tap(module, names) as outputs:
+    with torch.no_grad(), capture_outputs(module, names) as outputs:
         module(inputs[:1])
         shapes = {name: tuple(output.shape) for name, output in outputs.items()}
     layers = [Layer(name, find_grid(shapes[name], (SIZE, SIZE))) for name in names]

@@ -9,7 +9,7 @@ import os
 import numpy as np
 import pytest
 
-from camcli.records import recovered
+from camcli.records import unescape_name
 from camcli.report.scripts import quoted
 from camcli.runs.diff import compare_runs, pearson
 from tests.browser import click, complaints, open_page, press, put, wait
@@ -201,7 +201,7 @@ def test_the_large_view_of_a_comparison(browser, camcli, pair, tmp_path):
     click(page, ".card")
     wait(page, "byId('first').naturalWidth > 0 && byId('second').naturalWidth > 0")
     first = rows_of(a)[[row["image"] for row in rows_of(a)].index(page.execute_script("return changes.names[grid.items[0]]"))]
-    assert page.execute_script("return byId('first').getAttribute('src')") == f"a/{quoted(recovered(first['overlay']))}"
+    assert page.execute_script("return byId('first').getAttribute('src')") == f"a/{quoted(unescape_name(first['overlay']))}"
     boxes = page.execute_script(
         "return ['first', 'second'].map((id) => byId(id).getBoundingClientRect()).map((b) => [b.x, b.y, b.width, b.height])"
     )

@@ -19,7 +19,7 @@ from PIL import Image as PillowImage
 
 from camcli.config.field import option_name
 from camcli.dream.config import WITH_PRIOR, DreamConfig
-from camcli.dream.session import make_dreams, prepare_session
+from camcli.dream.study import make_dreams, prepare_study
 from camcli.dream.write import COLUMNS, sheet_of
 from camcli.models.bundled import load_module
 from camcli.models.request import ModelRequest
@@ -256,7 +256,7 @@ def test_the_sheet_shows_every_picture_in_order():
 def test_stopped_it_keeps_what_is_finished_and_goes_on(camcli, place):
     """In the middle of the second picture, wherever that is."""
     config = DreamConfig(class_=("bright", "dark"), size=32, steps=3, output="out")
-    session = prepare_session(config, ModelRequest("tests.networks:brightness"), "cpu")
+    study = prepare_study(config, ModelRequest("tests.networks:brightness"), "cpu")
     stop, heard = threading.Event(), []
 
     def tell(target, _activation):
@@ -264,7 +264,7 @@ def test_stopped_it_keeps_what_is_finished_and_goes_on(camcli, place):
         if heard.count("dark") == 2:
             stop.set()
 
-    assert [made.target.stem for made in make_dreams(session, stop, tell)] == ["bright"]
+    assert [made.target.stem for made in make_dreams(study, stop, tell)] == ["bright"]
     assert [row["picture"] for row in table(place / "out")] == ["bright.png"]
     assert not (place / "out" / "dark.png").exists()
     again = camcli(*BRIGHT, "-c", "bright", "-c", "dark", "-o", "out")
@@ -332,7 +332,7 @@ def test_a_walks_commands_are_found_and_only_their_options_changed(tmp_path):
 
 
 def test_a_picture_too_large_for_the_memory_is_refused_before_the_kernel_kills(camcli, place, monkeypatch):
-    monkeypatch.setattr("camcli.dream.session.available_memory", lambda: 10**9)
+    monkeypatch.setattr("camcli.dream.study.available_memory", lambda: 10**9)
     refused = camcli("dream", "--class", "goose", "--size", 2000, "--steps", 1)
     assert (refused.code, "try a smaller --size" in refused.err) == (3, True)
     assert not (place / "dreams").exists()

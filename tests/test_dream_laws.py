@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 from torch import nn
 
 from camcli.dream.config import DreamConfig
-from camcli.dream.optimize import Viewer, _steps, ascend, generator_of, standard_moves, to_bytes
+from camcli.dream.optimize import ModelView, _steps, generator_of, optimize, standard_moves, to_bytes
 from camcli.dream.parametrization import (
     COLOUR_COVARIANCE,
     PRIORS,
@@ -24,7 +24,7 @@ from camcli.dream.parametrization import (
     spectrum_scale,
 )
 from camcli.dream.targets import channel_target, class_target, respond
-from camcli.dream.transforms import Moves, blurred, draw_moves, moved, total_variation
+from camcli.dream.transforms import Transforms, blurred, draw_transforms, moved, total_variation
 from camcli.errors import ImageError
 from camcli.network import eager
 from camcli.records import Grid, Layer, Preprocess
@@ -101,7 +101,7 @@ def picture():
 
 
 def test_no_move_is_the_picture_itself(picture):
-    still = draw_moves(Moves(), 3, torch.Generator().manual_seed(0))
+    still = draw_transforms(Transforms(), 3, torch.Generator().manual_seed(0))
     assert still.tolist() == [[0, 0, 0, 1]] * 3
     torch.testing.assert_close(moved(picture, still), picture.expand(3, -1, -1, -1), atol=1e-5, rtol=0)
     assert torch.equal(blurred(picture, 0.0), picture)
@@ -143,13 +143,13 @@ def test_zoom_then_shift():
 
 
 def test_moves_keep_their_limits_and_use_them():
-    drawn = draw_moves(Moves(3, 20, 0.5), 4000, torch.Generator().manual_seed(0))
+    drawn = draw_transforms(Transforms(3, 20, 0.5), 4000, torch.Generator().manual_seed(0))
     assert set(drawn[:, :2].flatten().tolist()) == set(range(-3, 4))
     assert 19.9 < drawn[:, 2].abs().max() <= 20
     assert 1.49 < drawn[:, 3].max() <= 1.5001
     assert 1 / 1.5001 <= drawn[:, 3].min() < 1 / 1.49
     assert abs(drawn[:, 3].log().mean()) < 0.02
-    assert not torch.equal(drawn[:10], draw_moves(Moves(3, 20, 0.5), 10, torch.Generator().manual_seed(1)))
+    assert not torch.equal(drawn[:10], draw_transforms(Transforms(3, 20, 0.5), 10, torch.Generator().manual_seed(1)))
 
 
 def test_blur_has_the_variance_it_says_and_keeps_the_mean():
@@ -180,8 +180,8 @@ class Linear(nn.Module):
 
 def dreamt(module, target, size=(32, 32), **options):
     config = DreamConfig(**{"class_": ("0",), **options}).check()
-    viewer = Viewer(eager(module), PLAIN, size, torch.device("cpu"))
-    return ascend(viewer, target, config, threading.Event())
+    model_view = ModelView(eager(module), PLAIN, size, torch.device("cpu"))
+    return optimize(model_view, target, config, threading.Event())
 
 
 STILL = {"jitter": 0.0, "rotate": 0.0, "zoom": 0.0, "tv": 0.0, "blur": 0.0}
@@ -194,8 +194,8 @@ def test_on_a_linear_network_plain_pixels_go_where_the_weights_point():
     dream = dreamt(Linear(weights), CLASS, prior="none", steps=300, rate=0.2)
     picture = torch.from_numpy(dream.picture).permute(2, 0, 1) / 255.0
     assert ((picture > 0.5) == (weights > 0)).all()
-    assert dream.figures.end > 0.9 * weights.clamp_min(0).sum()
-    assert dream.figures.end == pytest.approx(float((picture * weights).sum()), rel=1e-4)
+    assert dream.metrics.end > 0.9 * weights.clamp_min(0).sum()
+    assert dream.metrics.end == pytest.approx(float((picture * weights).sum()), rel=1e-4)
 
 
 def test_on_a_linear_network_the_waves_that_the_weights_hold_grow():
@@ -207,9 +207,9 @@ def test_on_a_linear_network_the_waves_that_the_weights_hold_grow():
     weights = torch.stack([(k + 1) * torch.cos(2 * math.pi * 3 * x / 32 + k) for k in range(3)])
     seen = []
     config = DreamConfig(class_=("0",), steps=1, rate=1e-3, **STILL).check()
-    viewer = Viewer(eager(Linear(weights)), PLAIN, (32, 32), torch.device("cpu"))
+    model_view = ModelView(eager(Linear(weights)), PLAIN, (32, 32), torch.device("cpu"))
     grey = torch.zeros((3, 32, 17, 2))
-    for values in _steps(viewer, CLASS, config, grey, torch.Generator(), seen.append):
+    for values in _steps(model_view, CLASS, config, grey, torch.Generator(), seen.append):
         spectrum = np.fft.rfft2(np.einsum("rc,rhw->chw", colour_root(), weights), norm="ortho")
         held = np.abs(spectrum) > 1e-3
         assert held.sum() == 3  # one wave in three colours, and nothing else but rounding
@@ -276,7 +276,7 @@ def test_the_network_is_left_as_it_was(target):
     module.norm.eval()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     dream = dreamt(module, target, steps=12, **STILL)
-    assert dream.figures.end > dream.figures.start
+    assert dream.metrics.end > dream.metrics.start
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert [child.training for child in module.modules()] == [True, True, False, True, True]
     assert all(parameter.requires_grad and parameter.grad is None for parameter in module.parameters())
@@ -298,7 +298,7 @@ def test_a_rectifier_that_is_shut_at_grey_is_opened_by_more_contrast():
     module.conv.bias.data -= module.conv(torch.full((1, 3, 32, 32), 0.5))[0].mean((1, 2)) + 0.05
     unit = channel_target(ACT, 1, (3, 4))
     assert respond(eager(module), torch.full((1, 3, 32, 32), 0.5), unit).activation == 0
-    assert dreamt(module, unit, steps=8).figures.end > 0
+    assert dreamt(module, unit, steps=8).metrics.end > 0
 
 
 def test_a_target_that_never_responds_is_said_so():
@@ -338,8 +338,8 @@ def test_the_probability_is_that_of_the_standard_moves_whatever_the_ascent_was()
     module = Features(bias=1.0).eval()
     dream = dreamt(module, CLASS, steps=5, prior="none", seed=3)
     pixels = torch.from_numpy(dream.picture).permute(2, 0, 1)[None] / 255.0
-    moves = draw_moves(standard_moves((32, 32)), 32, generator_of(3, CLASS, "trials"))
+    moves = draw_transforms(standard_moves((32, 32)), 32, generator_of(3, CLASS, "trials"))
     with torch.no_grad():
         chances = module(moved(pixels, moves)).softmax(1)[:, 0]
-    assert dream.figures.probability_moved == pytest.approx(float(chances.median()), abs=1e-5)
-    assert dream.figures.probability_least == pytest.approx(float(chances.min()), abs=1e-5)
+    assert dream.metrics.probability_moved == pytest.approx(float(chances.median()), abs=1e-5)
+    assert dream.metrics.probability_least == pytest.approx(float(chances.min()), abs=1e-5)

@@ -16,10 +16,10 @@ from camcli import resources as machine
 from camcli.config.run import RunConfig
 from camcli.pipeline.engine import Engine
 from camcli.pipeline.job import prepare_job
-from camcli.pipeline.reading import Prepared, batches, held_bytes, read_ahead
+from camcli.pipeline.reading import PreparedImage, batches, held_bytes, read_ahead
 from camcli.pipeline.stages import engine, reading
 from camcli.records import Failure, Image, Source, Stamp
-from camcli.timing import STAGES, Stages
+from camcli.timing import STAGES, StageTimer
 from tests.conftest import SAMPLES
 from tests.folders import TINY, contents_of, rows_of
 from tests.pictures import encoded, noise, photo
@@ -121,14 +121,14 @@ def test_where_the_time_went_is_recorded_and_told(camcli, samples, tmp_path):
     seconds = json.loads((tmp_path / "out" / "run.json").read_text())["this_run"]["stages"]
     assert list(seconds) == [*STAGES, "wait for images", "wait for overlays"]
     assert all(seconds[stage] > 0 for stage in ("decode", "prepare", "network", "render"))
-    for stage in ("loading", "network", "waiting for overlays", *Stages().meanwhile()):
+    for stage in ("loading", "network", "waiting for overlays", *StageTimer().meanwhile()):
         assert f"  {stage} " in told.err
     assert "waiting for" not in camcli("run", samples, "-o", tmp_path / "other", *TINY).err
 
 
 def test_the_hint_names_the_stage_that_starves_the_others():
     def hint(**seconds):
-        stages = Stages()
+        stages = StageTimer()
         for name, value in seconds.items():
             (stages._waited if name in ("images", "overlays") else stages._worked)[name] = value
         return stages.hint(10.0)
@@ -162,7 +162,7 @@ def test_what_is_in_memory_is_bounded_by_bytes_not_by_images(monkeypatch, tmp_pa
     monkeypatch.setattr(reading, "_prepare", counted)
     sizes = []
     with ThreadPoolExecutor(threads) as pool:
-        for batch in batches(read_ahead(pool, sources, job, Stages(), 64), 64, None):
+        for batch in batches(read_ahead(pool, sources, job, StageTimer(), 64), 64, None):
             time.sleep(0.05)  # the network is at work; reading ahead goes on
             with lock:
                 held[0] -= sum(map(held_bytes, batch))
@@ -177,12 +177,12 @@ def test_batches_follow_from_the_images_alone():
         if failed:
             return Failure(str(number), "decode", "broken")
         pixels = np.zeros((side, side, 3), np.uint8)
-        return Prepared(Source("", str(number)), Image(pixels, Stamp(1, 1)), None, pixels)
+        return PreparedImage(Source("", str(number)), Image(pixels, Stamp(1, 1)), None, pixels)
 
     items = [item(number, failed=number % 5 == 0) for number in range(23)]
     runs = list(batches(iter(items), 4, None))
     assert [one for run in runs for one in run] == items
-    assert [sum(isinstance(one, Prepared) for one in run) for run in runs] == [4, 4, 4, 4, 2]
+    assert [sum(isinstance(one, PreparedImage) for one in run) for run in runs] == [4, 4, 4, 4, 2]
     flood = list(batches((item(number, failed=True) for number in range(200)), 4, None))
     assert max(map(len, flood)) <= 68
     stopped = threading.Event()

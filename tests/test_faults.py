@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from camcli.images import decode
-from camcli.records import recovered
+from camcli.records import unescape_name
 from tests.failing import CHANGING, FAILS_WITH, LOOKING, READING, Failing
 from tests.faults import (
     Whole,
@@ -349,7 +349,7 @@ class Sweep:
 
     def _lost(self) -> list[str]:
         half = self.beginnings["half"]
-        return [row["overlay"] for row in rows_of(half / "predictions.csv") if not (half / recovered(row["overlay"])).is_file()]
+        return [row["overlay"] for row in rows_of(half / "predictions.csv") if not (half / unescape_name(row["overlay"])).is_file()]
 
     def number_of(self, beginning: str, root: Path, operations: frozenset[str]) -> int:
         """How many operations a run without faults makes."""

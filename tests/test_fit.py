@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from camcli.errors import InputError, LayerError, ModelError, RunError
 from camcli.fit.config import FitConfig
-from camcli.fit.data import divide, find_doubles
+from camcli.fit.data import divide, find_duplicates
 from camcli.fit.features import cache_key
 from camcli.fit.finetune import blocks_of
 from camcli.fit.linear_probe import balanced_accuracy, class_weights, train_head
@@ -32,7 +32,7 @@ from camcli.fit.trainer import fit_model, load_backbone
 from camcli.models.fitted import read_fitted
 from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
-from camcli.network.hooks import tap
+from camcli.network.hooks import capture_outputs
 from camcli.records import Preprocess
 from tests.conftest import ROOT, SAMPLES
 from tests.folders import COMMAND, rows_of, state_of
@@ -253,7 +253,7 @@ def test_a_cut_network_gives_what_its_layer_gives(name, layer, tmp_path):
     backbone = load_backbone(FitConfig(".", str(tmp_path), backbone=name, weights=weights, layer=layer, device="cpu"), 3)
     module, place = backbone.model.module, backbone.layer
     images = torch.randn((2, 3, *backbone.model.preprocess.crop), generator=torch.Generator().manual_seed(2))
-    with tap(module, [place.name]) as outputs, torch.no_grad():
+    with capture_outputs(module, [place.name]) as outputs, torch.no_grad():
         module(images)
     with torch.no_grad():
         features = backbone.classifier.features(images)
@@ -290,7 +290,7 @@ def test_every_class_is_divided_alike_and_copies_stay_together():
     assert len({part for digest, part in zip(digests, parts, strict=True) if digest == "copy"}) == 1
     assert parts == divide(labels, digests, ("a", "b", "c"), 0.2, 3)
     assert parts != divide(labels, digests, ("a", "b", "c"), 0.2, 4)
-    assert find_doubles(digests, labels, parts, digests).across == 0
+    assert find_duplicates(digests, labels, parts, digests).across == 0
     with pytest.raises(InputError, match="it needs 2"):
         divide([0, 0, 1], ["x", "y", "z"], ("a", "b"), 0.2, 0)
 
@@ -539,8 +539,8 @@ def test_only_the_last_blocks_are_unfrozen(data, tmp_path):
     changed = {name for name, tensor in one.state_dict().items() if not torch.equal(tensor, other.state_dict()[name])}
     assert min(losses) < losses[0], "nothing was learned, so nothing is asked here"
     assert changed == {"features.3.weight", "features.3.bias", "head.weight", "head.bias"}
-    judged = json.loads((tmp_path / "tuned" / "metrics.json").read_text())["validation"]["accuracy"]
-    assert judged == min(result.epochs, key=lambda epoch: epoch.val_loss).accuracy
+    with_status = json.loads((tmp_path / "tuned" / "metrics.json").read_text())["validation"]["accuracy"]
+    assert with_status == min(result.epochs, key=lambda epoch: epoch.val_loss).accuracy
     labels = {row["image"]: row["class"] for row in split_of(tmp_path / "tuned") if row["part"] == "val"}
     images = [PillowImage.open(data / name).convert("RGB") for name in labels]
     mean, std = (

@@ -16,15 +16,15 @@ from camcli.errors import CamcliError, ConfigError, InputError, nearest_names
 from camcli.images.decode import decode_image
 from camcli.images.discover import discover_sources, listed_sources
 from camcli.output.names import MAX_NAME_BYTES, file_stem, slug
-from camcli.records import Failure, Prediction, recovered, shown
+from camcli.records import Failure, Prediction, escape_name, unescape_name
 from camcli.registry import Registry
 
 
 @given(st.binary(min_size=1, max_size=60))
 def test_every_name_can_be_had_back_from_what_is_shown(raw):
     name = os.fsdecode(raw)
-    text = shown(name)
-    assert recovered(text) == name
+    text = escape_name(name)
+    assert unescape_name(text) == name
     text.encode("utf-8")
     assert "\n" not in text
     assert "\x1b" not in text
@@ -34,10 +34,10 @@ def test_every_name_can_be_had_back_from_what_is_shown(raw):
 
 def test_ordinary_names_are_shown_as_they_are():
     for name in ("cat.jpg", "ä 🦊 (1).png", "全角\u3000空白.jpg", "👩\u200d🚀.jpg"):
-        assert shown(name) == name
-    assert shown("a\nb") == "a\\x0ab"
-    assert shown(os.fsdecode(b"\xff")) == "\\xff"
-    assert shown("a\\x0ab") == "a\\\\x0ab"
+        assert escape_name(name) == name
+    assert escape_name("a\nb") == "a\\x0ab"
+    assert escape_name(os.fsdecode(b"\xff")) == "\\xff"
+    assert escape_name("a\\x0ab") == "a\\\\x0ab"
 
 
 @given(

@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from camcli.images.decode import decode_bytes
-from camcli.images.geometry import prepare_input, view_of
+from camcli.images.geometry import input_window, prepare_input
 from camcli.models.timm_models import preprocess_of_timm
 from camcli.models.torchvision_models import preprocess_of_preset
 from camcli.records import Preprocess
@@ -33,7 +33,7 @@ def photo(width, height, seed=0):
 
 def tensor_of(pixels, preprocess, fit="crop"):
     """The same numbers as camcli's pipeline gives the network."""
-    view = view_of((pixels.shape[1], pixels.shape[0]), preprocess, fit)
+    view = input_window((pixels.shape[1], pixels.shape[0]), preprocess, fit)
     raw = prepare_input(pixels, view, preprocess)
     assert raw.shape == (*preprocess.crop, 3)
     scaled = torch.from_numpy(raw.copy()).permute(2, 0, 1).float() / 255
@@ -110,7 +110,7 @@ def test_a_strip_does_not_cost_its_resized_area():
     """10 x 30,000 would become 256 x 768,000; only the window is resampled, and it is the same picture."""
     pixels = photo(10, 30_000)
     preprocess = Preprocess()
-    view = view_of((10, 30_000), preprocess, "crop")
+    view = input_window((10, 30_000), preprocess, "crop")
     assert view.resized == (256, 768_000)
     middle = pixels[15_000 - 40 : 15_000 + 40]
     # far from the cut's ends the resampling of a piece of the strip is the same
@@ -136,7 +136,7 @@ def test_a_strip_does_not_cost_its_resized_area():
 )
 def test_the_box_inverts_the_transform(width, height, fit, preprocess):
     """The corners of the window, carried through the resize, are the corners of the crop: a law of every view."""
-    view = view_of((width, height), preprocess, fit)
+    view = input_window((width, height), preprocess, fit)
     x, y, w, h = view.box
     to_x, to_y = view.resized[0] / width, view.resized[1] / height
     assert x * to_x == pytest.approx(view.left, abs=1e-6)
@@ -161,8 +161,8 @@ def test_the_box_inverts_the_transform(width, height, fit, preprocess):
 def test_squash_and_pad_show_the_whole_image():
     preprocess = Preprocess(crop=(100, 100), mean=(0.2, 0.4, 0.6))
     pixels = np.full((50, 200, 3), 255, np.uint8)
-    padded = prepare_input(pixels, view_of((200, 50), preprocess, "pad"), preprocess)
+    padded = prepare_input(pixels, input_window((200, 50), preprocess, "pad"), preprocess)
     assert (padded[:37] == [51, 102, 153]).all()
     assert (padded[63:] == [51, 102, 153]).all()
     assert (padded[38:62] == 255).all()
-    assert (prepare_input(pixels, view_of((200, 50), preprocess, "squash"), preprocess) == 255).all()
+    assert (prepare_input(pixels, input_window((200, 50), preprocess, "squash"), preprocess) == 255).all()

@@ -11,7 +11,7 @@ from torch.nn import functional
 from camcli.cam import METHODS
 from camcli.cam.attention import recorded_attention
 from camcli.cam.backprop import full_gradients
-from camcli.cam.explain import ANYWHERE, Options, explain_batch
+from camcli.cam.explain import LAYER_INDEPENDENT, Options, explain_batch
 from camcli.cam.gradient import finer_score
 from camcli.cam.variations import fuse_maps, variations
 from camcli.errors import LayerError
@@ -435,7 +435,7 @@ def test_fusing_layers():
 def test_fused_results_replace_those_of_the_layers(cam_network, inputs):
     layers = [FEATURES, Layer("features.0", Grid("nchw", 16, 12))]
     found = explain_batch(cam_network, inputs, layers, ["gradcam", "fullgrad"], chosen(0), Options(fuse="mean")).maps
-    assert set(found) == {("fuse-mean", "gradcam"), (ANYWHERE, "fullgrad")}
+    assert set(found) == {("fuse-mean", "gradcam"), (LAYER_INDEPENDENT, "fullgrad")}
     assert found["fuse-mean", "gradcam"].shape == (3, 1, 16, 12)
 
 

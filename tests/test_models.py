@@ -23,7 +23,7 @@ from camcli.models.labels import find_class, imagenet_labels, read_labels
 from camcli.models.layers import default_layer, find_grid, list_layers, resolve_layers
 from camcli.models.request import ModelRequest
 from camcli.models.sources import class_names, list_models, load_model
-from camcli.network.hooks import frozen
+from camcli.network.hooks import eval_frozen
 from camcli.records import Grid
 
 
@@ -204,7 +204,7 @@ def test_a_head_of_any_size(tmp_path, name, classes):
     assert len(model.classes) == classes
     assert (model.classes == imagenet_labels()) is (classes == 1000)
     inputs = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(), frozen(original):
+    with torch.no_grad(), eval_frozen(original):
         torch.testing.assert_close(model.module(inputs), original(inputs))
 
 

@@ -223,9 +223,9 @@ def test_a_network_that_resists_runs_as_it_is(make, layer):
     expected = [run_hooked(module, image[None], [layer]).logits.clone() for image in images]
     network = prepare_network(model_of(module), [layer], CPU, Preparation(), lambda _: None)
     for image, logits in zip(images, expected, strict=True):
-        found = network.run(network.taken(image[None]), [layer])
+        found = network.run(network.cast_inputs(image[None]), [layer])
         assert torch.allclose(found.logits, logits, rtol=1e-4, atol=1e-5)
-    together = network.run(network.taken(images), [layer]).logits
+    together = network.run(network.cast_inputs(images), [layer]).logits
     assert torch.allclose(together, torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from camcli.records import recovered
+from camcli.records import unescape_name
 from tests.conftest import ROOT
 from tests.folders import TINY, contents_of, failures_of, rows_of, start
 from tests.pictures import encoded, photo
@@ -139,7 +139,7 @@ def test_json_lines_say_what_the_table_says(camcli, tmp_path):
         lines = [json.loads(line) for line in done.out.splitlines()]
         table = rows_of(tmp_path / "out")
         assert {os.path.basename(line["image"]) for line in lines} == {*NAMES, "burnt.png"}
-        assert [line["image"] for line in lines] == [recovered(row["image"]) for row in table]
+        assert [line["image"] for line in lines] == [unescape_name(row["image"]) for row in table]
         for line, row in zip(lines, table, strict=True):
             assert list(line) == list(row)
             assert line["correct"] is (row["correct"] == "yes")
@@ -245,8 +245,8 @@ def test_no_cell_is_a_formula(camcli, on_path):
             rows = list(csv.reader(file))
         texts = [cell for row in rows for cell in row if not cell.replace("e-", "").lstrip("-").replace(".", "").isdigit()]
         assert not [cell for cell in texts if cell.startswith(("=", "+", "-", "@"))]
-    assert {recovered(row["image"]) for row in rows_of(on_path / "out")} == {"=1+1.jpg", "+a.jpg", "-rf.jpg", "@x.jpg"}
-    assert {recovered(row["class_name"]) for row in rows_of(on_path / "out")} == {"=cmd|calc"}
+    assert {unescape_name(row["image"]) for row in rows_of(on_path / "out")} == {"=1+1.jpg", "+a.jpg", "-rf.jpg", "@x.jpg"}
+    assert {unescape_name(row["class_name"]) for row in rows_of(on_path / "out")} == {"=cmd|calc"}
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -15,7 +15,7 @@ from skimage.filters import threshold_otsu
 from benchmarks.regions import mask_overlap, sought
 from camcli.config.fingerprint import effective_settings
 from camcli.config.run import RunConfig
-from camcli.images.geometry import view_of
+from camcli.images.geometry import input_window
 from camcli.records import Box
 from camcli.render.maps import place_map, scale_map
 from camcli.render.regions import find_boxes, segment
@@ -77,7 +77,7 @@ def test_a_bright_object_is_boxed_where_it_is(camcli, tmp_path):
     assert abs(y + h - 360) <= cell
     seen = Box(*(int(row[name]) for name in ("box_x", "box_y", "box_w", "box_h")))
     values = np.load(out / "maps" / "a.png.1-bright.npy")
-    box = view_of((640, 480), brightness().preprocess, "crop").box
+    box = input_window((640, 480), brightness().preprocess, "crop").box
     placed = place_map(scale_map(values), box, seen, (seen.w, seen.h)).whole()
     labels, _ = ndimage.label(placed >= 0.15, np.ones((3, 3)))
     largest = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))

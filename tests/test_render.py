@@ -21,7 +21,7 @@ from camcli.records import Box, Heatmap, Prediction
 from camcli.render.caption import Caption, add_caption, caption_of, caption_of_row
 from camcli.render.encode import encode_image
 from camcli.render.maps import place_map, scale_map
-from camcli.render.styles import STYLES, Notes, Style, color_table, fitted, paint_overlay
+from camcli.render.styles import STYLES, Notes, Style, color_table, paint_overlay, resize_to_fit
 from tests.pictures import noise
 
 
@@ -214,7 +214,7 @@ def test_a_legend_runs_from_zero_to_the_peak_and_leaves_the_picture_alone():
 def test_a_smaller_picture_shows_the_same_at_the_same_place(most):
     image, values, box, pixels = scene_to_paint()
     image = cv2.GaussianBlur(image, (0, 0), 6)
-    canvas = fitted(image, most)
+    canvas = resize_to_fit(image, most)
     assert max(canvas.image.shape[:2]) == min(most, 120)
     small = paint_overlay(canvas.image, values, canvas.part(box), canvas.pixels(pixels), bare())
     large = paint_overlay(image, values, box, pixels, bare())

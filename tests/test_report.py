@@ -18,7 +18,7 @@ from camcli.output.journal import Header
 from camcli.output.ledger import Ledger
 from camcli.output.locks import undisturbed
 from camcli.output.root import Root
-from camcli.records import Explained, Failure, Row, Stamp, recovered
+from camcli.records import Failure, Row, Stamp, Success, unescape_name
 from camcli.report.maps import MapChunks, border_share, entropy
 from camcli.report.scripts import folder_urls, json_script
 from camcli.report.write import page_html, report_run
@@ -118,7 +118,7 @@ def test_every_address_leads_to_its_file(reported, labelled):
     data = data_of(reported)
     for number, row in enumerate(rows_of(reported)):
         url = overlay_url(data, number)
-        assert unquote_to_bytes(url) == os.fsencode(recovered(row["overlay"]))
+        assert unquote_to_bytes(url) == os.fsencode(unescape_name(row["overlay"]))
         assert not set(url) & set("#?<>&\"' \\:")
         if url:
             thumb = unquote_to_bytes(f"report/thumbs/{url.removeprefix('overlays/').rpartition('.')[0]}.jpg")
@@ -165,7 +165,7 @@ def test_maps_of_the_run_are_those_on_disk(reported):
         if row["status"] != "ok":
             assert data["rows"]["entropy"][number] is None
             continue
-        stem = os.path.splitext(os.path.relpath(recovered(row["overlay"]), "overlays"))[0]
+        stem = os.path.splitext(os.path.relpath(unescape_name(row["overlay"]), "overlays"))[0]
         values = np.maximum(np.load(reported / "maps" / f"{stem}.npy").astype(np.float64), 0)
         shares = values.ravel() / values.sum()
         shares = shares[shares > 0]
@@ -315,7 +315,7 @@ def large(tmp_path_factory):
         )
         (out / "overlays" / truth).mkdir(exist_ok=True)
         os.link(first, out / overlay)
-        ledger.append(Explained(image, Stamp(1, 1), (row,)))
+        ledger.append(Success(image, Stamp(1, 1), (row,)))
     ledger.close()
     first.unlink()
     return out

@@ -286,7 +286,7 @@ NAMES = [
 
 def test_every_name_survives(camcli, tmp_path):
     """The table is UTF-8, a row a line, and the exact name can be had back from it; nothing reaches the terminal raw."""
-    from camcli.records import recovered
+    from camcli.records import unescape_name
 
     imgs, out = tmp_path / "imgs", tmp_path / "out"
     imgs.mkdir()
@@ -300,9 +300,9 @@ def test_every_name_survives(camcli, tmp_path):
     rows = rows_of(out)
     assert len(text.splitlines()) == len(rows) + 1
     failed = failures_of(out)
-    assert sorted(recovered(row["image"]) for row in rows + failed) == sorted(NAMES)
+    assert sorted(unescape_name(row["image"]) for row in rows + failed) == sorted(NAMES)
     for row in rows:
-        assert os.path.isfile(os.path.join(out, recovered(row["overlay"])))
+        assert os.path.isfile(os.path.join(out, unescape_name(row["overlay"])))
     assert "Nothing to do" in camcli("run", imgs, "-o", out, *TINY).err
 
 

@@ -29,10 +29,10 @@ from camcli.records import SANITY_PICTURES, Grid, Layer, Preprocess, Source
 from camcli.sanity.check import MODES, Check, Measurement, check_maps
 from camcli.sanity.config import SanityConfig
 from camcli.sanity.plot import curves_figure
-from camcli.sanity.randomize import Stage, find_stages, randomized
-from camcli.sanity.session import prepare_session, read_inputs
-from camcli.sanity.similarity import MEASURES, Similarity, compare_maps, prepared_map
+from camcli.sanity.randomize import LayerGroup, find_layer_groups, randomized
+from camcli.sanity.similarity import MEASURES, Similarity, compare_maps, normalized_map
 from camcli.sanity.strip import strip_png
+from camcli.sanity.study import prepare_study, read_inputs
 from camcli.sanity.verdict import KEEPS, KEPT, LOSES, LOST, NONE, PART, judge
 from camcli.sanity.write import FILES
 from tests.conftest import ROOT, SAMPLES
@@ -44,7 +44,7 @@ from tests.walks import pictures_of, run_walk
 
 
 def measured(one, other):
-    return compare_maps(prepared_map(one), prepared_map(other))
+    return compare_maps(normalized_map(one), normalized_map(other))
 
 
 @pytest.mark.parametrize("shape", [(7, 7), (14, 9), (224, 224), (112, 112)])
@@ -145,9 +145,9 @@ PICTURES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 
 
 def test_the_order_is_that_of_running(upside):
-    stages = find_stages(upside, PICTURES[:1], "all")
-    assert [stage.name for stage in stages] == ["head", "attention", "second", "first", "(itself)"]
-    assert {stage.name: stage.modules for stage in stages} == {
+    groups = find_layer_groups(upside, PICTURES[:1], "all")
+    assert [stage.name for stage in groups] == ["head", "attention", "second", "first", "(itself)"]
+    assert {stage.name: stage.modules for stage in groups} == {
         "head": ("head",),
         "attention": ("attention", "attention.out_proj"),
         "second": ("second", "norm"),
@@ -156,7 +156,7 @@ def test_the_order_is_that_of_running(upside):
     }
     assert not upside._forward_pre_hooks
     with pytest.raises(ModelError, match="no weights"):
-        find_stages(nn.Flatten(), PICTURES[:1])
+        find_layer_groups(nn.Flatten(), PICTURES[:1])
 
 
 @pytest.mark.parametrize(
@@ -170,9 +170,9 @@ def test_blocks_are_parts_of_the_network_and_cover_it(name, expected):
     from torchvision.models import get_model
 
     module = get_model(name, weights=None).eval()
-    stages = find_stages(module, PICTURES[:1], "blocks")
-    assert [stage.name for stage in stages] == expected
-    covered = [name for stage in stages for name in stage.modules]
+    groups = find_layer_groups(module, PICTURES[:1], "blocks")
+    assert [stage.name for stage in groups] == expected
+    covered = [name for stage in groups for name in stage.modules]
     holders = {name for name, child in module.named_modules() if list(child.parameters(recurse=False))}
     assert len(covered) == len(set(covered))
     assert set(covered) == holders
@@ -189,10 +189,10 @@ def changed(module, before):
 @pytest.mark.parametrize("mode", MODES)
 def test_exactly_the_named_layers_lose_their_weights(upside, mode):
     before = values_of(upside)
-    stages = find_stages(upside, PICTURES[:1], "all")
+    groups = find_layer_groups(upside, PICTURES[:1], "all")
     parameters = {name for name, _ in upside.named_parameters()}
-    for step, stage in enumerate(stages, 1):
-        redrawn = stages[:step] if mode == "cascading" else [stage]
+    for step, stage in enumerate(groups, 1):
+        redrawn = groups[:step] if mode == "cascading" else [stage]
         with randomized(upside, redrawn, 0, PICTURES):
             found = changed(upside, before)
         prefixes = tuple(f"{name}." if name else "scale" for stage in redrawn for name in stage.modules)
@@ -203,13 +203,13 @@ def test_exactly_the_named_layers_lose_their_weights(upside, mode):
 
 
 def test_a_layer_keeps_its_new_weights_from_step_to_step(upside):
-    stages = find_stages(upside, PICTURES[:1], "all")
+    groups = find_layer_groups(upside, PICTURES[:1], "all")
 
     def drawn(redrawn, seed=0):
         with randomized(upside, redrawn, seed, PICTURES):
             return {name: value.clone() for name, value in upside.named_parameters()}
 
-    alone, lower, again, other = drawn(stages[:1]), drawn(stages[:3]), drawn(stages[:1]), drawn(stages[:1], seed=1)
+    alone, lower, again, other = drawn(groups[:1]), drawn(groups[:3]), drawn(groups[:1]), drawn(groups[:1], seed=1)
     state = torch.random.get_rng_state()
     assert torch.equal(alone["head.weight"], lower["head.weight"])
     assert torch.equal(alone["head.weight"], again["head.weight"])
@@ -219,8 +219,8 @@ def test_a_layer_keeps_its_new_weights_from_step_to_step(upside):
 
 def test_a_new_layer_is_what_its_class_makes_of_it(upside):
     """The bounds of nn.Linear's own initialisation, and the scale, which nobody can reset, cut at two deviations."""
-    stages = find_stages(upside, PICTURES[:1], "all")
-    with randomized(upside, stages, 0, PICTURES):
+    groups = find_layer_groups(upside, PICTURES[:1], "all")
+    with randomized(upside, groups, 0, PICTURES):
         bound = 1 / math.sqrt(upside.head.in_features)
         largest = upside.head.weight.detach().abs().max()
         assert bound / 2 < largest <= bound
@@ -229,9 +229,9 @@ def test_a_new_layer_is_what_its_class_makes_of_it(upside):
 
 
 def test_a_new_batch_norm_has_learned_what_reaches_it(upside):
-    stages = find_stages(upside, PICTURES[:1], "all")
+    groups = find_layer_groups(upside, PICTURES[:1], "all")
     seen = []
-    with randomized(upside, stages, 0, PICTURES):
+    with randomized(upside, groups, 0, PICTURES):
         handle = upside.norm.register_forward_hook(lambda _m, inputs, output: seen.append((inputs[0], output)))
         with torch.no_grad():
             upside(PICTURES)
@@ -243,9 +243,9 @@ def test_a_new_batch_norm_has_learned_what_reaches_it(upside):
 @pytest.mark.parametrize("where", ["inside", "settling"])
 def test_the_network_is_as_it_was_after_an_error(upside, where):
     before, flags = values_of(upside), {name: p.requires_grad for name, p in upside.named_parameters()}
-    stages = find_stages(upside, PICTURES[:1], "all")
+    groups = find_layer_groups(upside, PICTURES[:1], "all")
     inputs = PICTURES if where == "inside" else PICTURES[:, :2]
-    with pytest.raises(RuntimeError), randomized(upside, stages, 0, inputs):
+    with pytest.raises(RuntimeError), randomized(upside, groups, 0, inputs):
         raise RuntimeError("the caller's")
     assert not changed(upside, before)
     assert {name: p.requires_grad for name, p in upside.named_parameters()} == flags
@@ -255,8 +255,8 @@ def test_the_network_is_as_it_was_after_an_error(upside, where):
 def test_cam_after_a_new_head_is_the_cam_of_the_new_head(cam_network):
     """Zhou et al. 2016, eq. 2, with weights read off the redrawn head."""
     layer = Layer("features", Grid("nchw", 16, 16))
-    (head, *_) = find_stages(cam_network, PICTURES[:1], "all")
-    assert head == Stage("head", ("head",))
+    (head, *_) = find_layer_groups(cam_network, PICTURES[:1], "all")
+    assert head == LayerGroup("head", ("head",))
     targets = torch.tensor([[0], [1], [2], [4]])
     with randomized(cam_network, [head], 7, PICTURES):
         found = explain_batch(cam_network, PICTURES, [layer], ["cam"], lambda _: targets).maps["features", "cam"][:, 0]
@@ -278,7 +278,7 @@ def edges(monkeypatch):
         maps = (grey[:, 1:, 1:] - grey[:, :-1, 1:]).abs() + (grey[:, 1:, 1:] - grey[:, 1:, :-1]).abs()
         return maps[:, None].expand(-1, scene.targets.shape[1], -1, -1)
 
-    method = Method("edges", "this test", "0", "never", scene=detect, anywhere=True)
+    method = Method("edges", "this test", "0", "never", scene=detect, layer_independent=True)
     assert "gradcam" in METHODS
     monkeypatch.setitem(METHODS._items, "edges", method)
 
@@ -312,9 +312,9 @@ def test_the_original_is_like_itself_and_an_edge_detector_always_is(edges):
     module = wide(2)
     before = values_of(module)
     job = small_job(module, "gradcam", "cam", "guided-backprop", "edges")
-    stages = find_stages(module, PICTURES[:1], "all")
+    groups = find_layer_groups(module, PICTURES[:1], "all")
     done = []
-    check = check_maps(job, blobs(8), stages, seed=0, strips=2, tell=lambda *at: done.append(at))
+    check = check_maps(job, blobs(8), groups, seed=0, strips=2, tell=lambda *at: done.append(at))
     assert not changed(module, before)
     assert done[0] == (0, 8)
     assert done[-1] == (8, 8)
@@ -333,8 +333,8 @@ def test_the_original_is_like_itself_and_an_edge_detector_always_is(edges):
 def test_chance_is_the_likeness_to_other_images():
     module = wide(2)
     job, images = small_job(module, "hirescam"), blobs(3)
-    stages = find_stages(module, PICTURES[:1], "all")
-    check = check_maps(job, images, stages, seed=0, strips=3)
+    groups = find_layer_groups(module, PICTURES[:1], "all")
+    check = check_maps(job, images, groups, seed=0, strips=3)
     originals = [strip.maps["features", "hirescam"][0].ravel() for strip in check.strips]
     for position, strip in enumerate(check.strips):
         for one in check.measurements:
@@ -343,7 +343,7 @@ def test_chance_is_the_likeness_to_other_images():
                 found = [spearmanr(map_, original).statistic for original in originals]
                 assert one.similarity.spearman == pytest.approx(found.pop(position), abs=1e-9)
                 assert one.chance.spearman == pytest.approx(np.mean(found), abs=1e-9)
-    (alone,) = {one.chance for one in check_maps(job, blobs(1), stages, seed=0).measurements}
+    (alone,) = {one.chance for one in check_maps(job, blobs(1), groups, seed=0).measurements}
     assert all(map(math.isnan, dataclasses.astuple(alone)))
 
 
@@ -355,8 +355,8 @@ def class_of(module, name):
 
 
 def test_a_layer_alone_and_the_top_of_the_cascade_agree_and_batches_do_not_count():
-    module, stages = wide(3), find_stages(wide(3), PICTURES[:1], "all")
-    whole, parts = (check_maps(small_job(module, "gradcam", batch_size=size), blobs(5), stages, seed=4) for size in (16, 2))
+    module, groups = wide(3), find_layer_groups(wide(3), PICTURES[:1], "all")
+    whole, parts = (check_maps(small_job(module, "gradcam", batch_size=size), blobs(5), groups, seed=4) for size in (16, 2))
     first = [[one.similarity for one in whole.measurements if one.mode == mode and one.step == 1] for mode in MODES]
     assert first[0] == first[1]
     for one, other in zip(whole.measurements, parts.measurements, strict=True):
@@ -364,7 +364,7 @@ def test_a_layer_alone_and_the_top_of_the_cascade_agree_and_batches_do_not_count
         assert dataclasses.astuple(one.similarity) == pytest.approx(dataclasses.astuple(other.similarity), abs=0.02, nan_ok=True)
 
 
-def a_check(values, chance=0.2, stages=2):
+def a_check(values, chance=0.2, groups=2):
     """A check of one method: ``values``: image -> rank correlation after each step; ``chance``: with other images' originals."""
     measurements = [
         Measurement(image, "l", "m", "cascading", step, "s", 0, "ok", Similarity(*[value] * 4), Similarity(*[chance] * 4))
@@ -372,7 +372,7 @@ def a_check(values, chance=0.2, stages=2):
         for step, value in enumerate((1.0, *row))
     ]
     measurements += [dataclasses.replace(one, mode="independent", similarity=Similarity(1, 1, 1, 1)) for one in measurements]
-    return Check(tuple(Stage(f"s{k}", ()) for k in range(stages)), tuple(measurements), ())
+    return Check(tuple(LayerGroup(f"s{k}", ()) for k in range(groups)), tuple(measurements), ())
 
 
 @pytest.mark.parametrize(
@@ -414,13 +414,13 @@ def test_curves_show_medians_quartiles_and_chance():
 
 
 def test_a_strip_shows_each_map_where_it_belongs():
-    from camcli.sanity.check import Strip
+    from camcli.sanity.check import MapStrip
 
     hot, flat = np.zeros((4, 4), np.float32), np.zeros((4, 4), np.float32)
     hot[3, 0] = 5
     photo_pixels = np.full((50, 40, 3), 90, np.uint8)
-    strip = Strip("cat.jpg", "tabby", photo_pixels, {("l", "m"): [hot, flat], ("l", "n"): [hot.T.copy(), np.full((4, 4), NAN)]})
-    check = dataclasses.replace(a_check({"a": (0.5,)}, stages=1), strips=(strip, strip))
+    strip = MapStrip("cat.jpg", "tabby", photo_pixels, {("l", "m"): [hot, flat], ("l", "n"): [hot.T.copy(), np.full((4, 4), NAN)]})
+    check = dataclasses.replace(a_check({"a": (0.5,)}, groups=1), strips=(strip, strip))
     picture = np.asarray(PillowImage.open(io.BytesIO(strip_png(check))))
     half = picture.shape[0] // 2
     assert np.array_equal(picture[:half], picture[half:])
@@ -611,13 +611,13 @@ def test_the_commands_of_the_page_run(camcli, tmp_path, monkeypatch):
 def test_the_bundled_network_behaves_as_published(tmp_path):
     """After three of ten blocks, counted from the top: Grad-CAM has moved away, guided backpropagation has not."""
     config = SanityConfig(method=("gradcam", "guided-backprop"))
-    session = prepare_session(config, RunConfig(device="cpu"), lambda _: None)
-    assert [stage.name for stage in session.stages] == [
+    study = prepare_study(config, RunConfig(device="cpu"), lambda _: None)
+    assert [stage.name for stage in study.groups] == [
         "classifier", "conv_head", *(f"blocks.{k}" for k in range(6, -1, -1)), "conv_stem",
     ]  # fmt: skip
-    inputs, _ = read_inputs([Source(str(SAMPLES), name) for name in ("chelsea.png", "coffee.png", "camera.png")], session.job)
-    merged = Stage("top", tuple(name for stage in session.stages[:3] for name in stage.modules))
-    check = check_maps(session.job, inputs, [merged], seed=0)
+    inputs, _ = read_inputs([Source(str(SAMPLES), name) for name in ("chelsea.png", "coffee.png", "camera.png")], study.job)
+    merged = LayerGroup("top", tuple(name for stage in study.groups[:3] for name in stage.modules))
+    check = check_maps(study.job, inputs, [merged], seed=0)
     verdicts = {verdict.method: verdict for verdict in judge(check)}
     assert verdicts["gradcam"].similarity < 0.5
     assert verdicts["guided-backprop"].verdict == KEPT

@@ -14,7 +14,7 @@ from camcli.cam.explain import Options, explain_batch
 from camcli.cli.progress import RunProgress
 from camcli.cli.signals import SIGNALS
 from camcli.pipeline.stages import stopping
-from camcli.records import Counts, Explained, Grid, Layer
+from camcli.records import Counts, Grid, Layer, Success
 from tests.conftest import Cam
 from tests.faults import differences, fill_album
 from tests.folders import contents_of, rows_of
@@ -188,5 +188,5 @@ def test_the_bar_moves_within_a_batch_that_takes_long(monkeypatch):
         now[0] += 0.125
     assert len(said) == 11, "silent in the first second, then five times a second"
     assert said[-1] == (0, 9, "2 failed, pass 29 of this batch")
-    assert list(progress.over(iter([Explained("a", None, ())]))) != []
+    assert list(progress.over(iter([Success("a", None, ())]))) != []
     assert said[-1] == (1, 9, "2 failed")

@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from camcli.cli import app
-from camcli.cli.console import Talk
+from camcli.cli.console import Console
 from camcli.cli.guard import MOST_CHARACTERS, Guarded, safe_line
 from camcli.documents import parse_toml
 from camcli.errors import ConfigError
 from camcli.models.fitted import read_fitted
-from camcli.records import escaped, recovered, shown
+from camcli.records import escape_name, escape_text, unescape_name
 from tests.conftest import ROOT
 from tests.folders import TINY, start
 from tests.networks import with_classes
@@ -38,7 +38,7 @@ POISON = "x\x1b]0;owned\a\x1b[31m\b\r\x7f\x9b2J\x85\u202ey"
 
 def is_safe(text: str) -> bool:
     """Whether a terminal takes it for text and line ends alone."""
-    return escaped(text, keep="\n\t") == text
+    return escape_text(text, keep="\n\t") == text
 
 
 @contextlib.contextmanager
@@ -62,7 +62,7 @@ def at_most(seconds: float):
 @pytest.mark.parametrize("control", CONTROLS.values(), ids=CONTROLS)
 def test_no_control_character_survives_in_a_message(control):
     for text in (control, f"a{control}b", f"{control}{control}"):
-        for safe in (shown(text), escaped(text), safe_line(text)):
+        for safe in (escape_name(text), escape_text(text), safe_line(text)):
             assert is_safe(safe)
             assert "\n" not in safe
             safe.encode("utf-8")
@@ -74,9 +74,9 @@ def test_no_control_character_survives_in_a_message(control):
 
 def test_names_can_be_had_back_and_are_escaped_once():
     name = "a\\b\x1b\udcff"
-    assert shown(name) == "a\\\\b\\x1b\\xff"
-    assert safe_line(shown(name)) == shown(name), "the last gate doubles no backslash"
-    assert recovered(shown(name)) == name
+    assert escape_name(name) == "a\\\\b\\x1b\\xff"
+    assert safe_line(escape_name(name)) == escape_name(name), "the last gate doubles no backslash"
+    assert unescape_name(escape_name(name)) == name
 
 
 def test_a_message_of_a_megabyte_loses_its_middle():
@@ -104,7 +104,7 @@ def test_on_a_terminal_only_our_own_colours_are_raw(monkeypatch):
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", Guarded(terminal))
-    talk = Talk()
+    talk = Console()
     talk.say(POISON)
     talk.say_beside_bar(POISON)
     talk.warn(POISON)
@@ -379,10 +379,10 @@ def test_law_27_a_log_is_a_file_a_terminal_or_nothing(camcli, one_image):
         assert done.code == 2
         assert "--log-file" in done.err
     for harmless in ("/dev/null", "/dev/full"):
-        Talk.open_log(harmless)
-        Talk.close_log()
+        Console.open_log(harmless)
+        Console.close_log()
     with pytest.raises(ConfigError, match="a FIFO"):
-        Talk.open_log("fifo")
+        Console.open_log("fifo")
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from camcli.cli.console import Talk
+from camcli.cli.console import Console
 from camcli.cli.loading import loading
-from camcli.timing import Stages
+from camcli.timing import StageTimer
 from tests.folders import TINY, failures_of, start
 from tests.pictures import encoded, photo
 
@@ -92,7 +92,7 @@ def test_verbose_accounts_for_every_second(camcli, imgs, on_path):
 
 
 def test_what_a_run_does_in_turn_adds_up():
-    stages = Stages()
+    stages = StageTimer()
     for number, stage in enumerate(("find", "load", "network", "record", "finish"), 1):
         stages.add(stage, number)
     stages.add("decode", 100)
@@ -127,7 +127,7 @@ def test_run_json_says_how_and_when_the_command_was_given(imgs, tmp_path):
 
 @pytest.mark.parametrize(("seconds", "quiet", "said"), [(0.0, False, ""), (0.5, False, "Loading PyTorch and m"), (0.5, True, "")])
 def test_what_takes_long_to_load_is_said_meanwhile(capsys, seconds, quiet, said):
-    with loading(Talk(quiet=quiet), "m", "none"):
+    with loading(Console(quiet=quiet), "m", "none"):
         time.sleep(seconds)
         while_it_loads = capsys.readouterr().err
     assert while_it_loads == (f"{said} with weights none.\n" if said else "")

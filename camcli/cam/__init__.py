@@ -48,9 +48,9 @@ Score = Callable[[Tensor, Tensor], Tensor]
 class Method:
     """A way to compute a map, with what ``camcli methods`` tells of it: a function of one of the two families.
 
-    ``score``: what a gradient method differentiates. ``anywhere``: the map does not depend on the layer. ``one_by_one``: it sends
-    many variants of an image through the network and gains nothing from several images at once. ``check``: raises LayerError
-    where the method does not apply; called with (module, layer, one image) before any work.
+    ``score``: what a gradient method differentiates. ``layer_independent``: the map does not depend on the layer. ``one_by_one``:
+    it sends many variants of an image through the network and gains nothing from several images at once. ``check``: raises
+    LayerError where the method does not apply; called with (module, layer, one image) before any work.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Method:
     gradient: GradientMethod | None = None
     scene: SceneMethod | None = None
     score: Score | None = None
-    anywhere: bool = False
+    layer_independent: bool = False
     one_by_one: bool = False
     warning: str = ""
     check: Callable[[nn.Module, Layer, Tensor], None] | None = None

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from camcli.cam import Scene, scene_method
 from camcli.errors import LayerError
-from camcli.network.hooks import frozen, full_precision
+from camcli.network.hooks import eval_frozen, full_precision
 from camcli.records import Layer
 
 
@@ -50,7 +50,7 @@ def recorded_attention() -> Iterator[list[Tensor]]:
 
 def require_attention(module: nn.Module, layer: Layer, image: Tensor) -> None:
     """Raise LayerError unless ``image`` (1, 3, H, W) passes through attention over the tokens of ``layer``'s grid."""
-    with frozen(module), torch.no_grad(), recorded_attention() as matrices:
+    with eval_frozen(module), torch.no_grad(), recorded_attention() as matrices:
         module(image)
     tokens = layer.grid.prefix + layer.grid.height * layer.grid.width
     if layer.grid.kind != "tokens" or not any(matrix.shape[-2:] == (tokens, tokens) for matrix in matrices):
@@ -65,7 +65,7 @@ def require_attention(module: nn.Module, layer: Layer, image: Tensor) -> None:
     source="Abnar and Zuidema 2020",
     passes="1",
     advice="Vision Transformers: how information flows to the output; does not depend on the class",
-    anywhere=True,
+    layer_independent=True,
     check=require_attention,
 )
 def attention_rollout(scene: Scene) -> Tensor:

@@ -14,7 +14,7 @@ from camcli.cam import Scene, scene_method, target_logit
 from camcli.cam.gradient import grad_cam
 from camcli.cam.grid import to_spatial
 from camcli.errors import LayerError
-from camcli.network.hooks import frozen, full_precision, gradients_of, logits_of, tap
+from camcli.network.hooks import capture_outputs, eval_frozen, full_precision, gradients_of, logits_of
 from camcli.records import Layer
 
 _RELUS = frozenset(
@@ -67,7 +67,7 @@ def require_relus(module: nn.Module, layer: Layer, image: Tensor) -> None:
 
     The rule of guided backpropagation is about what a ReLU lets through; other functions have no such rule.
     """
-    with frozen(module), torch.no_grad(), _GuidedRelus() as mode:
+    with eval_frozen(module), torch.no_grad(), _GuidedRelus() as mode:
         module(image)
     if mode.others or not mode.relus:
         found = ", ".join(sorted(mode.others)) or "none"
@@ -88,7 +88,7 @@ def _guided_gradients(scene: Scene) -> Iterator[Tensor]:
     source="Springenberg et al. 2014",
     passes="2 a target",
     advice="for comparison only: fails the sanity checks",
-    anywhere=True,
+    layer_independent=True,
     warning=_INSANE,
     check=require_relus,
 )
@@ -112,7 +112,7 @@ def guided_grad_cam(scene: Scene) -> Tensor:
     """
     size, maps = scene.inputs.shape[2:], []
     for position, guided in enumerate(_guided_gradients(scene)):
-        with tap(scene.module, [scene.layer.name]) as outputs, torch.enable_grad():
+        with capture_outputs(scene.module, [scene.layer.name]) as outputs, torch.enable_grad():
             logits = full_precision(logits_of(scene.module(scene.inputs)))
             score = target_logit(logits, scene.targets[:, position]).sum()
             (gradient,) = gradients_of(score, [outputs[scene.layer.name]], keep_graph=False)
@@ -127,7 +127,7 @@ def guided_grad_cam(scene: Scene) -> Tensor:
     source="Srinivas and Fleuret 2019",
     passes="1, and 1 backward a target",
     advice="the whole network at once, input and biases",
-    anywhere=True,
+    layer_independent=True,
 )
 def full_grad(scene: Scene) -> Tensor:
     """Input-gradient and bias-gradients, each absolute, scaled to [0, 1] and enlarged, summed over layers and channels.
@@ -155,7 +155,7 @@ def full_gradients(module: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[
     """
     biased = {name: bias for name, child in module.named_modules() if (bias := _bias(child)) is not None}
     inputs = inputs.detach().clone().requires_grad_()
-    with frozen(module), tap(module, biased) as outputs, torch.enable_grad():
+    with eval_frozen(module), capture_outputs(module, biased) as outputs, torch.enable_grad():
         score = target_logit(full_precision(logits_of(module(inputs))), targets).sum()
         names = [name for name in outputs if outputs[name].requires_grad]
         gradients = gradients_of(score, [inputs, *(outputs[name] for name in names)], keep_graph=False)

@@ -14,13 +14,13 @@ from camcli.cam.grid import to_spatial
 from camcli.cam.variations import fuse_maps, variations
 from camcli.errors import LayerError
 from camcli.network import Network, Tapped, eager
-from camcli.network.hooks import frozen, full_precision, gradients_of, logits_of
+from camcli.network.hooks import eval_frozen, full_precision, gradients_of, logits_of
 from camcli.records import Layer
 
 ChooseTargets = Callable[[Tensor], Tensor]
 """logits (B, K) -> class indices (B, T), int64: which classes of each image to explain."""
 
-ANYWHERE = "input"
+LAYER_INDEPENDENT = "input"
 """The layer's name in results of methods that do not depend on a layer."""
 
 
@@ -82,7 +82,7 @@ def explain_batch(
     check_options(chosen, options)
     if isinstance(network, nn.Module):
         network = eager(network)
-    with frozen(network.module):
+    with eval_frozen(network.module):
         if options.smooth or options.augment:
             explanation = _averaged(network, inputs, layers, chosen, choose, options)
         else:
@@ -96,7 +96,7 @@ def _averaged(
     """The mean over varied copies of the images; the classes are those of the images themselves."""
     options.before_pass()
     with torch.no_grad():
-        logits = _logits(network.run(network.taken(inputs), ()), options)
+        logits = _logits(network.run(network.cast_inputs(inputs), ()), options)
     targets = choose(logits)
     found: dict[tuple[str, str], Tensor] = {}
     count = 0
@@ -118,15 +118,15 @@ def check_options(methods: Sequence[Method], options: Options) -> None:
 
 def result_layers(layers: Sequence[str], method: str, fuse: str | None) -> list[str]:
     """The names of layers under which the maps of ``method`` come, for the layers asked for."""
-    if METHODS[method].anywhere:
-        return [ANYWHERE]
+    if METHODS[method].layer_independent:
+        return [LAYER_INDEPENDENT]
     return [f"fuse-{fuse}"] if fuse and len(layers) > 1 else list(layers)
 
 
 def _explain(
     network: Network, inputs: Tensor, layers: Sequence[Layer], methods: Sequence[Method], choose: ChooseTargets, options: Options
 ) -> Explanation:
-    inputs = network.taken(inputs)
+    inputs = network.cast_inputs(inputs)
     options.before_pass()
     with torch.enable_grad():
         tapped = network.run(inputs, [layer.name for layer in layers])
@@ -137,12 +137,12 @@ def _explain(
         ]
         maps = _gradient_maps(logits, targets, tapped.outputs, spatial, layers, methods, options)
     for method in methods:
-        for layer, activations in list(zip(layers, spatial, strict=True))[: 1 if method.anywhere else None]:
+        for layer, activations in list(zip(layers, spatial, strict=True))[: 1 if method.layer_independent else None]:
             if method.scene is not None:
                 scene = Scene(network.module, inputs, layer, activations, logits.detach(), targets, options.chunk)
                 with _two_classes(network.module, options.binary), _announced(network.module, options.before_pass):
                     found = full_precision(method.scene(scene)).detach()
-                maps[ANYWHERE if method.anywhere else layer.name, method.name] = found
+                maps[LAYER_INDEPENDENT if method.layer_independent else layer.name, method.name] = found
     return Explanation(logits.detach(), targets, maps)
 
 
@@ -204,8 +204,8 @@ def _fused(explanation: Explanation, layers: Sequence[Layer], methods: Sequence[
         return explanation
     maps: dict[tuple[str, str], Tensor] = {}
     for method in methods:
-        if method.anywhere:
-            maps[ANYWHERE, method.name] = explanation.maps[ANYWHERE, method.name]
+        if method.layer_independent:
+            maps[LAYER_INDEPENDENT, method.name] = explanation.maps[LAYER_INDEPENDENT, method.name]
         else:
             maps[f"fuse-{how}", method.name] = fuse_maps([explanation.maps[layer.name, method.name] for layer in layers], how)
     return Explanation(explanation.logits, explanation.targets, maps)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from camcli.cam import gradient_method, target_logit
 from camcli.cam.grid import to_spatial
 from camcli.errors import LayerError
-from camcli.network.hooks import frozen, gradients_of, logits_of, tap
+from camcli.network.hooks import capture_outputs, eval_frozen, gradients_of, logits_of
 from camcli.records import Layer
 
 FINER_REFERENCES = 3
@@ -34,7 +34,7 @@ def require_linear_head(module: nn.Module, layer: Layer, image: Tensor) -> None:
     Then, and only then, the gradient is the same in every cell and for every image. Compared for ``image`` (1, 3, H, W) at
     several strengths, its negative among them, in a random direction of the logits.
     """
-    with frozen(module), tap(module, [layer.name]) as outputs, torch.enable_grad():
+    with eval_frozen(module), capture_outputs(module, [layer.name]) as outputs, torch.enable_grad():
         logits = logits_of(module(torch.cat([strength * image for strength in (1, -1, 0, 30, -30)])))
         generator = torch.Generator().manual_seed(0)
         direction = torch.randn(logits.shape[1], generator=generator).to(logits)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from camcli.cam import Scene, scene_method
 from camcli.cam.grid import from_spatial
-from camcli.network.hooks import full_precision, logits_of, replaced_output
+from camcli.network.hooks import full_precision, logits_of, override_output
 from camcli.records import Grid
 
 
@@ -70,7 +70,7 @@ def ablation_cam(scene: Scene) -> Tensor:
             ablated[torch.arange(len(part)), part] = 0
             inputs = scene.inputs[i : i + 1].expand(len(part), -1, -1, -1)
             exchange = partial(_in_layout, ablated, grid=scene.layer.grid)
-            with replaced_output(scene.module, scene.layer.name, exchange):
+            with override_output(scene.module, scene.layer.name, exchange):
                 drops[part] = scene.logits[i, targets] - _logits(scene, inputs)[:, targets]
         size = scene.logits[i, targets].abs()
         weights = drops / torch.where(size > 0, size, 1.0)

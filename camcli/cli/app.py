@@ -12,11 +12,11 @@ import typer
 
 from camcli import __version__
 from camcli.cli.command import all_commands
-from camcli.cli.console import Talk, abandon_stdout, hold_standard_streams
+from camcli.cli.console import Console, abandon_stdout, hold_standard_streams
 from camcli.cli.help import HelpedCommand, HelpedGroup
 from camcli.cli.signals import SIGNALS, Interrupted
 from camcli.errors import CamcliError, RunError
-from camcli.records import shown
+from camcli.records import escape_name
 
 app = typer.Typer(
     name="camcli",
@@ -53,7 +53,7 @@ for _command in all_commands():
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line, ``sys.argv`` unless ``arguments`` are given, and end the process (SystemExit)."""
     hold_standard_streams()
-    Talk.close_log()
+    Console.close_log()
     SIGNALS.install()
     try:
         _leave(app(arguments, prog_name="camcli", standalone_mode=False) or 0)
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         abandon_stdout()
         if error.errno == errno.EPIPE:  # the reader has what it wanted
             _leave(0)
-        place = f"{shown(os.fsdecode(error.filename))}: " if error.filename is not None else "cannot write the output: "
+        place = f"{escape_name(os.fsdecode(error.filename))}: " if error.filename is not None else "cannot write the output: "
         _end(RunError(f"{place}{error.strerror or error}."))
     except MemoryError:
         _end(RunError("out of memory. Try a smaller --batch-size or fewer --workers."))
@@ -112,7 +112,7 @@ def _show_traceback() -> None:
     lines = traceback.format_exc().splitlines()
     print("\n".join(lines), file=sys.stderr)
     for line in lines:
-        Talk().note_down(line)
+        Console().log(line)
 
 
 def _end_wrong_usage(error: Any) -> None:
@@ -122,17 +122,17 @@ def _end_wrong_usage(error: Any) -> None:
     if context is not None and message:
         print(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.", file=sys.stderr)
     if message:
-        Talk().complain(f"error: {message}")
+        Console().error(f"error: {message}")
     _leave(error.exit_code)
 
 
 def _end(error: CamcliError) -> None:
-    Talk().complain(f"error: {error}")
+    Console().error(f"error: {error}")
     _leave(error.exit_code)
 
 
 def _end_interrupted(number: int) -> None:
-    Talk().complain("interrupted." if number == 2 else "terminated.")
+    Console().error("interrupted." if number == 2 else "terminated.")
     _leave(128 + number)
 
 

@@ -9,12 +9,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from camcli.cli.guard import guarded, raw_stderr, safe_line
 from camcli.documents import open_log_file
 from camcli.errors import ConfigError
-from camcli.records import escaped, shown
+from camcli.records import escape_name, escape_text
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def hold_standard_streams() -> None:
@@ -64,16 +67,17 @@ def abandon_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Talk:
+class Console:
     """Speech on stderr, and into the log where there is one. ``quiet`` leaves only errors on stderr.
 
     Each message is a line: control characters in it, line breaks among them, are escaped, whoever made them. A stderr or a log
     that cannot be written stops nothing.
     """
 
-    _log: TextIO | None = None  # the process has one, as it has one stderr
+    _log_file: TextIO | None = None  # the process has one, as it has one stderr
 
     def __init__(self, *, quiet: bool = False) -> None:
+        self._bars: list[tqdm] = []
         self.quiet = quiet
         self.on_terminal = sys.stderr.isatty()
 
@@ -81,35 +85,27 @@ class Talk:
     def open_log(cls, path: str) -> None:
         """Append what is said from now on to the file at ``path``. Raises ConfigError."""
         try:
-            cls._log = os.fdopen(open_log_file(path), "a", encoding="utf-8", errors="backslashreplace", buffering=1)
+            cls._log_file = os.fdopen(open_log_file(path), "a", encoding="utf-8", errors="backslashreplace", buffering=1)
         except OSError as error:
             raise ConfigError(
-                f"--log-file {shown(path)}: {error.strerror}. Name a file in a folder that is there and writable."
+                f"--log-file {escape_name(path)}: {error.strerror}. Name a file in a folder that is there and writable."
             ) from error
 
     @classmethod
     def close_log(cls) -> None:
         """Keep no log any more."""
-        if cls._log is not None:
+        if cls._log_file is not None:
             with contextlib.suppress(OSError, ValueError):
-                cls._log.close()
-            cls._log = None
+                cls._log_file.close()
+            cls._log_file = None
 
-    def say(self, text: str) -> None:
-        """A line for those who watch."""
-        self.note_down(text)
-        if not self.quiet:
-            self._print(text)
-
-    def say_beside_bar(self, text: str) -> None:
-        """A line while a progress bar may be on the terminal."""
-        self.note_down(text)
+    def info(self, text: str) -> None:
+        """A line for those who watch; above the progress bar while there is one."""
+        self.log(text)
         if self.quiet:
             return
-        if self.on_terminal:
-            from tqdm import tqdm
-
-            tqdm.write(safe_line(text), file=raw_stderr())
+        if self._bars:
+            self._bars[-1].write(safe_line(text), file=raw_stderr())
         else:
             self._print(text)
 
@@ -129,21 +125,21 @@ class Talk:
 
     def warn(self, text: str) -> None:
         """A line about something the user should know."""
-        self.note_down(f"note: {text}")
+        self.log(f"note: {text}")
         if not self.quiet:
             self._print(text, self._colored("camcli: note: ", "33"))
 
-    def complain(self, text: str) -> None:
+    def error(self, text: str) -> None:
         """A line about what failed; said even when quiet."""
-        self.note_down(text)
+        self.log(text)
         self._print(text, self._colored("camcli: ", "31"))
 
-    def note_down(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line for the log alone."""
-        if self._log is not None:
+        if self._log_file is not None:
             now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
             try:
-                print(now, safe_line(text), file=self._log, flush=True)
+                print(now, safe_line(text), file=self._log_file, flush=True)
             except (OSError, ValueError):
                 self.close_log()
 
@@ -158,14 +154,12 @@ class Talk:
             return
         from tqdm import tqdm
 
-        bars: list[tqdm] = []
-
         def tell(done: int, of: int, note: str = "") -> None:
-            if not bars:
-                bars.append(tqdm(total=of, unit=unit, dynamic_ncols=True, file=raw_stderr(), smoothing=0.1))
-            bar = bars[0]
+            if not self._bars:
+                self._bars.append(tqdm(total=of, unit=unit, dynamic_ncols=True, file=raw_stderr(), smoothing=0.1))
+            bar = self._bars[-1]
             bar.total = of
-            bar.set_postfix_str(escaped(note), refresh=False)
+            bar.set_postfix_str(escape_text(note), refresh=False)
             if done == bar.n:
                 bar.refresh()
             bar.update(done - bar.n)
@@ -175,8 +169,8 @@ class Talk:
         try:
             yield tell
         finally:
-            for bar in bars:
-                bar.close()
+            while self._bars:
+                self._bars.pop().close()
 
     def _print(self, text: str, start: str = "") -> None:
         try:
@@ -191,17 +185,17 @@ class Talk:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
     """A table on stdout: drawn on a terminal; tab-separated lines with a header, unpadded, anywhere else.
 
-    ``right``: columns of numbers. Names are written as ``records.shown`` writes them, so that none can draw on the terminal. A
-    reader that leaves early is no error.
+    ``right``: columns of numbers. Names are written as ``records.escape_name`` writes them, so that none can draw on the terminal.
+    A reader that leaves early is no error.
     """
     try:
-        columns, right = [escaped(column) for column in columns], [escaped(column) for column in right]
+        columns, right = [escape_text(column) for column in columns], [escape_text(column) for column in right]
         if sys.stdout.isatty():
             _draw_table(columns, rows, right)
             return
         sys.stdout.write("\t".join(columns) + "\n")
         for row in rows:
-            sys.stdout.write("\t".join(shown(cell) for cell in row) + "\n")
+            sys.stdout.write("\t".join(escape_name(cell) for cell in row) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         abandon_stdout()
@@ -209,14 +203,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Se
 
 def _draw_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str]) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
+    from rich.console import Console as RichConsole
     from rich.table import Table
     from rich.text import Text
 
     from camcli.cli.table import GAP, column_widths, folded_name
 
-    lines = [[shown(cell) for cell in row] for row in rows]
-    widths = column_widths(columns, lines, right, Console().width)
+    lines = [[escape_name(cell) for cell in row] for row in rows]
+    widths = column_widths(columns, lines, right, RichConsole().width)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))  # and a space between
     for column, width in zip(columns, widths, strict=False):
         table.add_column(
@@ -224,7 +218,9 @@ def _draw_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Se
         )
     for line in lines:
         table.add_row(*map(Text, line[: len(widths)]))
-    console = Console(width=max(Console().width, sum(widths) + GAP * (len(widths) - 1)))  # a wider one is the terminal's to break
+    console = RichConsole(
+        width=max(RichConsole().width, sum(widths) + GAP * (len(widths) - 1))
+    )  # a wider one is the terminal's to break
     console.print(table)
     if len(widths) < len(columns):
         console.print(f"Left out, for lack of room: {', '.join(columns[len(widths) :])}.", style="dim", highlight=False)

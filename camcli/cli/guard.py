@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
-from camcli.records import escaped
+from camcli.records import escape_text
 
 MOST_CHARACTERS = 4000
 """Of one message: a longer one, of a name of a megabyte say, loses its middle."""
@@ -33,7 +33,7 @@ class Guarded:
         """Write ``text``; how many characters it had."""
         if not _BAR.fullmatch(text):
             start = "\r" if text.startswith("\r") else ""
-            safe = start + escaped(text[len(start) :], keep="\n\t")
+            safe = start + escape_text(text[len(start) :], keep="\n\t")
             self.raw.write(safe)
         else:
             self.raw.write(text)
@@ -59,9 +59,9 @@ def raw_stderr() -> TextIO:
 def safe_line(text: str) -> str:
     r"""``text`` on one line of any terminal: control characters as ``\xNN``, the middle of a very long one left out.
 
-    Backslashes stay, for names in it have been written by ``records.shown``.
+    Backslashes stay, for names in it have been written by ``records.escape_name``.
     """
     if len(text) > MOST_CHARACTERS:
         half = MOST_CHARACTERS // 2
         text = f"{text[:half]} [{len(text) - 2 * half:,} characters] {text[-half:]}"
-    return escaped(text)
+    return escape_text(text)

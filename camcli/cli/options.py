@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from camcli.cli.completion import completion_of, models
-from camcli.config.field import check_value, option_name
+from camcli.config.field import REQUIRED, check_value, option_fields, option_name
 from camcli.config.run import RunConfig
 from camcli.config.toml import read_config_file
 from camcli.errors import ConfigError
@@ -25,12 +25,19 @@ def config_parameters(only: Collection[str] | None = None, config: Any = RunConf
     """
     return [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=_typer_default(field), annotation=_annotation(field))
-        for field in dataclasses.fields(config)
+        for field in option_fields(config)
         if only is None or option_name(field) in only
     ]
 
 
+def options_of(names: Collection[str]) -> list[str]:
+    """The names of the fields of RunConfig whose options are ``names``."""
+    return [field.name for field in option_fields(RunConfig) if option_name(field) in names]
+
+
 def _typer_default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is REQUIRED:
+        return inspect.Parameter.empty
     return list(field.default) if isinstance(field.default, tuple) else field.default
 
 
@@ -39,6 +46,7 @@ def _annotation(field: dataclasses.Field[Any]) -> Any:
     flags = [f"--{name}"]
     if kind == "bool":  # both ways, so that the command line can undo what a TOML file says
         flags = [f"--{name}/--no-{name}"]
+    flags += [f"--{alias}" for alias in meta["aliases"]]
     if meta["short"]:
         flags.append(meta["short"])
     many = kind.startswith("tuple")
@@ -48,7 +56,7 @@ def _annotation(field: dataclasses.Field[Any]) -> Any:
         help=meta["help"],
         metavar=meta["metavar"] if kind != "bool" else None,
         rich_help_panel=meta["panel"],
-        show_default=field.default not in (None, ()) and kind != "bool",
+        show_default=field.default not in (None, (), REQUIRED) and kind != "bool",
         autocompletion=completion_of(name, meta["choices"]),
         parser=_number_or(meta["none_word"]) if meta["none_word"] else None,
     )
@@ -113,7 +121,7 @@ def given_options(context: typer.Context, values: Mapping[str, Any]) -> set[str]
 def changed_settings(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
     """The options that stand on the command line, by name. Raises ConfigError for a value outside its limits."""
     given = _given(context, values)
-    fields = [field for field in dataclasses.fields(RunConfig) if field.name in given]
+    fields = [field for field in option_fields(RunConfig) if field.name in given]
     for field in fields:
         check_value(field, given[field.name])
     return {option_name(field): given[field.name] for field in fields}

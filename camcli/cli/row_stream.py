@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, get_type_hints
 
 from camcli.errors import RunError
 from camcli.output.writers import BOX_COLUMNS, csv_line, prediction_line
-from camcli.records import Explained, Outcome, Row, recovered
+from camcli.records import Outcome, Row, Success, unescape_name
 
 
 class RowStream:
@@ -35,11 +35,11 @@ class RowStream:
             self._write(rows)
         else:
             texts = csv.reader(rows.decode("utf-8").splitlines())
-            self._write(b"".join(_json_line(zip(self._columns, map(recovered, cells), strict=True)) for cells in texts))
+            self._write(b"".join(_json_line(zip(self._columns, map(unescape_name, cells), strict=True)) for cells in texts))
 
     def add(self, outcome: Outcome) -> None:
         """The rows of an image that has just been finished; of a failure there are none. Raises RunError."""
-        if isinstance(outcome, Explained):
+        if isinstance(outcome, Success):
             self.add_table(b"".join(prediction_line(row) for row in outcome.rows))
 
     def _write(self, data: bytes) -> None:

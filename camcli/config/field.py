@@ -11,13 +11,18 @@ from camcli.errors import ConfigError, did_you_mean
 
 Options = TypeVar("Options")
 
+REQUIRED: Any = dataclasses.MISSING
+"""The default of an option that has none: it must be given."""
+
 
 def option(
     default: Any,
     help: str,
     panel: str,
     *,
+    name: str | None = None,
     short: str | None = None,
+    aliases: tuple[str, ...] = (),
     metavar: str | None = None,
     choices: tuple[str, ...] = (),
     at_least: float | None = None,
@@ -25,15 +30,19 @@ def option(
     none_word: str | None = None,
     affects_results: bool = True,
 ) -> Any:
-    """A field of RunConfig. ``none_word``: how a user says None. ``affects_results``: a folder made with another value may not be
-    continued.
+    """A field of a dataclass of options, such as RunConfig. ``default``: REQUIRED for an option that must be given.
+
+    ``name``: the option's long name where it is not that of the field; ``aliases``: other long names. ``none_word``: how a user
+    says None. ``affects_results``: a folder made with another value cannot be continued.
     """
     return dataclasses.field(
         default=default,
         metadata={
             "help": help,
             "panel": panel,
+            "name": name,
             "short": short,
+            "aliases": aliases,
             "metavar": metavar or ("|".join(choices) if choices else None),
             "choices": choices,
             "at_least": at_least,
@@ -46,7 +55,12 @@ def option(
 
 def option_name(field: dataclasses.Field[Any]) -> str:
     """The option's long name without the dashes: ``batch-size`` for ``batch_size``, ``class`` for ``class_``."""
-    return field.name.rstrip("_").replace("_", "-")
+    return str(field.metadata["name"] or field.name.rstrip("_").replace("_", "-"))
+
+
+def option_fields(options: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of ``options``, a dataclass or its type, that ``option`` has made."""
+    return [field for field in dataclasses.fields(options) if "affects_results" in field.metadata]
 
 
 def check_value(field: dataclasses.Field[Any], value: Any) -> None:
@@ -100,23 +114,21 @@ def default_values(options: Any) -> dict[str, Any]:
     ``options``: a dataclass of options, or its type.
     """
     return {
-        option_name(field): as_json(field, field.default)
-        for field in dataclasses.fields(options)
-        if field.metadata["affects_results"]
+        option_name(field): as_json(field, field.default) for field in option_fields(options) if field.metadata["affects_results"]
     }
 
 
 def with_values(options: Options, values: Mapping[str, Any]) -> Options:
     """``options``, a dataclass of options, with those of ``values`` (name -> JSON value) changed. Raises ConfigError."""
     given = cast(Any, options)
-    fields = {option_name(field): field for field in dataclasses.fields(given)}
+    fields = {option_name(field): field for field in option_fields(given)}
     changes = {fields[name].name: from_json(fields[name], value) for name, value in values.items()}
     return cast(Options, dataclasses.replace(given, **changes))
 
 
 def check_values(options: Any) -> None:
     """Raise ConfigError when a value of ``options``, a dataclass of options, is outside its choices or limits."""
-    for field in dataclasses.fields(options):
+    for field in option_fields(options):
         check_value(field, getattr(options, field.name))
 
 
@@ -124,6 +136,6 @@ def binding_values(options: Any) -> dict[str, Any]:
     """Name -> JSON value of each option of ``options``, a dataclass of options, that affects results."""
     return {
         option_name(field): as_json(field, getattr(options, field.name))
-        for field in dataclasses.fields(options)
+        for field in option_fields(options)
         if field.metadata["affects_results"]
     }

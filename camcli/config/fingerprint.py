@@ -14,7 +14,7 @@ from camcli.config.field import option_name
 from camcli.config.run import RunConfig
 from camcli.documents import read_document
 from camcli.errors import ConfigError
-from camcli.records import EXCHANGE, FITTED_MARK, FITTED_WEIGHTS, shown
+from camcli.records import EXCHANGE, FITTED_MARK, FITTED_WEIGHTS, escape_name
 
 
 def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
             try:
                 settings[f"{name}-sha256"] = _digest(path, whole=document)
             except OSError as error:
-                raise ConfigError(f"--{name} {shown(path)}: {error.strerror}.") from error
+                raise ConfigError(f"--{name} {escape_name(path)}: {error.strerror}.") from error
     return settings
 
 

@@ -50,7 +50,7 @@ MOST_THREADS = 1024
 MOST_IMAGES = 65536
 """Of a batch."""
 
-FITS = ("crop", "squash", "pad")
+RESIZE_MODES = ("crop", "squash", "pad")
 """How an image becomes the network's input; see ``camcli.images.geometry``."""
 
 
@@ -132,11 +132,12 @@ class RunConfig:
     )
     augment: bool = option(False, "Average the maps of mirrored and scaled copies: six passes.", "Heatmap")
     counterfactual: bool = option(False, "Show what speaks against the class: gradients negated.", "Heatmap")
-    fit: str = option(
+    resize_mode: str = option(
         "crop",
         "crop: as trained, the edges are not seen; squash, pad: the network sees the whole image.",
         "Heatmap",
-        choices=FITS,
+        name="fit",
+        choices=RESIZE_MODES,
     )
     output: str = option(
         "heatmaps",

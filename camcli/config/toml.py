@@ -9,7 +9,7 @@ from camcli.config.field import check_value, option_name
 from camcli.config.run import RunConfig
 from camcli.documents import MOST_TOML_BYTES, parse_toml, read_text
 from camcli.errors import ConfigError, did_you_mean
-from camcli.records import shown
+from camcli.records import escape_name
 
 
 def read_config_file(path: str) -> dict[str, Any]:
@@ -20,19 +20,19 @@ def read_config_file(path: str) -> dict[str, Any]:
     try:
         table = parse_toml(read_text(path, MOST_TOML_BYTES))
     except OSError as error:
-        raise ConfigError(f"--config {shown(path)}: {error.strerror}.") from error
+        raise ConfigError(f"--config {escape_name(path)}: {error.strerror}.") from error
     except ValueError as error:
-        raise ConfigError(f"--config {shown(path)} is not TOML: {error}.") from error
+        raise ConfigError(f"--config {escape_name(path)} is not TOML: {error}.") from error
     fields = {option_name(field): field for field in dataclasses.fields(RunConfig)}
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in fields:
-            raise ConfigError(f"{shown(path)}: there is no option {key!r}.{did_you_mean(key, fields)}")
+            raise ConfigError(f"{escape_name(path)}: there is no option {key!r}.{did_you_mean(key, fields)}")
         try:
             values[fields[key].name] = _coerced(fields[key], value)
             check_value(fields[key], values[fields[key].name])
         except ConfigError as error:
-            raise ConfigError(f"{shown(path)}: {error}") from error
+            raise ConfigError(f"{escape_name(path)}: {error}") from error
     return values
 
 

@@ -36,12 +36,11 @@ Size = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Prior:
     """One way to describe a picture. ``start``: (size (height, width), contrast, generator) -> what the ascent moves, of any shape.
-    ``picture``: (that, size) -> (1, 3, H, W) in [0, 1]. ``moves``: whether the network sees the picture moved about at random.
+    ``picture``: (that, size) -> (1, 3, H, W) in [0, 1].
     """
 
     start: Callable[[Size, float, torch.Generator], Tensor]
     picture: Callable[[Tensor, Size], Tensor]
-    moves: bool
 
 
 PRIORS: Registry[Prior] = Registry("prior")
@@ -109,8 +108,8 @@ def _pixel_picture(pixels: Tensor, size: Size) -> Tensor:
     return torch.sigmoid(pixels)
 
 
-PRIORS.register("fourier")(Prior(_fourier_start, _fourier_picture, moves=True))
-PRIORS.register("none")(Prior(_pixel_start, _pixel_picture, moves=False))
+PRIORS.register("fourier")(Prior(_fourier_start, _fourier_picture))
+PRIORS.register("none")(Prior(_pixel_start, _pixel_picture))
 
 
 def first_parameters(prior: str, size: Size, generator: torch.Generator, contrast: float = _START_CONTRAST) -> Tensor:

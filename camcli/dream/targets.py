@@ -87,7 +87,7 @@ def respond(network: Network, inputs: Tensor, target: Target) -> Response:
     The probability is the softmax's, and the logistic function's of a network with a single logit.
     """
     layer = target.layer
-    tapped = network.run(network.taken(inputs), [] if layer is None else [layer.name])
+    tapped = network.run(network.cast_inputs(inputs), [] if layer is None else [layer.name])
     if target.class_index is not None:
         logits = tapped.logits
         chances = torch.sigmoid(logits) if logits.shape[1] == 1 else logits.softmax(dim=1)
@@ -105,7 +105,7 @@ def check_targets(
     for layer in dict.fromkeys(target.layer for target in targets):
         try:
             with torch.no_grad():
-                tapped = network.run(network.taken(grey), [] if layer is None else [layer.name])
+                tapped = network.run(network.cast_inputs(grey), [] if layer is None else [layer.name])
                 shape = to_spatial(tapped.outputs[0], layer.grid).shape[1:] if layer is not None else None
         except (LayerError, ModelError):
             raise

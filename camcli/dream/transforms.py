@@ -15,7 +15,7 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
-class Moves:
+class Transforms:
     """How far a picture is moved at most. ``jitter``: pixels, each way. ``rotate``: degrees, each way. ``zoom``: 0.2 stands for
     between 1 / 1.2 and 1.2 times as large.
     """
@@ -30,7 +30,7 @@ class Moves:
         return bool(self.jitter or self.rotate or self.zoom)
 
 
-def draw_moves(moves: Moves, count: int, generator: torch.Generator) -> Tensor:
+def draw_transforms(moves: Transforms, count: int, generator: torch.Generator) -> Tensor:
     """``count`` random moves: rows of shift right and down (whole pixels), angle (degrees), factor of size. (N, 4) float32.
 
     Shifts and angles are uniform, and so is the logarithm of the factor: as many are larger as are smaller.

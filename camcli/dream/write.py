@@ -21,7 +21,7 @@ from camcli.errors import OutputError
 from camcli.output.checks import check_place
 from camcli.output.root import Root
 from camcli.output.writers import csv_line, output_error, table_line
-from camcli.records import shown
+from camcli.records import escape_name
 
 TABLE, SHEET = "dreams.csv", "sheet.png"
 
@@ -52,7 +52,7 @@ def png_bytes(picture: np.ndarray, record: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read_record(root: Root, name: str) -> dict[str, Any] | None:
+def read_picture_record(root: Root, name: str) -> dict[str, Any] | None:
     """The record of the picture or animation ``name`` in ``root``; None where it is not camcli's, or damaged. Raises OSError."""
     try:
         data = root.read(name, _MOST_BYTES)
@@ -95,11 +95,11 @@ def sheet_of(pictures: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndar
         x = _GAP + position % columns * (width + _GAP)
         y = _GAP + position // columns * (height + _CAPTION + _GAP)
         sheet.paste(Image.fromarray(picture), (x, y))
-        pen.text((x, y + height + 2), _fitting(shown(caption), width, font), fill=(0, 0, 0), font=font)
+        pen.text((x, y + height + 2), _ellipsize(escape_name(caption), width, font), fill=(0, 0, 0), font=font)
     return np.asarray(sheet)
 
 
-def _fitting(text: str, width: int, font: Any) -> str:
+def _ellipsize(text: str, width: int, font: Any) -> str:
     """``text``, shortened until it is at most ``width`` pixels long."""
     kept = text
     while kept and font.getlength(kept if kept == text else f"{kept}…") > width:
@@ -113,7 +113,7 @@ def check_folder(root: Root, names: Sequence[str]) -> None:
     for name in names:
         if os.path.isdir(root.path) and root.exists(name) and not _is_ours(root, name):
             raise OutputError(
-                f"{shown(root.at(name))!r} is not of camcli dream, or is damaged; move it away, or choose another --output."
+                f"{escape_name(root.at(name))!r} is not of camcli dream, or is damaged; move it away, or choose another --output."
             )
 
 
@@ -123,7 +123,7 @@ def _is_ours(root: Root, name: str) -> bool:
             start = csv_line(COLUMNS)
             with root.open(name) as table:
                 return table.read(len(start)) == start
-        return read_record(root, name) is not None
+        return read_picture_record(root, name) is not None
     except OSError:
         return False
 
@@ -134,7 +134,7 @@ def write_table(root: Root) -> None:
     try:
         for name in root.names():
             if name.endswith(".png") and not name.startswith(".") and root.size(name):
-                row = (read_record(root, name) or {}).get("row")
+                row = (read_picture_record(root, name) or {}).get("row")
                 if isinstance(row, dict):
                     cells = (row.get(column) for column in COLUMNS[1:])
                     lines.append(table_line((name, *(cell if type(cell) in (str, int, float) else None for cell in cells))))

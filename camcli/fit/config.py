@@ -1,38 +1,104 @@
-"""What ``camcli fit`` is asked for."""
+"""FitConfig: every option of ``camcli fit``, once: name, default, unit, limits, help."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from camcli.config.run import RunConfig
+from camcli.config.field import REQUIRED, binding_values, check_values, option
+from camcli.config.run import MOST_IMAGES, RESIZE_MODES, RunConfig
+from camcli.errors import ConfigError
 
-FITS = ("crop", "squash", "pad")
-
-_NOT_BINDING = ("data", "output", "device", "batch_size", "overwrite")
-"""Fields on which the model does not depend, beyond floating-point noise; ``data`` is bound by its images."""
+_BACKBONE, _TRAINING, _INPUT, _OUTPUT, _SPEED = "Backbone", "Training", "Images", "Output", "Speed"
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """The options of ``camcli fit``, by their names. ``learning_rate``: None for the one that goes with the weights."""
+    """The options of one training. ``data``: the folder of images, one folder a class, or train/ and val/ with a folder a class
+    each.
+
+    ``learning_rate``: None for the one that goes with the weights. ``check`` raises ConfigError for values outside their limits.
+    """
 
     data: str
-    output: str
-    backbone: str = RunConfig.model
-    weights: str = "DEFAULT"
-    layer: str | None = None
-    fit: str = "crop"
-    val: float = 0.2
-    seed: int = 0
-    unfreeze: int = 0
-    epochs: int = 10
-    learning_rate: float | None = None
-    max_pixels: int = RunConfig.max_pixels
-    device: str = RunConfig.device
-    batch_size: int | None = None
-    overwrite: bool = False
+    output: str = option(REQUIRED, "Folder for the model.", _OUTPUT, short="-o", metavar="MODEL_DIR", affects_results=False)
+    backbone: str = option(
+        RunConfig.model,
+        "Network whose features are used: a name as --model of camcli run takes it.",
+        _BACKBONE,
+        short="-m",
+        aliases=("model",),
+        metavar="NAME",
+    )
+    weights: str = option(
+        "DEFAULT", "Weights of the backbone; none draws random ones.", _BACKBONE, short="-w", metavar="NAME|FILE|none"
+    )
+    layer: str | None = option(
+        None,
+        "Layer whose output is pooled; what follows it is cut off. Default: the last layer with a spatial map.",
+        _BACKBONE,
+        short="-l",
+        metavar="NAME",
+    )
+    resize_mode: str = option(
+        "crop",
+        "How an image becomes the network's input, as --fit of camcli run; stored with the model.",
+        _INPUT,
+        name="fit",
+        choices=RESIZE_MODES,
+    )
+    max_pixels: int = option(
+        RunConfig.max_pixels, "Leave out larger images, in pixels (width x height).", _INPUT, metavar="N", at_least=1
+    )
+    val: float = option(
+        0.2,
+        "Share of each class for validation, more than 0 and less than 1, where DATA has no folders train and val.",
+        _TRAINING,
+        metavar="SHARE",
+    )
+    seed: int = option(0, "Random seed of the stratified split and of --unfreeze.", _TRAINING, metavar="N", at_least=0)
+    unfreeze: int = option(
+        0,
+        "After the linear probe also train the last N blocks of the backbone, on augmented images.",
+        _TRAINING,
+        metavar="N",
+        at_least=0,
+    )
+    epochs: int = option(
+        10, "Maximum number of epochs of --unfreeze; early stopping may end it sooner.", _TRAINING, metavar="N", at_least=1
+    )
+    learning_rate: float | None = option(
+        None, "Learning rate of --unfreeze. Default: 1e-4, or 1e-3 for random weights.", _TRAINING, metavar="R", at_least=0.0
+    )
+    device: str = option(
+        RunConfig.device,
+        "auto takes CUDA, then MPS, then the CPU.",
+        _SPEED,
+        short="-d",
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        affects_results=False,
+    )
+    batch_size: int | None = option(
+        None,
+        "Images in one forward pass; auto: what fits into memory.",
+        _SPEED,
+        short="-b",
+        metavar="N|auto",
+        at_least=1,
+        at_most=MOST_IMAGES,
+        none_word="auto",
+        affects_results=False,
+    )
+    overwrite: bool = option(False, "Replace a model that was trained with other options.", _OUTPUT, affects_results=False)
+    quiet: bool = option(False, "Print errors only.", _OUTPUT, short="-q", affects_results=False)
+
+    def check(self) -> FitConfig:
+        """Itself, when every value is within its limits. Raises ConfigError."""
+        check_values(self)
+        if not 0 < self.val < 1:
+            raise ConfigError(f"--val {self.val:g} must be more than 0 and less than 1.")
+        return self
 
     def settings(self) -> dict[str, Any]:
         """What binds a model's folder, as JSON values: another of them there makes another model."""
-        return {key.replace("_", "-"): value for key, value in asdict(self).items() if key not in _NOT_BINDING}
+        return binding_values(self)

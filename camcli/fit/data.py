@@ -11,7 +11,7 @@ import numpy as np
 
 from camcli.errors import InputError
 from camcli.images.discover import discover_sources
-from camcli.records import FITTED_MARK, Source, shown
+from camcli.records import FITTED_MARK, Source, escape_name
 
 PARTS = ("train", "val")
 _FEWEST = 2
@@ -20,21 +20,22 @@ _FEWEST = 2
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images. ``labels``: the class of each source, an index into ``classes``. ``given``: its part, where DATA says so.
+    """Labelled images. ``labels``: the class of each source, an index into ``classes``. ``predefined_split``: its part, where DATA
+    says so.
 
-    ``beside``: how many images lie in no folder of a class.
+    ``unlabelled_count``: how many images lie in no folder of a class.
     """
 
     root: str
     classes: tuple[str, ...]
     sources: tuple[Source, ...]
     labels: tuple[int, ...]
-    given: tuple[str, ...] | None
-    beside: int = 0
+    predefined_split: tuple[str, ...] | None
+    unlabelled_count: int = 0
 
 
 @dataclass(frozen=True)
-class Doubles:
+class Duplicates:
     """Files with the same bytes: how many images ``between`` classes, with two of them, and how many ``across`` the parts."""
 
     between: int
@@ -49,27 +50,31 @@ def read_dataset(folder: str, output: str) -> Dataset:
     fewer than two classes, a class without images, or classes in only one of the parts.
     """
     if not os.path.isdir(folder):
-        raise InputError(f"{shown(folder)!r} is not a folder; camcli fit wants a folder a class: DATA/cats/..., DATA/dogs/...")
+        raise InputError(
+            f"{escape_name(folder)!r} is not a folder; camcli fit wants a folder a class: DATA/cats/..., DATA/dogs/..."
+        )
     top = _folders(folder, output)
     divided = set(PARTS) == set(top)
     if not divided and set(PARTS) & set(top):
         raise InputError(
-            f"{shown(folder)!r} holds {' and '.join(sorted(set(PARTS) & set(top)))} beside other folders: give both or none."
+            f"{escape_name(folder)!r} holds {' and '.join(sorted(set(PARTS) & set(top)))} beside other folders: give both or none."
         )
     classes = _classes(folder, top, output, divided=divided)
     numbers = {name: index for index, name in enumerate(classes)}
     root = os.path.abspath(folder)
     depth = 2 if divided else 1
-    sources, labels, given = [], [], []
+    sources, labels, predefined_split = [], [], []
     found = discover_sources([folder], output)
     for source in found:
         parts = source.image.split("/")
         if len(parts) > depth and parts[depth - 1] in numbers:  # what lies beside the classes has none
             sources.append(Source(root, source.image))
             labels.append(numbers[parts[depth - 1]])
-            given.append(parts[0] if divided else "")
-    _refuse_empty(folder, classes, labels, given, divided=divided)
-    return Dataset(root, classes, tuple(sources), tuple(labels), tuple(given) if divided else None, len(found) - len(sources))
+            predefined_split.append(parts[0] if divided else "")
+    _refuse_empty(folder, classes, labels, predefined_split, divided=divided)
+    return Dataset(
+        root, classes, tuple(sources), tuple(labels), tuple(predefined_split) if divided else None, len(found) - len(sources)
+    )
 
 
 def _folders(folder: str, output: str) -> list[str]:
@@ -77,7 +82,7 @@ def _folders(folder: str, output: str) -> list[str]:
         found = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_dir()]
         found = [name for name in found if not os.path.isfile(os.path.join(folder, name, FITTED_MARK))]  # another model
     except OSError as error:
-        raise InputError(f"cannot list {shown(folder)!r}: {error.strerror}.") from error
+        raise InputError(f"cannot list {escape_name(folder)!r}: {error.strerror}.") from error
     return sorted(name for name in found if os.path.realpath(os.path.join(folder, name)) != os.path.realpath(output))
 
 
@@ -88,29 +93,33 @@ def _classes(folder: str, top: Sequence[str], output: str, *, divided: bool) -> 
         if train != val:
             odd = sorted(set(train) ^ set(val))
             raise InputError(
-                f"the classes in train and val of {shown(folder)!r} are not the same: {_named(odd)} only in one of them."
+                f"the classes in train and val of {escape_name(folder)!r} are not the same: {_named(odd)} only in one of them."
             )
         classes = tuple(train)
     if len(classes) < 2:
         found = f"only {_named(classes)}" if classes else "no folder"
-        raise InputError(f"{shown(folder)!r} holds {found}; a classifier needs two classes at least: DATA/cats/..., DATA/dogs/...")
+        raise InputError(
+            f"{escape_name(folder)!r} holds {found}; a classifier needs two classes at least: DATA/cats/..., DATA/dogs/..."
+        )
     return classes
 
 
-def _refuse_empty(folder: str, classes: Sequence[str], labels: Iterable[int], given: Iterable[str], *, divided: bool) -> None:
-    counts = Counter(zip(labels, given, strict=True))
+def _refuse_empty(
+    folder: str, classes: Sequence[str], labels: Iterable[int], predefined_split: Iterable[str], *, divided: bool
+) -> None:
+    counts = Counter(zip(labels, predefined_split, strict=True))
     for part in PARTS if divided else ("",):
         empty = [name for index, name in enumerate(classes) if not counts[index, part]]
         if empty:
             place = os.path.join(folder, part) if part else folder
             link = any(os.path.islink(os.path.join(place, name)) for name in empty)
             why = " (links to folders are not followed)" if link else ""
-            raise InputError(f"no images in {_named(empty)} of {shown(place)!r}{why}: fill or remove it.")
+            raise InputError(f"no images in {_named(empty)} of {escape_name(place)!r}{why}: fill or remove it.")
 
 
 def _named(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(repr(shown(name)) for name in names[:3]) + more
+    return ", ".join(repr(escape_name(name)) for name in names[:3]) + more
 
 
 def refuse_equal_classes(classes: Sequence[str], labels: Sequence[int], digests: Sequence[str]) -> None:
@@ -127,7 +136,7 @@ def refuse_equal_classes(classes: Sequence[str], labels: Sequence[int], digests:
             )
 
 
-def find_doubles(images: Sequence[str], labels: Sequence[int], parts: Sequence[str], digests: Sequence[str]) -> Doubles:
+def find_duplicates(images: Sequence[str], labels: Sequence[int], parts: Sequence[str], digests: Sequence[str]) -> Duplicates:
     """Which files are there more than once, byte by byte, under another class or in another part."""
     groups: dict[str, list[int]] = defaultdict(list)
     for place, digest in enumerate(digests):
@@ -140,7 +149,7 @@ def find_doubles(images: Sequence[str], labels: Sequence[int], parts: Sequence[s
             other = next(place for place in places if labels[place] != labels[places[0]])
             example = example or (images[places[0]], images[other])
         across += len(places) if len({parts[place] for place in places}) > 1 else 0
-    return Doubles(between, example, across)
+    return Duplicates(between, example, across)
 
 
 def divide(labels: Sequence[int], digests: Sequence[str], classes: Sequence[str], share: float, seed: int) -> list[str]:

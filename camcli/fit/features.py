@@ -18,7 +18,7 @@ from camcli.fit.folder import FEATURES
 from camcli.output.root import Root
 from camcli.pipeline.engine import normalised, out_of_memory
 from camcli.pipeline.job import Job
-from camcli.pipeline.reading import Prepared
+from camcli.pipeline.reading import PreparedImage
 from camcli.pipeline.stages import prepared_batches
 from camcli.records import Failure, Source, stamp_of
 
@@ -75,7 +75,7 @@ class FeatureCache:
         stamp = stamp_of(source.path)
         return None if stamp is None else self._known.get((source.image, stamp.size, stamp.mtime_ns))
 
-    def add(self, prepared: Prepared, features: np.ndarray) -> None:
+    def add(self, prepared: PreparedImage, features: np.ndarray) -> None:
         """Keep the features (C,) of an image. Raises OutputError."""
         stamp = prepared.image.stamp
         key = prepared.source.image, stamp.size, stamp.mtime_ns
@@ -131,7 +131,7 @@ def compute_features(sources: Sequence[Source], job: Job, cache: FeatureCache, s
     OutOfMemoryError, and ConfigError for a backbone whose features are not finite.
     """
     for batch in prepared_batches(sources, job, stop):
-        images = [item for item in batch if isinstance(item, Prepared)]
+        images = [item for item in batch if isinstance(item, PreparedImage)]
         found = iter(_features(images, job)) if images else iter(())
         for item in batch:
             if isinstance(item, Failure):
@@ -147,9 +147,9 @@ def compute_features(sources: Sequence[Source], job: Job, cache: FeatureCache, s
     cache.flush()
 
 
-def _features(images: Sequence[Prepared], job: Job) -> np.ndarray:
+def _features(images: Sequence[PreparedImage], job: Job) -> np.ndarray:
     try:
-        inputs = job.network.taken(normalised([image.input for image in images], job))
+        inputs = job.network.cast_inputs(normalised([image.input for image in images], job))
         with torch.no_grad():
             return job.network.run(inputs, []).logits.float().cpu().numpy()
     except Exception as error:

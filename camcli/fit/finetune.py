@@ -19,9 +19,9 @@ from camcli.fit.linear_probe import class_weights
 from camcli.models.gap_classifier import GapClassifier
 from camcli.pipeline.engine import normalised, out_of_memory
 from camcli.pipeline.job import Job
-from camcli.pipeline.reading import Prepared
+from camcli.pipeline.reading import PreparedImage
 from camcli.pipeline.stages import prepared_batches
-from camcli.records import Failure, Source, shown
+from camcli.records import Failure, Source, escape_name
 
 LEARNING_RATE, RANDOM_LEARNING_RATE = 1e-4, 1e-3
 """Of AdamW, for weights that have learned something already and for random ones; the head takes ten times the former."""
@@ -188,12 +188,12 @@ def _train_epoch(
     return total / max(1, count)
 
 
-def _still_there(batch: Sequence[Prepared | Failure]) -> list[Prepared]:
+def _still_there(batch: Sequence[PreparedImage | Failure]) -> list[PreparedImage]:
     """The images of ``batch``, all of which could be read before. Raises RunError for one that cannot any more."""
     images = []
     for item in batch:
         if isinstance(item, Failure):
-            raise RunError(f"{shown(item.image)!r} cannot be read any more ({item.reason}): run the same command again.")
+            raise RunError(f"{escape_name(item.image)!r} cannot be read any more ({item.reason}): run the same command again.")
         images.append(item)
     return images
 

@@ -22,7 +22,7 @@ from camcli.output.exchange import DECIDED, exchange_files, finish_exchange
 from camcli.output.locks import claimed
 from camcli.output.root import Root
 from camcli.output.writers import json_bytes, output_error
-from camcli.records import FITTED_MARK, FITTED_WEIGHTS, RUN_MARKER, Failure, recovered, shown, stamp_of
+from camcli.records import FITTED_MARK, FITTED_WEIGHTS, RUN_MARKER, Failure, escape_name, stamp_of, unescape_name
 
 if TYPE_CHECKING:
     from camcli.models.fitted import Fitted
@@ -40,7 +40,7 @@ FAILURES = "failures.csv"
 def dataset_digest(dataset: Dataset) -> str:
     """What tells a set of images, by names, classes, parts, sizes and times, from any other: the SHA-256 in hexadecimal."""
     digest = hashlib.sha256()
-    parts = dataset.given or [""] * len(dataset.sources)
+    parts = dataset.predefined_split or [""] * len(dataset.sources)
     for source, label, part in zip(dataset.sources, dataset.labels, parts, strict=True):
         stamp = stamp_of(source.path)
         known = (stamp.size, stamp.mtime_ns) if stamp else None
@@ -57,7 +57,7 @@ class ModelFolder:
 
     def __init__(self, path: str, settings: Mapping[str, Any], digest: str, *, overwrite: bool) -> None:
         self.root = Root(path)
-        self._shown, self._settings, self._digest, self._overwrite = shown(path), dict(settings), digest, overwrite
+        self._shown, self._settings, self._digest, self._overwrite = escape_name(path), dict(settings), digest, overwrite
         self._held = contextlib.ExitStack()
         self.is_done = False
 
@@ -118,7 +118,7 @@ class ModelFolder:
         """Those of the model that is there."""
         try:
             found = parse_json(self.root.read("metrics.json"))
-            names = tuple(recovered(each["class"]) for each in found["validation"]["classes"])
+            names = tuple(unescape_name(each["class"]) for each in found["validation"]["classes"])
             confusion = np.array(found["validation"]["confusion"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -129,7 +129,7 @@ class ModelFolder:
         """The images that the model there was made without."""
         try:
             rows = csv.DictReader(self.root.read(FAILURES).decode("utf-8").splitlines())
-            return [Failure(recovered(row["image"]), recovered(row["stage"]), recovered(row["error"])) for row in rows]
+            return [Failure(unescape_name(row["image"]), unescape_name(row["stage"]), unescape_name(row["error"])) for row in rows]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error):
             return []
 

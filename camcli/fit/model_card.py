@@ -18,7 +18,7 @@ from camcli.fit.metrics import Metrics
 from camcli.fit.records import Backbone, Examples, Result
 from camcli.output.writers import FAILURE_COLUMNS, csv_line, failure_line, json_bytes, table_line
 from camcli.pipeline.job import package_versions
-from camcli.records import FITTED_WEIGHTS, shown
+from camcli.records import FITTED_WEIGHTS, escape_name
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~])")
 _MOST_CONFUSED = 20
@@ -36,7 +36,7 @@ def model_files(
     classes = result.dataset.classes
     files = {
         FITTED_WEIGHTS: save(tensors),
-        "labels.txt": "".join(f"{shown(name)}\n" for name in classes).encode(),
+        "labels.txt": "".join(f"{escape_name(name)}\n" for name in classes).encode(),
         "split.csv": _split(examples, classes, logits),
         "metrics.json": json_bytes(_metrics(head, result)),
         "README.md": _card(config, backbone, examples, head, result).encode(),
@@ -62,7 +62,7 @@ def _metrics(head: Head, result: Result) -> dict[str, Any]:
     assert result.metrics is not None
     found = result.metrics.as_json()
     for each in found["classes"]:  # type: ignore[attr-defined]
-        each["class"] = shown(each["class"])
+        each["class"] = escape_name(each["class"])
     epochs = [
         {
             "epoch": one.number,
@@ -117,10 +117,11 @@ def _card(config: FitConfig, backbone: Backbone, examples: Examples, head: Head,
         "",
         "| | |",
         "| --- | --- |",
-        f"| seed, share for validation | {config.seed}, {config.val if result.dataset.given is None else 'as given'} |",
+        f"| seed, share for validation | {config.seed}, "
+        f"{config.val if result.dataset.predefined_split is None else 'as predefined_split'} |",
         f"| weight decay | {head.weight_decay:g} |",
         f"| images left out | {len(result.failures)} |",
-        f"| input | {model.preprocess.crop[1]} x {model.preprocess.crop[0]} pixels, {config.fit} |",
+        f"| input | {model.preprocess.crop[1]} x {model.preprocess.crop[0]} pixels, {config.resize_mode} |",
         f"| made with | camcli {__version__}, {versions} |",
         "",
         "`split.csv` says of each image to which part it belonged and what the model says of it; `metrics.json` has the figures.",
@@ -144,4 +145,4 @@ def _percent(share: float | None) -> str:
 
 def _plain(text: str) -> str:
     """``text`` such that Markdown and HTML take it as it stands."""
-    return _MARKUP.sub(r"\\\1", shown(text)).replace("&", "&amp;")
+    return _MARKUP.sub(r"\\\1", escape_name(text)).replace("&", "&amp;")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -13,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from camcli.config.run import RunConfig
-from camcli.errors import ConfigError, ModelError, did_you_mean
-from camcli.fit.config import FITS, FitConfig
-from camcli.fit.data import PARTS, Dataset, Doubles, divide, find_doubles, read_dataset, refuse_equal_classes
+from camcli.errors import ConfigError, ModelError
+from camcli.fit.config import FitConfig
+from camcli.fit.data import PARTS, Dataset, Duplicates, divide, find_duplicates, read_dataset, refuse_equal_classes
 from camcli.fit.features import FeatureCache, cache_key, compute_features
 from camcli.fit.finetune import LEARNING_RATE, RANDOM_LEARNING_RATE, Epoch, Tuning, blocks_of, fine_tune, predict
 from camcli.fit.folder import ModelFolder, dataset_digest
@@ -30,13 +29,13 @@ from camcli.models.layers import resolve_layers
 from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model, source_of
 from camcli.pipeline.job import Job, feature_job
-from camcli.records import Failure, Layer, Preprocess, shown
+from camcli.records import Failure, Layer, Preprocess, escape_name
 
 
 class Listener(Protocol):
     """Who is told how far it is."""
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """A line for those who watch."""
 
     def warn(self, text: str) -> None:
@@ -56,12 +55,6 @@ def fit_model(config: FitConfig, listener: Listener, stop: threading.Event) -> R
     kept and no model is written. Raises ConfigError and the other UsageErrors for what does not exist or does not fit,
     SettingsError for a folder with another model, RunError.
     """
-    if config.fit not in FITS:
-        raise ConfigError(f"there is no --fit {config.fit!r}.{did_you_mean(config.fit, FITS)} Known: {', '.join(FITS)}.")
-    if not 0 < config.val < 1:
-        raise ConfigError(f"--val {config.val:g}: a share of the images, more than 0 and less than 1.")
-    if config.learning_rate is not None and not 0 <= config.learning_rate < math.inf:
-        raise ConfigError(f"--learning-rate {config.learning_rate:g}: a number from 0, such as 1e-4.")
     dataset = read_dataset(config.data, config.output)
     settings = {**config.settings(), "data": dataset.root}
     folder = ModelFolder(config.output, settings, dataset_digest(dataset), overwrite=config.overwrite)
@@ -69,11 +62,11 @@ def fit_model(config: FitConfig, listener: Listener, stop: threading.Event) -> R
         if folder.is_done:
             return Result(dataset, folder.metrics(), already=True, failures=folder.failures())
         backbone = load_backbone(config, len(dataset.classes))
-        if dataset.beside:
-            listener.warn(f"images that lie in no folder of a class take no part: {dataset.beside:,}.")
+        if dataset.unlabelled_count:
+            listener.warn(f"images that lie in no folder of a class take no part: {dataset.unlabelled_count:,}.")
         for note in backbone.model.notes:
             listener.warn(note)
-        listener.say(
+        listener.info(
             f"{len(dataset.sources):,} images of {len(dataset.classes)} classes; {config.backbone} cut at {backbone.layer.name}."
         )
         result = Result(dataset)
@@ -82,7 +75,7 @@ def fit_model(config: FitConfig, listener: Listener, stop: threading.Event) -> R
         examples = _examples(dataset, job, cache, config, result, listener, stop)
         if examples is None:
             return result
-        _warn_of_doubles(examples, dataset, listener)
+        _warn_of_duplicates(examples, dataset, listener)
         head = train_head(examples.tensors("train"), examples.tensors("val"), len(dataset.classes))
         give_head(backbone.classifier, head)
         if config.unfreeze:
@@ -111,11 +104,11 @@ def load_backbone(config: FitConfig, classes: int) -> Backbone:
     trained.
     """
     if isinstance(source_of(config.backbone), FittedSource):
-        stands_on = shown(read_fitted(config.backbone).backbone)
-        raise ModelError(f"{shown(config.backbone)} was fitted itself: name the network on which it stands, {stands_on}.")
+        stands_on = escape_name(read_fitted(config.backbone).backbone)
+        raise ModelError(f"{escape_name(config.backbone)} was fitted itself: name the network on which it stands, {stands_on}.")
     device = resolve_device(config.device)
     model = load_model(ModelRequest(config.backbone, config.weights), device)
-    model = replace(model, preprocess=fitting_preprocess(model.preprocess, config.fit))
+    model = replace(model, preprocess=preprocess_for(model.preprocess, config.resize_mode))
     (layer,) = resolve_layers(model, [config.layer] if config.layer else [])
     classifier = cut_classifier(model, layer, classes)
     count = len(blocks_of(classifier.features))
@@ -124,11 +117,11 @@ def load_backbone(config: FitConfig, classes: int) -> Backbone:
     return Backbone(model, layer, classifier)
 
 
-def fitting_preprocess(preprocess: Preprocess, fit: str) -> Preprocess:
+def preprocess_for(preprocess: Preprocess, resize_mode: str) -> Preprocess:
     """``preprocess`` as it is for ``crop``; for ``squash`` and ``pad`` such that the whole image becomes the network's input."""
-    if fit == "crop":
+    if resize_mode == "crop":
         return preprocess
-    return replace(preprocess, resize="squash" if fit == "squash" else "contain", resize_to=preprocess.crop)
+    return replace(preprocess, resize="squash" if resize_mode == "squash" else "contain", resize_to=preprocess.crop)
 
 
 def _job(config: FitConfig, backbone: Backbone, listener: Listener) -> Job:
@@ -163,7 +156,7 @@ def _examples(
     """The images with their features, computed or found, divided into parts; None after ``stop``."""
     todo = [source for source in dataset.sources if cache.get(source) is None]
     if 0 < len(todo) < len(dataset.sources):
-        listener.say(f"Features of {len(dataset.sources) - len(todo):,} images were computed before.")
+        listener.info(f"Features of {len(dataset.sources) - len(todo):,} images were computed before.")
     try:
         for done, outcome in enumerate(compute_features(todo, job, cache, stop), 1):
             listener.images(done, len(todo))
@@ -183,32 +176,34 @@ def _examples(
             listener.failed(result.failures[-1])
     labels = tuple(dataset.labels[place] for place, _ in known)
     digests = tuple(own.sha256 for _, own in known)
-    given = ["" if dataset.given is None else dataset.given[place] for place, _ in known]
-    _refuse_unreadable(dataset, labels, given)
+    predefined_split = ["" if dataset.predefined_split is None else dataset.predefined_split[place] for place, _ in known]
+    _refuse_unreadable(dataset, labels, predefined_split)
     refuse_equal_classes(dataset.classes, labels, digests)
-    parts = divide(labels, digests, dataset.classes, config.val, config.seed) if dataset.given is None else given
+    parts = (
+        divide(labels, digests, dataset.classes, config.val, config.seed) if dataset.predefined_split is None else predefined_split
+    )
     features = torch.stack([torch.from_numpy(own.features) for _, own in known])
     return Examples(tuple(dataset.sources[place] for place, _ in known), labels, digests, tuple(parts), features)
 
 
-def _refuse_unreadable(dataset: Dataset, labels: Sequence[int], given: Sequence[str]) -> None:
-    known = set(zip(labels, given, strict=True))
-    for part in PARTS if dataset.given is not None else ("",):
+def _refuse_unreadable(dataset: Dataset, labels: Sequence[int], predefined_split: Sequence[str]) -> None:
+    known = set(zip(labels, predefined_split, strict=True))
+    for part in PARTS if dataset.predefined_split is not None else ("",):
         lost = next((name for index, name in enumerate(dataset.classes) if (index, part) not in known), None)
         if lost is not None:
             place = f" in {part}" if part else ""
             raise ConfigError(f"no image of class {lost!r}{place} can be read; a model cannot be fitted without it.")
 
 
-def _warn_of_doubles(examples: Examples, dataset: Dataset, listener: Listener) -> None:
-    doubles: Doubles = find_doubles(
+def _warn_of_duplicates(examples: Examples, dataset: Dataset, listener: Listener) -> None:
+    duplicates: Duplicates = find_duplicates(
         [source.image for source in examples.sources], examples.labels, examples.parts, examples.digests
     )
-    if doubles.example is not None:
-        one, other = doubles.example
-        listener.warn(f"{doubles.between:,} images are in two classes at once, byte by byte: {one!r} and {other!r}.")
-    if doubles.across:
-        listener.warn(f"{doubles.across:,} images are in both train and val, byte by byte: the figures below are too good.")
+    if duplicates.example is not None:
+        one, other = duplicates.example
+        listener.warn(f"{duplicates.between:,} images are in two classes at once, byte by byte: {one!r} and {other!r}.")
+    if duplicates.across:
+        listener.warn(f"{duplicates.across:,} images are in both train and val, byte by byte: the figures below are too good.")
 
 
 def give_head(classifier: GapClassifier, head: Head) -> None:
@@ -232,7 +227,7 @@ def _tuned(
         examples.labelled("val"),
         replace(job, batch_size=min(job.batch_size, 16)),
         tuning,
-        lambda epoch: listener.say(f"Epoch {epoch.number}: validation loss {epoch.val_loss:.4f}, accuracy {epoch.accuracy:.1%}."),
+        lambda epoch: listener.info(f"Epoch {epoch.number}: validation loss {epoch.val_loss:.4f}, accuracy {epoch.accuracy:.1%}."),
         stop,
     )
 

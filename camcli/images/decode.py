@@ -29,7 +29,7 @@ from camcli.images.header import FORMATS, MAX_HEADER, Header, read_header
 from camcli.images.jpeg import check_jpeg
 from camcli.records import Failure, Image, Source, Stamp, stamp_of
 from camcli.resources import allocations_can_fail, available_memory, release_memory
-from camcli.timing import Stages
+from camcli.timing import StageTimer
 
 MAX_BYTES = 1 << 30
 """Larger files are refused unread."""
@@ -78,7 +78,7 @@ def memory_words(header: Header, needed: int, free: int) -> str:
 
 
 def decode_image(
-    source: Source, max_pixels: int, stages: Stages | None = None, *, hashed: bool = False, admit: Admit = check_memory
+    source: Source, max_pixels: int, stages: StageTimer | None = None, *, hashed: bool = False, admit: Admit = check_memory
 ) -> Image | Failure:
     """The image in ``source``, (H, W, 3) uint8 RGB, upright; a Failure with stage ``read``, ``decode`` or ``memory`` otherwise.
 
@@ -88,7 +88,7 @@ def decode_image(
     stamp, so that the next run tries again. Raises nothing for any file.
     """
     stamp: Stamp | None = None
-    stages = stages or Stages()
+    stages = stages or StageTimer()
     try:
         with stages.work("read"):
             data, stamp = read_file(source.path, max_pixels=max_pixels, hashed=hashed, admit=admit)

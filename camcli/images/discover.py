@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from camcli.errors import InputError, RunError
-from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, SANITY_PICTURES, Source, shown
+from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, SANITY_PICTURES, Source, escape_name
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"})
 """Lower case; what counts as an image when a folder is walked."""
@@ -37,12 +37,12 @@ def discover_sources(inputs: Sequence[str], output: str) -> list[Source]:
     _refuse_other_encodings()
     for given in inputs:
         if not os.path.lexists(given):
-            raise InputError(f"there is no file or folder {shown(given)!r}.")
+            raise InputError(f"there is no file or folder {escape_name(given)!r}.")
     paths = _each_folder_once(inputs, forgiving=False)
     root = os.path.commonpath([path if is_folder else os.path.dirname(path) for path, is_folder in paths.items()])
     sources = _sources(paths, root, output, forgiving=False)
     if not sources:
-        given_words = ", ".join(repr(shown(given)) for given in inputs)
+        given_words = ", ".join(repr(escape_name(given)) for given in inputs)
         raise InputError(
             f"nothing to do: no image in {given_words}. Looked for {' '.join(sorted(EXTENSIONS))}; hidden files are left out."
         )
@@ -128,7 +128,7 @@ def _is_folder(given: str, *, forgiving: bool) -> bool:
     except (OSError, ValueError) as error:
         if forgiving or getattr(error, "errno", None) in (errno.ENOENT, errno.ELOOP):  # becomes a failure
             return False
-        raise InputError(f"cannot look at {shown(given)!r}: {getattr(error, 'strerror', None) or error}.") from error
+        raise InputError(f"cannot look at {escape_name(given)!r}: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _sources(paths: Mapping[str, bool], root: str, output: str, *, forgiving: bool) -> list[Source]:
@@ -213,7 +213,7 @@ def _listed(path: str, output: str, *, is_top: bool) -> _Folder:
                 names.append(name)
     except OSError as error:
         if is_top:
-            raise InputError(f"cannot read the folder {shown(path)!r}: {error.strerror}.") from error
+            raise InputError(f"cannot read the folder {escape_name(path)!r}: {error.strerror}.") from error
         raise
     if holds_run:
         names = [name for name in names if name not in (*OUTPUT_FOLDERS, *SANITY_PICTURES)]

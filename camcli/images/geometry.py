@@ -27,7 +27,7 @@ The picture is the same up to rounding; below it, bit-equal to resizing the whol
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class InputWindow:
     """The network's window on one image. Sizes are (width, height) in pixels.
 
     ``image``: the original. ``resized``: the original after the resize. ``window``: the network's input. ``left``, ``top``:
@@ -55,21 +55,21 @@ class View:
         return Box(x0, y0, x1 - x0, y1 - y0)
 
 
-def view_of(image: tuple[int, int], preprocess: Preprocess, fit: str) -> View:
+def input_window(image: tuple[int, int], preprocess: Preprocess, resize_mode: str) -> InputWindow:
     """The network's window on an image of (width, height) pixels.
 
-    ``fit``: ``crop`` as the model was trained; ``squash`` resizes the whole image to the input, its aspect lost; ``pad`` fits
-    the whole image into the input and fills the rest with the mean colour.
+    ``resize_mode``: ``crop`` as the model was trained; ``squash`` resizes the whole image to the input, its aspect lost; ``pad``
+    fits the whole image into the input and fills the rest with the mean colour.
     """
     window = (preprocess.crop[1], preprocess.crop[0])
-    if fit == "squash":
-        return View(image, window, window, 0, 0)
+    if resize_mode == "squash":
+        return InputWindow(image, window, window, 0, 0)
     to_fit = max(image[0] / window[0], image[1] / window[1])
-    resized = _shrunk(image, to_fit) if fit == "pad" else _resized(image, preprocess)
-    return View(image, resized, window, _centred(resized[0], window[0]), _centred(resized[1], window[1]))
+    resized = _shrunk(image, to_fit) if resize_mode == "pad" else _resized(image, preprocess)
+    return InputWindow(image, resized, window, _centred(resized[0], window[0]), _centred(resized[1], window[1]))
 
 
-def prepare_input(pixels: np.ndarray, view: View, preprocess: Preprocess) -> np.ndarray:
+def prepare_input(pixels: np.ndarray, view: InputWindow, preprocess: Preprocess) -> np.ndarray:
     """The network's input before normalisation: (h, w, 3) uint8 RGB, resized, cropped, padded with the mean colour.
 
     Bit-equal to torchvision's and timm's evaluation transforms, which resize with Pillow as well.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from camcli.errors import ModelError, WeightsError
-from camcli.records import shown
+from camcli.records import escape_name
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
@@ -36,7 +36,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     loaded = _read_safetensors(path) if path.lower().endswith(".safetensors") else _read_pickle(path)
     tensors = _tensors(loaded)
     if not tensors:
-        raise WeightsError(f"{shown(path)} holds no tensors by name: save model.state_dict() into it.")
+        raise WeightsError(f"{escape_name(path)} holds no tensors by name: save model.state_dict() into it.")
     _refuse_odd(tensors, path)
     return tensors
 
@@ -50,7 +50,7 @@ def _read_safetensors(path: str) -> Any:
                 return load(file.read())
         return load_file(path)
     except Exception as error:  # safetensors raises its own, undocumented class
-        raise WeightsError(f"{shown(path)} is not a safetensors file: {_what_it_is(path)}.") from error
+        raise WeightsError(f"{escape_name(path)} is not a safetensors file: {_what_it_is(path)}.") from error
 
 
 def _read_pickle(path: str) -> Any:
@@ -62,10 +62,11 @@ def _read_pickle(path: str) -> Any:
     except Exception as error:  # a damaged pickle makes the reader raise whatever its opcodes lead to
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):  # as PyTorch says it: a function or class
             raise WeightsError(
-                f"{shown(path)} holds more than tensors, and loading it would run code from the file, which camcli does not do. "
+                f"{escape_name(path)} holds more than tensors, and loading it would run code from the file, which "
+                "camcli does not do. "
                 "Save the weights alone: torch.save(model.state_dict(), FILE), or as safetensors."
             ) from error
-        raise WeightsError(f"{shown(path)} is not a PyTorch checkpoint: {_what_it_is(path)}.") from error
+        raise WeightsError(f"{escape_name(path)} is not a PyTorch checkpoint: {_what_it_is(path)}.") from error
 
 
 def fill_module(
@@ -83,14 +84,16 @@ def fill_module(
     extra = [key for key in tensors if key not in expected]
     if missing or extra:
         raise WeightsError(
-            f"{shown(path)} does not fit {name}: it lacks {_listed(missing)} and has {_listed(extra)} that the model does not have."
+            f"{escape_name(path)} does not fit {name}: it lacks {_listed(missing)} and has {_listed(extra)} that the "
+            "model does not have."
         )
     misfits = {key for key in expected if key in tensors and tensors[key].shape != expected[key]}
     count = _head_size(misfits, tensors, expected)
     if misfits and count is None:
         key = sorted(misfits)[0]
         raise WeightsError(
-            f"{shown(path)} does not fit {name}: {shown(key)} is {_shape(tensors[key].shape)} there and {_shape(expected[key])} "
+            f"{escape_name(path)} does not fit {name}: {escape_name(key)} is {_shape(tensors[key].shape)} there and "
+            f"{_shape(expected[key])} "
             "in the model."
         )
     _refuse_nan({key: tensors[key] for key in expected if key in tensors}, path)
@@ -98,7 +101,7 @@ def fill_module(
     try:
         module.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
-        raise WeightsError(f"{shown(path)} does not fit {name} with {count} classes: {_first_line(error)}") from error
+        raise WeightsError(f"{escape_name(path)} does not fit {name} with {count} classes: {_first_line(error)}") from error
     return module, count
 
 
@@ -150,7 +153,7 @@ def _refuse_damaged_archive(path: str) -> None:
     except Exception:  # zipfile raises whatever a damaged archive leads to
         intact = False
     if not intact:
-        raise WeightsError(f"{shown(path)} is not a PyTorch checkpoint: {_DAMAGED_ARCHIVE}.")
+        raise WeightsError(f"{escape_name(path)} is not a PyTorch checkpoint: {_DAMAGED_ARCHIVE}.")
 
 
 def _read_through(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
@@ -167,13 +170,15 @@ def _refuse_odd(tensors: Mapping[str, Tensor], path: str) -> None:
         odd = next((words for words, found in _ODDITIES if found(tensor)), None)
         if odd is not None:
             raise WeightsError(
-                f"{shown(path)}: the tensor {shown(name)!r} is {odd}, which a network's weights cannot be. Save a plain "
+                f"{escape_name(path)}: the tensor {escape_name(name)!r} is {odd}, which a network's weights cannot "
+                "be. Save a plain "
                 "model.state_dict()."
             )
         claimed += tensor.numel() * tensor.element_size()
     if claimed > _MOST_TIMES * os.path.getsize(path) + (64 << 20):
         raise WeightsError(
-            f"{shown(path)} is damaged: its tensors claim {claimed / 1e9:,.1f} GB, more than the file can hold; fetch or save it "
+            f"{escape_name(path)} is damaged: its tensors claim {claimed / 1e9:,.1f} GB, more than the file can hold; "
+            "fetch or save it "
             "again."
         )
 
@@ -215,7 +220,8 @@ def _refuse_nan(tensors: Mapping[str, Tensor], path: str) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and bool(tensor.isnan().any()):
             raise WeightsError(
-                f"{shown(path)}: the tensor {shown(name)!r} holds values that are not numbers (NaN): the file is damaged, or the "
+                f"{escape_name(path)}: the tensor {escape_name(name)!r} holds values that are not numbers (NaN): the "
+                "file is damaged, or the "
                 "training diverged. Take an earlier checkpoint."
             )
 
@@ -253,7 +259,7 @@ def _listed(keys: list[str]) -> str:
     if not keys:
         return "nothing"
     more = f" and {len(keys) - 2} more" if len(keys) > 2 else ""
-    return ", ".join(map(shown, keys[:2])) + more
+    return ", ".join(map(escape_name, keys[:2])) + more
 
 
 def _shape(shape: torch.Size) -> str:

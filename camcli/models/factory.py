@@ -20,7 +20,7 @@ from camcli.models.labels import default_labels
 from camcli.models.request import ModelInfo, ModelRequest
 from camcli.models.timm_models import preprocess_of_timm
 from camcli.models.torchvision_models import preprocess_of_preset
-from camcli.network.hooks import frozen, logits_of
+from camcli.network.hooks import eval_frozen, logits_of
 from camcli.records import LoadedModel, Preprocess
 
 
@@ -137,7 +137,7 @@ def _own_classes(name: str, module: nn.Module, preprocess: Preprocess) -> tuple[
     """``categories`` of the module, else plain numbers for as many classes as one image's logits have."""
     height, width = preprocess.crop
     try:
-        with frozen(module), torch.no_grad():
+        with eval_frozen(module), torch.no_grad():
             parameter = next(module.parameters(), torch.zeros(0))
             count = logits_of(module(torch.zeros((1, 3, height, width), device=parameter.device, dtype=parameter.dtype))).shape[1]
     except Exception as error:  # the user's own forward may raise anything

@@ -12,7 +12,7 @@ from camcli.documents import parse_json, read_document
 from camcli.errors import ModelError, WeightsError
 from camcli.models.gap_classifier import GapClassifier, cut_classifier
 from camcli.models.request import ModelInfo, ModelRequest, ModelSource
-from camcli.records import FITTED_MARK, FITTED_WEIGHTS, Grid, Layer, LoadedModel, Preprocess, preprocess_of, shown
+from camcli.records import FITTED_MARK, FITTED_WEIGHTS, Grid, Layer, LoadedModel, Preprocess, escape_name, preprocess_of
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,12 @@ class FittedSource:
         own_code = ":" in fitted.backbone
         if own_code and request.weights != fitted.backbone:
             raise WeightsError(
-                f"{shown(request.name)} stands on code of its own, which would run: {shown(fitted.backbone)}. If you trust it, add "
-                f"--weights {shown(fitted.backbone)}"
+                f"{escape_name(request.name)} stands on code of its own, which would run: "
+                f"{escape_name(fitted.backbone)}. If you trust it, add "
+                f"--weights {escape_name(fitted.backbone)}"
             )
         if not own_code and request.weights != "DEFAULT":
-            raise WeightsError(f"{shown(request.name)} brings its own weights: leave --weights out.")
+            raise WeightsError(f"{escape_name(request.name)} brings its own weights: leave --weights out.")
         weights = fitted_file(request.name, FITTED_WEIGHTS)
         tensors = _read_weights(weights, request.name, len(fitted.classes))
         classifier = empty_classifier(fitted, self._sources)
@@ -77,15 +78,15 @@ def read_fitted(folder: str) -> Fitted:
     try:
         found = parse_json(read_document(path))
         if found.get("camcli-fit") != 1:
-            raise ModelError(f"{shown(path)!r} does not describe a model of this version of camcli fit.")
+            raise ModelError(f"{escape_name(path)!r} does not describe a model of this version of camcli fit.")
         _refuse_unwritten(found["classes"], found["grid"])
         classes = tuple(found["classes"])
         preprocess = preprocess_of(found["preprocess"])
         return Fitted(str(found["backbone"]), str(found["layer"]), str(found["grid"]), preprocess, classes)
     except OSError as error:
-        raise ModelError(f"cannot read {shown(path)!r}: {error.strerror}.") from error
+        raise ModelError(f"cannot read {escape_name(path)!r}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{shown(path)!r} does not describe a model of camcli fit: {error}.") from error
+        raise ModelError(f"{escape_name(path)!r} does not describe a model of camcli fit: {error}.") from error
 
 
 def _refuse_unwritten(classes: Any, grid: Any) -> None:
@@ -100,7 +101,7 @@ def empty_classifier(fitted: Fitted, sources: tuple[ModelSource, ...]) -> GapCla
     """The architecture of ``fitted``, with weights that mean nothing. Raises ModelError, LayerError."""
     source = next((source for source in sources if source.owns(fitted.backbone)), None)
     if source is None:
-        raise ModelError(f"there is no model {shown(fitted.backbone)!r}, on which this one was fitted.")
+        raise ModelError(f"there is no model {escape_name(fitted.backbone)!r}, on which this one was fitted.")
     backbone = source.load(ModelRequest(fitted.backbone, "none"))
     backbone.module.eval().requires_grad_(False)
     backbone = LoadedModel(backbone.name, backbone.module, fitted.preprocess, backbone.classes, backbone.weights)
@@ -117,13 +118,14 @@ def _read_weights(path: str, name: str, classes: int) -> Mapping[str, Any]:
     from camcli.models.checkpoints import read_checkpoint
 
     if not os.path.isfile(path):
-        raise WeightsError(f"{shown(name)} has no {os.path.basename(path)}: it is not whole.")
+        raise WeightsError(f"{escape_name(name)} has no {os.path.basename(path)}: it is not whole.")
     tensors = read_checkpoint(path)
     head = tensors.get("head.weight")
     if head is None or head.ndim != 2 or head.shape[0] != classes:
         found = "no such matrix" if head is None else " x ".join(map(str, head.shape))
         raise WeightsError(
-            f"{shown(path)} does not fit the model beside it: head.weight is {found}, and {FITTED_MARK} names {classes:,} classes."
+            f"{escape_name(path)} does not fit the model beside it: head.weight is {found}, and {FITTED_MARK} names "
+            f"{classes:,} classes."
         )
     return tensors
 
@@ -134,4 +136,4 @@ def _fill_classifier(classifier: GapClassifier, tensors: Mapping[str, Any], path
         classifier.load_state_dict(dict(tensors), strict=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise WeightsError(f"{shown(path)} does not fit the model beside it: {shown(reason)}") from error
+        raise WeightsError(f"{escape_name(path)} does not fit the model beside it: {escape_name(reason)}") from error

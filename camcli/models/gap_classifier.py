@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from camcli.errors import LayerError
-from camcli.network.hooks import frozen, tap
+from camcli.network.hooks import capture_outputs, eval_frozen
 from camcli.records import Layer, LoadedModel
 
 FEATURES = "features"
@@ -63,7 +63,7 @@ def cut_classifier(model: LoadedModel, layer: Layer, classes: int) -> GapClassif
     generator = torch.Generator().manual_seed(0)
     parameter = next(model.module.parameters())
     images = torch.randn((2, 3, *model.preprocess.crop), generator=generator).to(parameter.device, parameter.dtype)
-    with frozen(model.module), tap(model.module, [layer.name]) as outputs, torch.no_grad():
+    with eval_frozen(model.module), capture_outputs(model.module, [layer.name]) as outputs, torch.no_grad():
         model.module(images)
         expected, found = outputs[layer.name].detach(), features(images)
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())):

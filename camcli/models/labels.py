@@ -8,7 +8,7 @@ from typing import Any
 
 from camcli.documents import parse_json, read_text
 from camcli.errors import ClassError, LabelsError, did_you_mean
-from camcli.records import shown
+from camcli.records import escape_name
 
 IMAGENET_SIZE = 1000
 
@@ -39,9 +39,9 @@ def read_labels(path: str, count: int | None) -> tuple[str, ...]:
     try:
         text = read_text(path)
     except OSError as error:
-        raise LabelsError(f"--labels {shown(path)}: {error.strerror}.") from error
+        raise LabelsError(f"--labels {escape_name(path)}: {error.strerror}.") from error
     except ValueError as error:
-        raise LabelsError(f"--labels {shown(path)} is not UTF-8 text: {error}.") from error
+        raise LabelsError(f"--labels {escape_name(path)} is not UTF-8 text: {error}.") from error
     try:
         if path.lower().endswith(".json"):
             names = _from_json(parse_json(text))
@@ -52,11 +52,11 @@ def read_labels(path: str, count: int | None) -> tuple[str, ...]:
         _refuse_no_text(names)
     except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
         raise LabelsError(
-            f"--labels {shown(path)}: {error}. Expected a line per class (.txt), a list or an object index -> name (.json), "
+            f"--labels {escape_name(path)}: {error}. Expected a line per class (.txt), a list or an object index -> name (.json), "
             "or index,name (.csv)."
         ) from error
     if count is not None and len(names) != count:
-        raise LabelsError(f"--labels {shown(path)} names {len(names)} classes, the model has {count}.")
+        raise LabelsError(f"--labels {escape_name(path)} names {len(names)} classes, the model has {count}.")
     return tuple(names)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from camcli.errors import LayerError, ModelError, did_you_mean
-from camcli.network.hooks import frozen, gradients_of, logits_of, tap
+from camcli.network.hooks import capture_outputs, eval_frozen, gradients_of, logits_of
 from camcli.records import Grid, Layer, LayerInfo, LoadedModel
 
 _MOVERS = (
@@ -122,7 +122,7 @@ def _probe(model: LoadedModel, names: Sequence[str]) -> list[LayerInfo]:
     if parameter is not None:
         image = image.to(parameter.device, parameter.dtype)
     prefix = getattr(model.module, "num_prefix_tokens", None)
-    with frozen(model.module), tap(model.module, names) as outputs, torch.enable_grad():
+    with eval_frozen(model.module), capture_outputs(model.module, names) as outputs, torch.enable_grad():
         try:
             logits = logits_of(model.module(image))
         except ModelError:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from camcli.errors import LayerError
-from camcli.network.hooks import frozen, full_precision, logits_of, tap
+from camcli.network.hooks import capture_outputs, eval_frozen, full_precision, logits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Network:
     ``module``: the network with its modules, for methods that need them. ``run``: (inputs (B, 3, H, W), names of layers) ->
     Tapped; raises LayerError for a layer that does not run. ``dtype``: of the inputs. ``memory_format``: in which they are taken
     fastest. ``batch``: the size that a compiled network was made for, None where any will do. ``tf32``: whether products of float32
-    may be rounded. ``words``: how it runs, for people.
+    may be rounded. ``description``: how it runs, for people.
     """
 
     module: nn.Module
@@ -43,9 +43,9 @@ class Network:
     memory_format: torch.memory_format = torch.contiguous_format
     batch: int | None = None
     tf32: bool = False
-    words: str = ""
+    description: str = ""
 
-    def taken(self, inputs: Tensor) -> Tensor:
+    def cast_inputs(self, inputs: Tensor) -> Tensor:
         """``inputs`` (B, 3, H, W) in the type and memory format of the network."""
         return inputs.to(self.dtype).contiguous(memory_format=self.memory_format)
 
@@ -62,7 +62,11 @@ def run_hooked(module: nn.Module, inputs: Tensor, names: Sequence[str]) -> Tappe
 
     Inputs that require a gradient are recorded from the beginning. Raises LayerError for a layer that does not run.
     """
-    with frozen(module), tap(module, names) as outputs, torch.set_grad_enabled(bool(names) or inputs.requires_grad):
+    with (
+        eval_frozen(module),
+        capture_outputs(module, names) as outputs,
+        torch.set_grad_enabled(bool(names) or inputs.requires_grad),
+    ):
         logits = full_precision(logits_of(module(inputs)))
     silent = [name for name in names if name not in outputs]
     if silent:

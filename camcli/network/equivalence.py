@@ -13,7 +13,7 @@ from camcli.network.hooks import gradients_of
 Run = Callable[[Tensor, Sequence[str]], Tapped]
 
 
-def same_results(expected: Run, found: Run, inputs: Tensor, names: Sequence[str], tolerance: float) -> bool:
+def outputs_match(expected: Run, found: Run, inputs: Tensor, names: Sequence[str], tolerance: float) -> bool:
     """Whether both runs give the same for ``inputs`` (B, 3, H, W): logits and outputs to ``tolerance`` of their largest value.
 
     The images must differ from each other and from those that either way was made with: what does not depend on them proves
@@ -26,7 +26,7 @@ def same_results(expected: Run, found: Run, inputs: Tensor, names: Sequence[str]
     )
 
 
-def proving_images(like: Tensor, count: int) -> Tensor:
+def probe_inputs(like: Tensor, count: int) -> Tensor:
     """``count`` noise images, all different, of the size, type, device and memory format of ``like`` (B, 3, H, W)."""
     generator = torch.Generator().manual_seed(count)
     images = torch.randn((count, *like.shape[1:]), generator=generator) * torch.linspace(0.5, 1.5, count)[:, None, None, None]

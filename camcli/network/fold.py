@@ -14,8 +14,8 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from camcli.network import run_hooked
-from camcli.network.equivalence import proving_images, same_results
-from camcli.network.hooks import frozen
+from camcli.network.equivalence import outputs_match, probe_inputs
+from camcli.network.hooks import eval_frozen
 
 _TOLERANCE = 1e-4
 """Largest difference, as a fraction of the largest value, that folding may make to logits or a chosen layer."""
@@ -82,7 +82,7 @@ def fold_batch_norms(module: nn.Module, inputs: Tensor, names: Sequence[str]) ->
     """A copy of ``module`` without the BatchNorms that a convolution can take in, and how many those were.
 
     Found by one pass over ``inputs`` (B, 3, H, W), proved by passes over other images: logits and outputs of the layers ``names``
-    must agree to 1e-4 of their largest value, gradients as in ``same_results``, in float64 where float32 is too coarse to tell.
+    must agree to 1e-4 of their largest value, gradients as in ``outputs_match``, in float64 where float32 is too coarse to tell.
     ``module`` itself, and 0, where nothing can be folded; the count is -1 where it cannot be copied or the proof failed. The copy
     shares every tensor but the folded weights. W' = W g / s and b' = (b - m) g / s + B, with mean m, weight g, bias B
     and s = sqrt(variance + eps), computed in float64 (Ioffe and Szegedy 2015, algorithm 2).
@@ -103,13 +103,13 @@ def fold_batch_norms(module: nn.Module, inputs: Tensor, names: Sequence[str]) ->
 
 
 def _proved(module: nn.Module, folded: nn.Module, inputs: Tensor, names: Sequence[str]) -> bool:
-    images = proving_images(inputs, 2)
-    if same_results(partial(run_hooked, module), partial(run_hooked, folded), images, names, _TOLERANCE):
+    images = probe_inputs(inputs, 2)
+    if outputs_match(partial(run_hooked, module), partial(run_hooked, folded), images, names, _TOLERANCE):
         return True
     if images.device.type == "mps":
         return False
     exact, found = copy.deepcopy(module).double(), copy.deepcopy(folded).double()
-    return same_results(partial(run_hooked, exact), partial(run_hooked, found), images.double(), names, _TOLERANCE)
+    return outputs_match(partial(run_hooked, exact), partial(run_hooked, found), images.double(), names, _TOLERANCE)
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def _hooked(module: nn.Module, names: Sequence[str]) -> Iterator[_Trace]:
     """A trace of what ``module`` does meanwhile, of convolutions other than those in ``names``."""
     handles = []
     try:
-        with _Trace() as trace, frozen(module):
+        with _Trace() as trace, eval_frozen(module):
             for name, child in module.named_modules():
                 if name not in names and _is_foldable(child):
                     handles.append(child.register_forward_hook(trace.conv_hook(name)))

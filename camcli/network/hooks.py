@@ -13,7 +13,7 @@ from camcli.errors import LayerError, ModelError
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
+def eval_frozen(module: nn.Module) -> Iterator[None]:
     """``module`` in evaluation mode, its parameters without gradient; both are as they were afterwards."""
     training = [child for child in module.modules() if child.training]
     recording = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -31,7 +31,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def tap(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+def capture_outputs(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     """A dictionary that each forward pass fills: module name -> its output, a tensor of which gradients can be had.
 
     What is kept is a clone, and the network goes on with another: the next layer may work in place (DenseNet's
@@ -52,7 +52,7 @@ def tap(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
 
 
 @contextmanager
-def replaced_output(module: nn.Module, name: str, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def override_output(module: nn.Module, name: str, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Inside, what the submodule ``name`` returns, any shape, goes through ``replace``; of a tuple or list its first tensor."""
 
     def exchange(_module: nn.Module, _inputs: Any, output: Any) -> Any:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from camcli.network import Tapped
-from camcli.network.hooks import frozen, full_precision, logits_of, replaced_output
+from camcli.network.hooks import eval_frozen, full_precision, logits_of, override_output
 
 
 @torch.library.custom_op("camcli::mark", mutates_args=())
@@ -104,13 +104,13 @@ class _LogitsOnly(nn.Module):
 def _exported(module: nn.Module, inputs: Tensor, names: Sequence[str]) -> fx.GraphModule:
     """The graph of ``module`` without in-place operations, with a mark behind each layer of ``names``."""
     with ExitStack() as stack:
-        stack.enter_context(frozen(module))
+        stack.enter_context(eval_frozen(module))
         stack.enter_context(torch.no_grad())
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         for position, name in enumerate(names):
             mark: Any = partial(_mark, position=position)
-            stack.enter_context(replaced_output(module, name, mark))
+            stack.enter_context(override_output(module, name, mark))
         program = torch.export.export(_LogitsOnly(module), (inputs,), strict=False).run_decompositions({})
     graph_module = program.module()
     assert isinstance(graph_module, fx.GraphModule)

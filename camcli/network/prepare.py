@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from camcli.network import Network, Tapped, run_hooked
-from camcli.network.equivalence import proving_images, same_results
+from camcli.network.equivalence import outputs_match, probe_inputs
 from camcli.network.fold import fold_batch_norms
-from camcli.network.hooks import frozen
+from camcli.network.hooks import eval_frozen
 from camcli.network.partition import split_network
 from camcli.network.precision import resolve_precision, set_precision, tensor_cores
 from camcli.records import LoadedModel
@@ -27,7 +27,7 @@ COMPILE_PAYS = 10_000
 """Images from which compiling, 10 to 40 seconds, is paid back: it saves about 2 milliseconds an image on two cores."""
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
-"""How far compiling may move logits or a chosen layer, as a fraction of the largest value; gradients as in ``same_results``."""
+"""How far compiling may move logits or a chosen layer, as a fraction of the largest value; gradients as in ``outputs_match``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def prepare_network(
     generator = torch.Generator().manual_seed(0)
     example = torch.randn((1, 3, *model.preprocess.crop), generator=generator).to(device)
     precision = resolve_precision(wanted.precision, device)
-    with frozen(module), tensor_cores(precision == "tf32", device):
+    with eval_frozen(module), tensor_cores(precision == "tf32", device):
         memory_format = _fastest_format(module, example, names)
         example = example.contiguous(memory_format=memory_format)
         folded, count = fold_batch_norms(module, example, names)
@@ -96,13 +96,13 @@ def _has_compiler() -> bool:
 
 def _compiled(network: Network, folded: nn.Module, example: Tensor, names: Sequence[str], wanted: Preparation) -> Network | str:
     """``network`` with its trunk compiled for batches of the size wanted, or why that does not work."""
-    inputs = proving_images(example, wanted.batch_size)
+    inputs = probe_inputs(example, wanted.batch_size)
     try:
         with _compiling(wanted.threads):
             split = split_network(folded, torch.zeros_like(inputs), names)
             trunk = torch.compile(split.trunk, fullgraph=True, dynamic=False, options={"freezing": True})
             faster = replace(split, trunk=trunk)
-            same = same_results(network.run, lambda images, _: faster.run(images), inputs, names, _TOLERANCE[network.dtype])
+            same = outputs_match(network.run, lambda images, _: faster.run(images), inputs, names, _TOLERANCE[network.dtype])
     except Exception as error:  # the exporter and the compiler raise whatever a network meets there
         return f"{type(error).__name__}: {error}".splitlines()[0][:200]
     if not same:
@@ -113,8 +113,8 @@ def _compiled(network: Network, folded: nn.Module, example: Tensor, names: Seque
             return faster.run(inputs.contiguous(memory_format=network.memory_format))  # other strides would be compiled anew
         return network.run(inputs, names_wanted)
 
-    words = ", ".join(part for part in (network.words, "compiled") if part)
-    return replace(network, run=run, batch=wanted.batch_size, words=words)
+    words = ", ".join(part for part in (network.description, "compiled") if part)
+    return replace(network, run=run, batch=wanted.batch_size, description=words)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 from camcli.config.run import LOOKS
 from camcli.output.names import shard_of_name
-from camcli.records import shown
+from camcli.records import escape_name
 
 _TELLING = ("model", "method", "layer", "class", "class-from", "weights", "style", "inputs")
 """Settings that name a folder best, in this order; then any other that differs."""
@@ -24,7 +24,7 @@ def ways_on(path: str, earlier: Mapping[str, Any], now: Mapping[str, Any], diffe
 
     ``different``: the names of the settings that differ. The folder that is proposed does not exist yet.
     """
-    folder = shlex.quote(shown(free_folder(path, now, different)))
+    folder = shlex.quote(escape_name(free_folder(path, now, different)))
     repaint = _repaint_command(path, earlier, now, different)
     first = f"Only the look differs. Repaint the overlays that are there: {repaint}. " if repaint else ""
     return f"{first}{'Or use' if repaint else 'Use'} another folder: -o {folder}. To replace what is there: --overwrite."
@@ -78,4 +78,4 @@ def _repaint_command(path: str, earlier: Mapping[str, Any], now: Mapping[str, An
         options += [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
     near = os.path.relpath(path)
     place = path if near.startswith(os.pardir) else near
-    return shlex.join(["camcli", "render", shown(place), *options])
+    return shlex.join(["camcli", "render", escape_name(place), *options])

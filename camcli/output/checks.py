@@ -16,7 +16,7 @@ from camcli.errors import OutputError, SettingsError
 from camcli.output.advice import ways_on
 from camcli.output.journal import TABLES, Header
 from camcli.output.root import Root
-from camcli.records import FITTED_MARK, OUTPUT_FOLDERS, REPORT_PAGE, RUN_MARKER, Stamp, shown, stamp_of
+from camcli.records import FITTED_MARK, OUTPUT_FOLDERS, REPORT_PAGE, RUN_MARKER, Stamp, escape_name, stamp_of
 
 OURS = (*TABLES, "run.json", "boxes.json", REPORT_PAGE, *OUTPUT_FOLDERS)
 
@@ -64,26 +64,27 @@ def check_place(path: str) -> None:
     """Raise OutputError where ``path`` cannot become or be an output folder."""
     parent = os.path.dirname(path)
     if parent == path:
-        raise OutputError(f"{shown(path)!r} is the root of the file system; name a folder of its own with --output.")
+        raise OutputError(f"{escape_name(path)!r} is the root of the file system; name a folder of its own with --output.")
     if not os.path.isdir(parent):
-        raise OutputError(f"there is no folder {shown(parent)!r} to put the output in; create it first.")
+        raise OutputError(f"there is no folder {escape_name(parent)!r} to put the output in; create it first.")
     if not os.path.lexists(path):
         if not os.access(parent, os.W_OK | os.X_OK):
-            raise OutputError(f"the folder {shown(parent)!r} is not writable; choose another place with --output.")
+            raise OutputError(f"the folder {escape_name(parent)!r} is not writable; choose another place with --output.")
         return
     if not os.path.isdir(path):
-        raise OutputError(f"{shown(path)!r} is a file, not a folder; choose another place with --output.")
+        raise OutputError(f"{escape_name(path)!r} is a file, not a folder; choose another place with --output.")
     if not os.access(path, os.W_OK | os.X_OK):
-        raise OutputError(f"the folder {shown(path)!r} is not writable; choose another place with --output.")
+        raise OutputError(f"the folder {escape_name(path)!r} is not writable; choose another place with --output.")
     if os.path.samestat(os.stat(path), os.stat(os.sep)):
-        raise OutputError(f"{shown(path)!r} is the root of the file system; name a folder of its own with --output.")
+        raise OutputError(f"{escape_name(path)!r} is the root of the file system; name a folder of its own with --output.")
     if os.path.lexists(os.path.join(path, FITTED_MARK)):
-        raise OutputError(f"{shown(path)!r} is a model of camcli fit; choose another folder with --output.")
+        raise OutputError(f"{escape_name(path)!r} is a model of camcli fit; choose another folder with --output.")
     if not os.path.lexists(os.path.join(path, RUN_MARKER)):
         foreign = [name for name in OURS if os.path.lexists(os.path.join(path, name))]
         if foreign:
             raise OutputError(
-                f"{shown(path)!r} holds {', '.join(foreign)}, which camcli did not write; choose another folder with --output."
+                f"{escape_name(path)!r} holds {', '.join(foreign)}, which camcli did not write; choose another folder "
+                "with --output."
             )
 
 
@@ -104,7 +105,8 @@ def check_kinds(root: Root) -> None:
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
             found = kind_of(status.st_mode)
         raise OutputError(
-            f"{shown(root.at(name))!r} is {found}, where camcli writes a {expected}; it follows no links inside an output folder. "
+            f"{escape_name(root.at(name))!r} is {found}, where camcli writes a {expected}; it follows no links inside "
+            "an output folder. "
             "Move it away, or choose another folder with --output."
         )
 
@@ -131,7 +133,7 @@ def refuse_differences(path: str, earlier: Mapping[str, Any], now: Mapping[str, 
     different = [key for key in dict.fromkeys([*earlier, *now]) if earlier.get(key) != now.get(key)]
     if different:
         raise SettingsError(
-            f"{shown(path)!r} holds a run with other settings ({differences(earlier, now)}). "
+            f"{escape_name(path)!r} holds a run with other settings ({differences(earlier, now)}). "
             f"{ways_on(path, earlier, now, different)}",
             different,
         )
@@ -150,4 +152,4 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def _words(value: Any) -> str:
     if value is None or value == []:
         return "the default"
-    return shown(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    return escape_name(", ".join(map(str, value)) if isinstance(value, list) else str(value))

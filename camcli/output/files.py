@@ -9,7 +9,7 @@ from typing import Any
 
 from camcli.output.names import is_output_name
 from camcli.output.root import Root
-from camcli.records import REPORT_PAGE, ROW_FOLDERS, recovered
+from camcli.records import REPORT_PAGE, ROW_FOLDERS, unescape_name
 
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 ARRAY_START = re.compile(
@@ -35,7 +35,7 @@ def files_of(overlay: str, settings: Mapping[str, Any]) -> list[str]:
 
 def row_files(rows: list[dict[str, str]], settings: Mapping[str, Any]) -> list[str]:
     """The files of all ``rows`` of an image, in order."""
-    return [file for row in rows for file in files_of(recovered(row["overlay"]), settings)]
+    return [file for row in rows for file in files_of(unescape_name(row["overlay"]), settings)]
 
 
 def map_file(overlay: str) -> str:

@@ -29,7 +29,7 @@ from camcli.output.redrawing import MARKER, redrawing_look
 from camcli.output.root import Root
 from camcli.output.unconfirmed import Unconfirmed
 from camcli.output.writers import json_bytes, output_error
-from camcli.records import RUN_MARKER, Checksum, Outcome, Source, checksum_of, shown
+from camcli.records import RUN_MARKER, Checksum, Outcome, Source, checksum_of, escape_name
 
 _NO_FAILURE = "label"
 """Stage that earlier versions recorded for an image without a label, which is no failure any more."""
@@ -72,7 +72,7 @@ class OutputFolder:
         return self.root.path
 
     def __enter__(self) -> OutputFolder:
-        busy = f"another run is writing into {shown(self.path)!r}. Wait for it, or choose another folder with --output."
+        busy = f"another run is writing into {escape_name(self.path)!r}. Wait for it, or choose another folder with --output."
         check_place(self._shared.path)
         if self.root is not self._shared and self._shared.exists(os.path.basename(self.path)):
             check_place(self.path)

@@ -31,7 +31,7 @@ from camcli.documents import parse_json
 from camcli.errors import ConfigError, SettingsError
 from camcli.output.exchange import present
 from camcli.output.root import Root
-from camcli.records import RUN_MARKER, Checksum, Stamp, shown
+from camcli.records import RUN_MARKER, Checksum, Stamp, escape_name
 
 VERSION = 1
 
@@ -122,7 +122,8 @@ def read_header(root: Root) -> Header | None:
     version, settings, drawn = first.get("camcli_journal"), first.get("settings"), first.get("drawn", {})
     if type(version) is int and version > VERSION:
         raise SettingsError(
-            f"{shown(root.path)!r} was written by camcli {first.get('camcli', 'of a later version')} in journal format {version}; "
+            f"{escape_name(root.path)!r} was written by camcli {first.get('camcli', 'of a later version')} in journal "
+            f"format {version}; "
             f"this is camcli {__version__}, which reads format {VERSION}. Update camcli, or choose another folder with --output."
         )
     if version != VERSION or not isinstance(settings, dict) or not isinstance(drawn, dict):
@@ -136,7 +137,7 @@ def read_header(root: Root) -> Header | None:
 
 def _damaged_header(root: Root, why: str) -> SettingsError:
     return SettingsError(
-        f"{shown(root.at(JOURNAL))!r} is damaged, at line 1: {why.rstrip('.')}. "
+        f"{escape_name(root.at(JOURNAL))!r} is damaged, at line 1: {why.rstrip('.')}. "
         "Start again with --overwrite, or choose another folder with --output."
     )
 

@@ -29,7 +29,7 @@ from camcli.output.writers import (
     prediction_columns,
     prediction_line,
 )
-from camcli.records import Checksum, Explained, Outcome, Prediction, Row, recovered, shown
+from camcli.records import Checksum, Outcome, Prediction, Row, Success, escape_name, unescape_name
 
 _PLACES = (*TABLES, JOURNAL)
 _TYPES = {name: kind for name, kind in get_type_hints(Row).items() if kind in (int, float)}
@@ -85,7 +85,7 @@ class Ledger:
         if earlier is None:
             if any(self._root.exists(name) for name in TABLES):
                 raise SettingsError(
-                    f"{shown(self._root.path)!r} holds tables but no journal of the run that wrote them. "
+                    f"{escape_name(self._root.path)!r} holds tables but no journal of the run that wrote them. "
                     "Start again with --overwrite, or choose another folder with --output."
                 )
             return
@@ -154,7 +154,7 @@ class Ledger:
 
     def append(self, outcome: Outcome) -> None:
         """The rows of one image into its table, then its line into the journal. Raises OutputError."""
-        if isinstance(outcome, Explained):
+        if isinstance(outcome, Success):
             rows, stage, files = b"".join(prediction_line(row) for row in outcome.rows), "", outcome.checksums
         else:
             rows, stage, files = failure_line(outcome), outcome.stage, ()
@@ -234,7 +234,7 @@ class Ledger:
             cells = list(csv.reader(data.decode("utf-8").rstrip("\n").split("\n")))
         except (csv.Error, UnicodeDecodeError):
             return None
-        if not cells or any(len(row) != len(columns) or recovered(row[0]) != entry.image for row in cells):
+        if not cells or any(len(row) != len(columns) or unescape_name(row[0]) != entry.image for row in cells):
             return None
         rows = [dict(zip(columns, row, strict=True)) for row in cells]
         if not entry.stage and not all(map(_is_row, rows)):
@@ -274,7 +274,9 @@ def read_ledger(path: str) -> Ledger:
     try:
         header = read_header(root)
         if header is None:
-            raise InputError(f"{shown(path)!r} holds no run of camcli: there is no {JOURNAL} in it, or its first line is damaged.")
+            raise InputError(
+                f"{escape_name(path)!r} holds no run of camcli: there is no {JOURNAL} in it, or its first line is damaged."
+            )
         ledger = Ledger(root, header.settings, header.drawn)
         for name, start in ledger.headers.items():
             with root.open(present(root, name)) as file:
@@ -282,13 +284,13 @@ def read_ledger(path: str) -> Ledger:
                     raise _foreign_table(root.at(name))
         ledger.read()
     except OSError as error:
-        raise InputError(f"cannot read {shown(error.filename or path)!r}: {error.strerror}.") from error
+        raise InputError(f"cannot read {escape_name(error.filename or path)!r}: {error.strerror}.") from error
     return ledger
 
 
 def _foreign_table(path: str) -> SettingsError:
     return SettingsError(
-        f"{shown(path)!r} is not as camcli wrote it; has another program saved it? "
+        f"{escape_name(path)!r} is not as camcli wrote it; has another program saved it? "
         "Put the original back, start again with --overwrite, or choose another folder with --output."
     )
 
@@ -323,17 +325,17 @@ def _is_row(row: Mapping[str, str]) -> bool:
             return False
         if not (_BOXES.fullmatch(row.get("bboxes", "")) and _SIZE.fullmatch(row.get("image_w", "0") + row.get("image_h", "0"))):
             return False
-        overlay = recovered(row["overlay"])
-        return not overlay or is_own_overlay(overlay, recovered(row["image"]), _prediction(row), _extras(row))
+        overlay = unescape_name(row["overlay"])
+        return not overlay or is_own_overlay(overlay, unescape_name(row["image"]), _prediction(row), _extras(row))
     except (KeyError, ValueError):
         return False
 
 
 def _prediction(row: Mapping[str, str]) -> Prediction:
-    return Prediction(int(row["rank"]), int(row["class_index"]), recovered(row["class_name"]), 0.0, 0.0)
+    return Prediction(int(row["rank"]), int(row["class_index"]), unescape_name(row["class_name"]), 0.0, 0.0)
 
 
 def _extras(row: Mapping[str, str]) -> list[tuple[str, ...]]:
     """What may stand in a file's name behind rank and class: layer and method, where several were asked for."""
-    layer, method = recovered(row["layer"]), recovered(row["method"])
+    layer, method = unescape_name(row["layer"]), unescape_name(row["method"])
     return [(), (method,), (layer,), (layer, method)]

@@ -11,7 +11,7 @@ from camcli.config.run import LOOKS, RunConfig
 from camcli.documents import parse_json
 from camcli.errors import ConfigError, SettingsError
 from camcli.output.root import Root
-from camcli.records import RUN_MARKER, shown
+from camcli.records import RUN_MARKER, escape_name
 
 MARKER = f"{RUN_MARKER}/redrawing"
 """Holds the look that the overlays are given, as JSON, for as long as not all have it."""
@@ -38,6 +38,6 @@ def check_one_look(root: Root) -> None:
     """Raise SettingsError where the overlays in ``root`` are of two looks, and OSError."""
     if root.exists(MARKER):
         raise SettingsError(
-            f"a camcli render was interrupted in {shown(root.path)!r}, so its overlays are of two looks. "
-            f"Finish it with: camcli render {shown(root.path)}"
+            f"a camcli render was interrupted in {escape_name(root.path)!r}, so its overlays are of two looks. "
+            f"Finish it with: camcli render {escape_name(root.path)}"
         )

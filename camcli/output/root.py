@@ -23,7 +23,7 @@ from camcli.documents import MOST_BYTES, kind_of, read_regular
 from camcli.errors import ImageError
 from camcli.output.openat import ABSENT, NOT_INSIDE, fill_file, open_file, opened_folder, parts_of, regular_size
 from camcli.output.writers import output_error
-from camcli.records import RUN_MARKER, shown
+from camcli.records import RUN_MARKER, escape_name
 
 SCRATCH = f"{RUN_MARKER}/scratch"
 """Where files are written before they get their names: on the same file system."""
@@ -325,7 +325,7 @@ class Root:
         except OSError as error:
             if error.errno in _NAME_PROBLEMS:
                 raise ImageError(
-                    "write", f"its file cannot have the name {shown(self.at(relative))!r}: {error.strerror}"
+                    "write", f"its file cannot have the name {escape_name(self.at(relative))!r}: {error.strerror}"
                 ) from error
             raise
 

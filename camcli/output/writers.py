@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 from camcli.errors import OutputError
-from camcli.records import Boxes, Failure, Row, shown
+from camcli.records import Boxes, Failure, Row, escape_name
 
 LABEL_COLUMNS = ("label", "correct")
 BOX_COLUMNS = ("bbox_x", "bbox_y", "bbox_w", "bbox_h", "bboxes", "image_w", "image_h")
@@ -49,12 +49,12 @@ def output_error(path: str, error: OSError) -> OutputError:
     folder = os.path.dirname(os.path.abspath(path))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
-            f"the disk at {shown(_mount_point(folder))!r}, which holds {shown(folder)!r}, is full; "
+            f"the disk at {escape_name(_mount_point(folder))!r}, which holds {escape_name(folder)!r}, is full; "
             "free some space and run the same command again."
         )
     if error.errno == errno.EFBIG:
-        return OutputError(f"{shown(path)!r} would exceed the file-size limit of this process (ulimit -f).")
-    return OutputError(f"cannot write {shown(path)!r}: {error.strerror or error}.")
+        return OutputError(f"{escape_name(path)!r} would exceed the file-size limit of this process (ulimit -f).")
+    return OutputError(f"cannot write {escape_name(path)!r}: {error.strerror or error}.")
 
 
 def _mount_point(folder: str) -> str:
@@ -76,7 +76,7 @@ def prediction_columns(*, labelled: bool, boxed: bool) -> tuple[str, ...]:
 
 
 def prediction_line(row: Row) -> bytes:
-    """A row of ``predictions.csv``: names as ``records.shown`` writes them, numbers with six significant digits."""
+    """A row of ``predictions.csv``: names as ``records.escape_name`` writes them, numbers with six significant digits."""
     columns = PREDICTION_COLUMNS if row.label is None else (*PREDICTION_COLUMNS, *LABEL_COLUMNS)
     cells = [_cell(getattr(row, column)) for column in columns]
     return csv_line((*cells, *(() if row.boxes is None else _box_cells(row.boxes))))
@@ -95,7 +95,7 @@ def failure_line(failure: Failure) -> bytes:
 
 
 def table_line(values: tuple[Any, ...]) -> bytes:
-    """A row of any table: names as ``records.shown`` writes them, numbers with six significant digits, nothing for None."""
+    """A row of any table: names as ``records.escape_name`` writes them, numbers with six significant digits, nothing for None."""
     return csv_line(tuple(map(_cell, values)))
 
 
@@ -115,6 +115,6 @@ def _cell(value: Any) -> str:
 
 
 def _text(value: str) -> str:
-    """``value`` as ``records.shown`` writes it; what a spreadsheet would take for a formula begins with an escape too."""
-    text = shown(value)
+    """``value`` as ``records.escape_name`` writes it; what a spreadsheet would take for a formula begins with an escape too."""
+    text = escape_name(value)
     return f"\\x{ord(text[0]):02x}{text[1:]}" if text.startswith(_FORMULA_STARTS) else text

@@ -42,7 +42,7 @@ class Engine:
 
     def __init__(self, job: Job, before_pass: Callable[[], None] = lambda: None) -> None:
         self._job, self._before_pass = job, before_pass
-        self._room = job.batch_size
+        self._max_batch = job.batch_size
 
     def explain(self, inputs: Sequence[np.ndarray], labels: Sequence[int | None] | None = None) -> list[Part]:
         """Begin to explain ``inputs``, each (h, w, 3) uint8, no more than the job's batch size. ``labels``: true classes, None
@@ -54,7 +54,7 @@ class Engine:
         parts: list[Part] = []
         begun = 0
         while begun < len(inputs):
-            part = slice(begun, begun + self._room)
+            part = slice(begun, begun + self._max_batch)
             count = len(inputs[part])
             try:
                 parts.append((count, self._begin(inputs[part], None if labels is None else labels[part])))
@@ -70,8 +70,8 @@ class Engine:
         missing = wanted - len(inputs) if wanted is not None and wanted // 2 < len(inputs) < wanted else 0
         filled = [*inputs, *[inputs[-1]] * missing]  # a network compiled for one size takes a short batch filled up
         known = None if labels is None else [*labels, *[labels[-1]] * missing]
-        options = replace(self._job.options, chunk=min(self._job.options.chunk, self._room), before_pass=self._before_pass)
-        return _landing(explain_tensor(normalised(filled, self._job), self._job, known, options))
+        options = replace(self._job.options, chunk=min(self._job.options.chunk, self._max_batch), before_pass=self._before_pass)
+        return _copy_to_host_async(explain_tensor(normalised(filled, self._job), self._job, known, options))
 
     def _shrink(self, count: int, error: Exception) -> None:
         job = self._job
@@ -79,7 +79,7 @@ class Engine:
             raise self._failed(count, error) from error
         if count == 1:
             raise OutOfMemoryError(f"{job.device} has not enough memory for one image with {job.model.name}.") from error
-        self._room = count // 2
+        self._max_batch = count // 2
         if job.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -150,7 +150,7 @@ def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def _landing(found: Explanation) -> _Finding:
+def _copy_to_host_async(found: Explanation) -> _Finding:
     """``found`` with copies to the host begun: on a GPU into pinned memory, behind the work that makes them."""
     order = top_classes(found.logits, found.logits.shape[1])
     if found.logits.device.type != "cuda":
@@ -189,7 +189,7 @@ def _findings(found: Explanation, order: torch.Tensor, job: Job) -> list[Finding
     for i in range(len(targets)):
         explained = [(position, predicted(i, index)) for position, index in _first_occurrences(targets[i])]
         heatmaps = [
-            judged(prediction, layer, method, maps[layer, method][i, position])
+            with_status(prediction, layer, method, maps[layer, method][i, position])
             for position, prediction in explained
             for layer, method in results
         ]
@@ -205,7 +205,7 @@ def _first_occurrences(targets: list[int]) -> list[tuple[int, int]]:
     return [(position, index) for index, position in seen.items()]
 
 
-def judged(prediction: Prediction, layer: str, method: str, values: np.ndarray) -> Heatmap:
+def with_status(prediction: Prediction, layer: str, method: str, values: np.ndarray) -> Heatmap:
     """The heatmap of ``values`` (h, w) with its status: ``nonfinite`` for NaN or infinity, ``empty``, else ``ok``.
 
     Empty is a map that points nowhere: it has no positive value, or the same in every cell to one part in ten thousand.

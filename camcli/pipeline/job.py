@@ -27,7 +27,7 @@ from camcli.network.memory import fitting_batch_size, refuse_too_little
 from camcli.network.prepare import Preparation, prepare_network, worth_compiling
 from camcli.pipeline.true_labels import true_classes
 from camcli.records import Counts, Layer, LoadedModel, Preprocess, Source
-from camcli.timing import Stages
+from camcli.timing import StageTimer
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Job:
         layers = ", ".join(layer.name for layer in self.layers)
         return f"<camcli model {self.model.name}: {len(self.model.classes)} classes, layers {layers}, on {self.device}>"
 
-    def asking(self, **changes: Any) -> Job:
+    def with_targets(self, **changes: Any) -> Job:
         """The same model with other questions: fields of RunConfig about classes and methods. Raises as ``prepare_job`` does."""
         config = replace(self.config, **changes).check()
         methods = [METHODS[name] for name in config.method]
@@ -76,11 +76,11 @@ def prepare_job(
     *,
     left: int | None = None,
     show_progress: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    info: Callable[[str], None] = lambda _: None,
 ) -> Job:
     """Load the model, look every name up, and make the network ready. ``left``: how many of ``sources`` are still to do.
 
-    ``say`` is told what takes long. Raises the UsageError of whatever does not exist (ConfigError, DeviceError, ModelError,
+    ``info`` is told what takes long. Raises the UsageError of whatever does not exist (ConfigError, DeviceError, ModelError,
     LayerError, ClassError), before any image is read.
     """
     methods = [METHODS[name] for name in config.method]
@@ -98,7 +98,7 @@ def prepare_job(
     batch_size = config.batch_size or fitting_batch_size(model, names, device, through_all=through_all)
     compiled = worth_compiling(config.compile, len(sources) if left is None else left)
     if compiled:
-        say(f"Compiling {model.name}; this takes up to a minute the first time.")
+        info(f"Compiling {model.name}; this takes up to a minute the first time.")
     wanted = Preparation(config.precision, compiled, batch_size, config.threads)
     network = prepare_network(model, names, device, wanted, notes.append)
     refuse_too_little(model, names, device)
@@ -186,12 +186,12 @@ def _check_methods(
     image = torch.randn((1, 3, *model.preprocess.crop), generator=generator).to(device, dtype)
     check_options(methods, options)
     for method in methods:
-        for layer in layers[: 1 if method.anywhere else None]:
+        for layer in layers[: 1 if method.layer_independent else None]:
             if method.check is not None:
                 method.check(model.module, layer, image)
 
 
-def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float, state: str, stages: Stages) -> dict[str, Any]:
+def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float, state: str, stages: StageTimer) -> dict[str, Any]:
     """The contents of ``run.json``. ``totals``: images in the tables explained and failed, by this run and earlier ones."""
     return {
         "camcli": __version__,
@@ -201,7 +201,7 @@ def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float
         "preprocess": asdict(job.model.preprocess),
         "layers": [layer.name for layer in job.layers],
         "device": str(job.device),
-        "network": {"batch_size": job.batch_size, "runs": job.network.words or "fp32, not compiled"},
+        "network": {"batch_size": job.batch_size, "runs": job.network.description or "fp32, not compiled"},
         "images": {"explained": totals[0], "failed": totals[1]},
         "this_run": {**counts.as_dict(), "seconds": round(seconds, 3), "stages": stages.seconds()},
         "versions": package_versions(),

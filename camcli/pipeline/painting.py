@@ -17,23 +17,23 @@ from camcli.output.folder import OutputFolder
 from camcli.output.names import file_stem
 from camcli.pipeline.admission import Ticket
 from camcli.pipeline.job import Job
-from camcli.pipeline.reading import MOST_BYTES, Prepared, held_bytes
-from camcli.records import Box, Boxes, Checksum, Explained, Failure, Findings, Heatmap, Outcome, Prediction, Row
+from camcli.pipeline.reading import MOST_BYTES, PreparedImage, held_bytes
+from camcli.records import Box, Boxes, Checksum, Failure, Findings, Heatmap, Outcome, Prediction, Row, Success
 from camcli.render.caption import caption_of
 from camcli.render.encode import encode_image
 from camcli.render.maps import place_map, scale_map
 from camcli.render.regions import find_boxes, segment
-from camcli.render.styles import Canvas, Notes, fitted, overlay_bytes, style_of
-from camcli.timing import Stages
+from camcli.render.styles import Canvas, Notes, overlay_bytes, resize_to_fit, style_of
+from camcli.timing import StageTimer
 
 
-class Painter:
+class OverlayWriter:
     """Overlays under way: painted, encoded and written by the threads of ``pool``, recorded in the order of the images.
 
     At most ``most`` images, or MOST_BYTES of them, are under way when ``finished`` returns.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor, job: Job, folder: OutputFolder, stages: Stages, most: int) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, job: Job, folder: OutputFolder, stages: StageTimer, most: int) -> None:
         self._pool, self._job, self._folder, self._stages, self._most = pool, job, folder, stages, most
         self._under_way: deque[tuple[Future[Outcome], int, Ticket | None]] = deque()
         self._held = 0
@@ -41,7 +41,7 @@ class Painter:
         self._show_layer = len({layer for layer, _ in job.results()}) > 1
         self._show_method = len(job.config.method) > 1
 
-    def add(self, item: Prepared | Failure, findings: Findings | None) -> None:
+    def add(self, item: PreparedImage | Failure, findings: Findings | None) -> None:
         """Begin to paint an image with what was found in it; a failure has nothing to paint."""
         future: Future[Outcome] = Future()
         if isinstance(item, Failure) or findings is None:
@@ -49,7 +49,7 @@ class Painter:
             future.set_result(item)
         else:
             future = self._pool.submit(self._paint, item, findings)
-        self._under_way.append((future, held_bytes(item), item.ticket if isinstance(item, Prepared) else None))
+        self._under_way.append((future, held_bytes(item), item.ticket if isinstance(item, PreparedImage) else None))
         self._held += held_bytes(item)
 
     def finished(self, *, wait_for_all: bool) -> Iterator[Outcome]:
@@ -69,11 +69,11 @@ class Painter:
                 ticket.release()
             yield outcome
 
-    def _paint(self, prepared: Prepared, findings: Findings) -> Outcome:
+    def _paint(self, prepared: PreparedImage, findings: Findings) -> Outcome:
         source, stamp = prepared.source, prepared.image.stamp
         try:
             with self._folder.in_flight(source.image):
-                canvas = fitted(prepared.image.pixels, self._job.config.max_side)
+                canvas = resize_to_fit(prepared.image.pixels, self._job.config.max_side)
                 painted = [self._row(heatmap, findings.best, prepared, canvas) for heatmap in findings.heatmaps]
         except ImageError as error:
             return Failure(source.image, error.stage, str(error), stamp)
@@ -82,10 +82,10 @@ class Painter:
                 raise
             return Failure(source.image, "memory", NOT_ENOUGH)
         rows, checksums = zip(*painted, strict=True) if painted else ((), ())
-        return Explained(source.image, stamp, rows, tuple(itertools.chain.from_iterable(checksums)))
+        return Success(source.image, stamp, rows, tuple(itertools.chain.from_iterable(checksums)))
 
     def _write_files(
-        self, heatmap: Heatmap, prepared: Prepared, canvas: Canvas, stem: str
+        self, heatmap: Heatmap, prepared: PreparedImage, canvas: Canvas, stem: str
     ) -> tuple[tuple[Box, ...], tuple[Checksum, ...]]:
         """Overlay, map and mask of a map, as far as they are asked for: the boxes around its connected parts, and checksums."""
         config, view, image = self._job.config, prepared.view, prepared.image.pixels
@@ -113,7 +113,7 @@ class Painter:
             checksums = self._folder.write_files(prepared.source.image, files)
         return tuple(boxes), checksums
 
-    def _row(self, heatmap: Heatmap, best: Prediction, prepared: Prepared, canvas: Canvas) -> tuple[Row, tuple[Checksum, ...]]:
+    def _row(self, heatmap: Heatmap, best: Prediction, prepared: PreparedImage, canvas: Canvas) -> tuple[Row, tuple[Checksum, ...]]:
         """One map painted and written: its row, and the checksums of its files."""
         job = self._job
         names = [heatmap.layer] * self._show_layer + [heatmap.method] * self._show_method

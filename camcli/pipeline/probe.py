@@ -88,10 +88,10 @@ def main() -> None:
     import numpy as np
 
     from camcli.images.decode import decode_image
-    from camcli.images.geometry import prepare_input, view_of
+    from camcli.images.geometry import input_window, prepare_input
     from camcli.images.limits import allow_any_size
     from camcli.records import Image, Preprocess
-    from camcli.render.styles import Style, fitted, overlay_bytes
+    from camcli.render.styles import Style, overlay_bytes, resize_to_fit
     from camcli.resources import available_memory
 
     _without_core_dumps()
@@ -103,9 +103,9 @@ def main() -> None:
         signal.alarm(int(sys.argv[2]))  # which ends the process, also from within C code
         image = decode_image(Source("", os.fsdecode(name)), int(sys.argv[1]))
         if isinstance(image, Image) and 9 * image.pixels.nbytes // 3 < available_memory():
-            view = view_of((image.pixels.shape[1], image.pixels.shape[0]), Preprocess(), "crop")
+            view = input_window((image.pixels.shape[1], image.pixels.shape[0]), Preprocess(), "crop")
             prepare_input(image.pixels, view, Preprocess())
-            overlay_bytes(fitted(image.pixels, None), heatmap, view.box, view.pixels, Style())
+            overlay_bytes(resize_to_fit(image.pixels, None), heatmap, view.box, view.pixels, Style())
         os.write(1, _BACK)
 
 

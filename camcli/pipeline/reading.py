@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from camcli.images.decode import NOT_ENOUGH, decode_image
-from camcli.images.geometry import View, prepare_input, view_of
+from camcli.images.geometry import InputWindow, input_window, prepare_input
 from camcli.pipeline.admission import Admission, Ticket, peak_bytes
 from camcli.pipeline.job import Job
 from camcli.records import Failure, Image, Source
 from camcli.resources import available_cores
-from camcli.timing import Stages
+from camcli.timing import StageTimer
 
 _MOST_FAILURES = 64
 """Failures that wait for the images of their batch."""
@@ -27,16 +27,16 @@ MOST_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedImage:
     """An image on its way: decoded, and as the network's input (h, w, 3) uint8. ``ticket``: what holds its memory for it."""
 
     source: Source
     image: Image
-    view: View
+    view: InputWindow
     input: np.ndarray
     ticket: Ticket | None = None
 
-    def without_pixels(self) -> Prepared:
+    def without_pixels(self) -> PreparedImage:
         """The same without the decoded image, whose memory is given back."""
         if self.ticket is not None:
             self.ticket.release()
@@ -51,16 +51,16 @@ def read_ahead(
     pool: ThreadPoolExecutor,
     sources: Iterable[Source],
     job: Job,
-    stages: Stages,
+    stages: StageTimer,
     ahead: int,
     holding: Holding = lambda _: nullcontext(),
-) -> Generator[Prepared | Failure | None, None, None]:
+) -> Generator[PreparedImage | Failure | None, None, None]:
     """Each source decoded and prepared, in order; at most ``ahead`` of them, or MOST_BYTES, before they are asked for.
 
     None instead where the next one waits for memory that earlier ones still hold: they must be done with before it comes. To be
     closed before the ``pool`` is, so that no thread waits for memory any longer.
     """
-    flying: deque[tuple[Future[Prepared | Failure], Ticket]] = deque()
+    flying: deque[tuple[Future[PreparedImage | Failure], Ticket]] = deque()
     admission = Admission(job.config.workers or available_cores(), lambda header: peak_bytes(header, job.config))
     remaining, largest, allowed = iter(sources), 0, 1
 
@@ -89,12 +89,12 @@ def read_ahead(
         admission.close()
 
 
-def held_bytes(item: Prepared | Failure) -> int:
+def held_bytes(item: PreparedImage | Failure) -> int:
     """What an item keeps in memory, in bytes."""
-    return item.image.pixels.nbytes + item.input.nbytes if isinstance(item, Prepared) else 0
+    return item.image.pixels.nbytes + item.input.nbytes if isinstance(item, PreparedImage) else 0
 
 
-def _prepare(source: Source, job: Job, stages: Stages, holding: Holding, ticket: Ticket) -> Prepared | Failure:
+def _prepare(source: Source, job: Job, stages: StageTimer, holding: Holding, ticket: Ticket) -> PreparedImage | Failure:
     try:
         item = _decoded(source, job, stages, holding, ticket)
     except MemoryError:
@@ -108,35 +108,35 @@ def _prepare(source: Source, job: Job, stages: Stages, holding: Holding, ticket:
     return item
 
 
-def _decoded(source: Source, job: Job, stages: Stages, holding: Holding, ticket: Ticket) -> Prepared | Failure:
+def _decoded(source: Source, job: Job, stages: StageTimer, holding: Holding, ticket: Ticket) -> PreparedImage | Failure:
     with holding(source.image):
         image = decode_image(source, job.config.max_pixels, stages, hashed=job.config.hash, admit=ticket.admit)
         return image if isinstance(image, Failure) else _prepared(source, image, job, stages, ticket)
 
 
-def _prepared(source: Source, image: Image, job: Job, stages: Stages, ticket: Ticket) -> Prepared:
+def _prepared(source: Source, image: Image, job: Job, stages: StageTimer, ticket: Ticket) -> PreparedImage:
     with stages.work("prepare"):
         height, width = image.pixels.shape[:2]
-        view = view_of((width, height), job.model.preprocess, job.config.fit)
-        return Prepared(source, image, view, prepare_input(image.pixels, view, job.model.preprocess), ticket)
+        view = input_window((width, height), job.model.preprocess, job.config.resize_mode)
+        return PreparedImage(source, image, view, prepare_input(image.pixels, view, job.model.preprocess), ticket)
 
 
 def batches(
-    items: Iterable[Prepared | Failure | None], size: int, stop: threading.Event | None
-) -> Iterator[list[Prepared | Failure]]:
+    items: Iterable[PreparedImage | Failure | None], size: int, stop: threading.Event | None
+) -> Iterator[list[PreparedImage | Failure]]:
     """Runs of items that hold ``size`` prepared images each or MOST_BYTES, the last one fewer; failures keep their place.
 
     Many failures in a row end a run too, so that they are recorded and do not pile up; so does ``stop``. Where a run ends for
     another reason than ``stop`` follows from the images alone, as long as there is memory for them. None, for an image that waits
     for memory, comes out as an empty run: its taker finishes what it has in progress. If that was not enough, the run ends there.
     """
-    batch: list[Prepared | Failure] = []
+    batch: list[PreparedImage | Failure] = []
     images = held = 0
     waited = False
     for item in items:
         if item is not None:
             batch.append(item)
-            images += isinstance(item, Prepared)
+            images += isinstance(item, PreparedImage)
             held += held_bytes(item)
         full = images == size or held >= MOST_BYTES or len(batch) >= _MOST_FAILURES + size
         if item is None and not (waited and batch):

@@ -20,14 +20,14 @@ from camcli.cam import METHODS
 from camcli.output.folder import OutputFolder
 from camcli.pipeline.engine import Engine, Part
 from camcli.pipeline.job import Job
-from camcli.pipeline.painting import Painter
-from camcli.pipeline.reading import Prepared, batches, read_ahead
+from camcli.pipeline.painting import OverlayWriter
+from camcli.pipeline.reading import PreparedImage, batches, read_ahead
 from camcli.pipeline.stopping import Stopped, Watch
 from camcli.records import Failure, Outcome, Source
 from camcli.resources import available_cores
-from camcli.timing import Stages
+from camcli.timing import StageTimer
 
-_Batch = tuple[list[Prepared | Failure], list[Part]]
+_Batch = tuple[list[PreparedImage | Failure], list[Part]]
 """Images and failures in order, and what the network is finding in the images."""
 
 
@@ -36,7 +36,7 @@ def explain_images(
     job: Job,
     folder: OutputFolder,
     stop: threading.Event | None = None,
-    stages: Stages | None = None,
+    stages: StageTimer | None = None,
     tell: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Outcome]:
     """Explain ``sources`` and yield one outcome each, in their order, once its files and rows are written.
@@ -45,13 +45,13 @@ def explain_images(
     otherwise dropped. An image that cannot be explained yields a Failure. ``stages`` is told where the time goes, ``tell`` which
     pass of its batch begins. Raises a RunError when the run cannot go on.
     """
-    stages, stop = stages or Stages(), stop or threading.Event()
+    stages, stop = stages or StageTimer(), stop or threading.Event()
     watch = Watch(stop, tell)
     workers = job.config.workers or available_cores()
     engine, in_flight = Engine(job, watch.before_pass), deque[_Batch]()
     depth = 1 if job.device.type == "cuda" else 0  # batches that the device works on while the host goes on
     with _threads(workers, job.config.threads) as (readers, writers), ExitStack() as stack:
-        painter = Painter(writers, job, folder, stages, job.batch_size + workers)
+        painter = OverlayWriter(writers, job, folder, stages, job.batch_size + workers)
         prepared = read_ahead(readers, sources, job, stages, job.batch_size + workers, folder.in_flight)
         stack.callback(prepared.close)
         for batch in batches(prepared, _images_at_once(job), stop):
@@ -81,7 +81,7 @@ def _images_at_once(job: Job) -> int:
 
 def prepared_batches(
     sources: Sequence[Source], job: Job, stop: threading.Event | None = None
-) -> Iterator[list[Prepared | Failure]]:
+) -> Iterator[list[PreparedImage | Failure]]:
     """``sources`` read and prepared in threads, in order, in batches of the job's size; failures keep their place.
 
     Their decoded pixels are left out. While batches are taken the network has its own number of threads, as in
@@ -89,7 +89,7 @@ def prepared_batches(
     """
     workers = job.config.workers or available_cores()
     with _threads(workers, job.config.threads) as (readers, _), ExitStack() as stack:
-        prepared = read_ahead(readers, sources, job, Stages(), job.batch_size + workers)
+        prepared = read_ahead(readers, sources, job, StageTimer(), job.batch_size + workers)
         stack.callback(prepared.close)
         for batch in batches(prepared, job.batch_size, stop):
             ready = [item if isinstance(item, Failure) else item.without_pixels() for item in batch]
@@ -116,8 +116,8 @@ def _threads(workers: int, threads: int | None) -> Iterator[tuple[ThreadPoolExec
         cv2.setNumThreads(kept[1])
 
 
-def _begin(batch: list[Prepared | Failure], engine: Engine, job: Job, stages: Stages) -> list[Part]:
-    images = [item for item in batch if isinstance(item, Prepared)]
+def _begin(batch: list[PreparedImage | Failure], engine: Engine, job: Job, stages: StageTimer) -> list[Part]:
+    images = [item for item in batch if isinstance(item, PreparedImage)]
     if not images:
         return []
     labels = None if job.labels is None else [job.labels.get(image.source.image) for image in images]
@@ -126,7 +126,7 @@ def _begin(batch: list[Prepared | Failure], engine: Engine, job: Job, stages: St
 
 
 def _paint(
-    batch: list[Prepared | Failure], parts: list[Part], engine: Engine, painter: Painter, stages: Stages
+    batch: list[PreparedImage | Failure], parts: list[Part], engine: Engine, painter: OverlayWriter, stages: StageTimer
 ) -> Iterator[Outcome]:
     with stages.work("network"):
         findings = iter(engine.collect(parts))

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from camcli.documents import read_text
 from camcli.errors import ClassError, LabelsError
 from camcli.models.labels import find_class
-from camcli.records import Source, recovered, shown
+from camcli.records import Source, escape_name, unescape_name
 
 FOLDER = "folder"
 """The value of ``--class-from`` that takes the name of each image's folder, as torchvision's ImageFolder does."""
@@ -44,7 +44,7 @@ def true_classes(class_from: str, sources: Sequence[Source], classes: Sequence[s
     if wrong:
         first = next(iter(wrong.values()))
         more = f" The same holds for {len(wrong) - 1} more." if len(wrong) > 1 else ""
-        raise ClassError(f"--class-from {shown(class_from)}: {first}{more}")
+        raise ClassError(f"--class-from {escape_name(class_from)}: {first}{more}")
     return {image: indices[label] for image, label in labels.items()}
 
 
@@ -52,16 +52,16 @@ def _from_table(path: str, images: Collection[str]) -> dict[str, str]:
     try:
         rows = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if row]
     except OSError as error:
-        raise LabelsError(f"--class-from {shown(path)}: {error.strerror}. Give a CSV file, or the word folder.") from error
+        raise LabelsError(f"--class-from {escape_name(path)}: {error.strerror}. Give a CSV file, or the word folder.") from error
     except (ValueError, csv.Error) as error:
-        raise LabelsError(f"--class-from {shown(path)} is not a CSV file in UTF-8: {error}.") from error
+        raise LabelsError(f"--class-from {escape_name(path)} is not a CSV file in UTF-8: {error}.") from error
     if not rows or len(rows[0]) < 2:
-        raise LabelsError(f"--class-from {shown(path)}: expected the columns image and label.")
+        raise LabelsError(f"--class-from {escape_name(path)}: expected the columns image and label.")
     image, label, first = _layout(rows[0], images)
     short = next((number for number, row in enumerate(rows, 1) if len(row) <= max(image, label)), None)
     if short is not None:
-        raise LabelsError(f"--class-from {shown(path)}: line {short} has fewer columns than the header.")
-    return {recovered(row[image]): text for row in rows[first:] if (text := row[label].strip())}
+        raise LabelsError(f"--class-from {escape_name(path)}: line {short} has fewer columns than the header.")
+    return {unescape_name(row[image]): text for row in rows[first:] if (text := row[label].strip())}
 
 
 def _layout(first: Sequence[str], images: Collection[str]) -> tuple[int, int, int]:
@@ -71,7 +71,7 @@ def _layout(first: Sequence[str], images: Collection[str]) -> tuple[int, int, in
     about an image that is not explained.
     """
     names = [name.strip().lower() for name in first]
-    if not {"image", "label"} <= set(names) and recovered(first[0]) in images:
+    if not {"image", "label"} <= set(names) and unescape_name(first[0]) in images:
         return 0, 1, 0
     if "image" in names:
         image = names.index("image")

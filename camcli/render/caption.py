@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
-from camcli.records import Heatmap, recovered, shown
+from camcli.records import Heatmap, escape_name, unescape_name
 from camcli.render.legend import BACKGROUND, INK
 
 _FAINT = (170, 170, 170)
@@ -45,12 +45,12 @@ class Caption:
         per_cent = f"{100 * float(format(self.probability, '.6g')):.1f} %"
         if per_cent == "0.0 %" and self.probability > 0:
             per_cent = "< 0.1 %"
-        name, layer = shown(self.class_name), shown(self.layer)
+        name, layer = escape_name(self.class_name), escape_name(self.layer)
         if len(name) > _LONGEST_NAME:
             name = f"{name[: _LONGEST_NAME - 1]}…"
         if len(layer) > _LONGEST_NAME:
             layer = f"…{layer[1 - _LONGEST_NAME :]}"
-        return f"{name}, {per_cent}", f"{shown(self.method)} at {layer}"
+        return f"{name}, {per_cent}", f"{escape_name(self.method)} at {layer}"
 
 
 def caption_of(heatmap: Heatmap) -> Caption:
@@ -60,7 +60,7 @@ def caption_of(heatmap: Heatmap) -> Caption:
 
 def caption_of_row(row: Mapping[str, str]) -> Caption:
     """The same from a row of ``predictions.csv``. Raises ValueError for a row that has no probability."""
-    class_name, method, layer = (recovered(row[name]) for name in ("class_name", "method", "layer"))
+    class_name, method, layer = (unescape_name(row[name]) for name in ("class_name", "method", "layer"))
     return Caption(class_name, float(row["probability"]), method, layer)
 
 

@@ -52,10 +52,10 @@ class Notes:
 
 NO_NOTES = Notes()
 
-Painter = Callable[[np.ndarray, PlacedMap, Box, Style], None]
+StylePainter = Callable[[np.ndarray, PlacedMap, Box, Style], None]
 """Paints on a copy of the photo (H, W, 3), where the placed map covers the rectangle."""
 
-STYLES: Registry[Painter] = Registry("style")
+STYLES: Registry[StylePainter] = Registry("style")
 
 
 @lru_cache
@@ -207,7 +207,7 @@ class Canvas:
         return Box(left, top, max(1, right - left), max(1, bottom - top))
 
 
-def fitted(image: np.ndarray, most: int | None) -> Canvas:
+def resize_to_fit(image: np.ndarray, most: int | None) -> Canvas:
     """The image (H, W, 3) as a canvas with at most ``most`` pixels on its longer side."""
     height, width = image.shape[:2]
     scale = 1.0 if most is None else min(1.0, most / max(height, width))

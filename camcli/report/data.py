@@ -1,8 +1,8 @@
 """Tables of a run -> the columns that the page works with.
 
 The page has no tables of its own: every number here is one of ``predictions.csv``, as it stands there, or is computed from a raw
-map. Names are texts as ``records.shown`` writes them; addresses are percent-encoded, byte by byte, and stand beside a name only
-where they differ from it.
+map. Names are texts as ``records.escape_name`` writes them; addresses are percent-encoded, byte by byte, and stand beside a name
+only where they differ from it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from camcli.config.run import FITS, STYLES
+from camcli.config.run import RESIZE_MODES, STYLES
 from camcli.output.ledger import Ledger
 from camcli.output.maps import read_map
 from camcli.output.root import Root
-from camcli.records import recovered, shown
+from camcli.records import escape_name, unescape_name
 from camcli.report.maps import MapChunks, border_share, entropy
 from camcli.report.scripts import folder_urls, is_file_name, quoted
 
@@ -112,7 +112,7 @@ def _page_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide where in an overlay its map lies; None for one that is not of its type."""
     side = settings.get("max-side")
     return {
-        "fit": next((fit for fit in FITS if fit == settings.get("fit")), None),
+        "fit": next((fit for fit in RESIZE_MODES if fit == settings.get("fit")), None),
         "style": next((style for style in STYLES if style == settings.get("style")), None),
         "legend": settings.get("legend") is True,
         "caption": settings.get("caption") is True,
@@ -133,7 +133,7 @@ def _is_side(value: Any) -> bool:
 
 
 def _add_image(found: Gathered, image: str, row: Mapping[str, str], root: str | None) -> None:
-    name, url = shown(image), quoted(image)
+    name, url = escape_name(image), quoted(image)
     there = root is not None and os.path.isfile(os.path.join(root, image))
     can = NOT_SHOWABLE if image.lower().endswith(_NOT_IN_BROWSERS) else SHOWABLE
     values = {
@@ -151,7 +151,7 @@ def _add_image(found: Gathered, image: str, row: Mapping[str, str], root: str | 
 
 def _word(found: Gathered, row: Mapping[str, str], column: str) -> int | None:
     text = row.get(column)
-    return None if text is None else found.words.number(shown(recovered(text)))
+    return None if text is None else found.words.number(escape_name(unescape_name(text)))
 
 
 def _number(text: str) -> float | int | None:
@@ -171,7 +171,7 @@ def _add_row(found: Gathered, number: int, image: str, row: Mapping[str, str]) -
         rows[column].append(_word(found, row, column))
     for column in ROW_NUMBERS:
         rows[column].append(_number(row[column]))
-    overlay = recovered(row["overlay"])
+    overlay = unescape_name(row["overlay"])
     rows["overlay"].append(_overlay_url(overlay, image))
     if overlay:
         found.overlays.append(overlay)
@@ -187,7 +187,7 @@ def _add_map(found: Gathered, root: Root, row: Mapping[str, str], settings: Mapp
     values = None
     if settings.get("save-maps"):
         if row["overlay"]:
-            values = _map_of(root, recovered(row["overlay"]))
+            values = _map_of(root, unescape_name(row["overlay"]))
         found.maps.add(len(found.rows["image"]) - 1, values)
     for column, measure in (("entropy", entropy), ("border", border_share)):
         value = None if values is None else measure(values)

@@ -13,7 +13,7 @@ from camcli.errors import InputError, OutputError
 from camcli.output.files import is_report
 from camcli.output.root import Root
 from camcli.output.writers import output_error, write_file
-from camcli.records import shown
+from camcli.records import escape_name
 from camcli.report.data import Words
 from camcli.report.scripts import filled_page, folder_urls, json_script, quoted
 from camcli.report.thumbnails import current_thumbnail
@@ -38,11 +38,11 @@ def check_page(page: str) -> None:
     folder = os.path.dirname(os.path.abspath(page))
     if os.path.isdir(page) or not os.path.isdir(folder) or not page.lower().endswith((".html", ".htm")):
         raise InputError(
-            f"--report {shown(page)!r} cannot be the page: name a file, such as changes.html, in a folder that exists."
+            f"--report {escape_name(page)!r} cannot be the page: name a file, such as changes.html, in a folder that exists."
         )
     try:
         if os.path.lexists(page) and not is_report(Root(folder), os.path.basename(page)):
-            raise OutputError(f"{shown(page)!r} is not a page of camcli; name another file.")
+            raise OutputError(f"{escape_name(page)!r} is not a page of camcli; name another file.")
     except OSError as error:
         raise output_error(error.filename or page, error) from error
 
@@ -50,7 +50,7 @@ def check_page(page: str) -> None:
 def changes_html(found: Comparison, runs: tuple[str, str], folder: str) -> str:
     """The page, to stand in ``folder``: style, program and data within."""
     data = {
-        "runs": [shown(run) for run in runs],
+        "runs": [escape_name(run) for run in runs],
         "urls": [folder_urls(run, folder)[0] for run in runs],
         "agreement": found.agreement,
         "correlation": found.correlation,
@@ -66,18 +66,18 @@ def _names(runs: tuple[str, str]) -> tuple[str, str]:
     one, other = (os.path.abspath(run) for run in runs)
     if os.path.basename(one) != os.path.basename(other):
         one, other = os.path.basename(one), os.path.basename(other)
-    return shown(one), shown(other)
+    return escape_name(one), escape_name(other)
 
 
 def _columns(changes: Sequence[Change], runs: tuple[str, str]) -> dict[str, Any]:
     words = Words()
     columns: dict[str, Any] = {
-        "names": [shown(change.image) for change in changes],
+        "names": [escape_name(change.image) for change in changes],
         "correlations": [_rounded(change.correlation) for change in changes],
         "overlaps": [_rounded(change.overlap) for change in changes],
     }
     for key in ("predicted", "explained"):
-        columns[key] = [[words.number(shown(getattr(change, key)[side])) for change in changes] for side in (0, 1)]
+        columns[key] = [[words.number(escape_name(getattr(change, key)[side])) for change in changes] for side in (0, 1)]
     columns["probabilities"] = [[_rounded(change.probability[side]) for change in changes] for side in (0, 1)]
     columns["overlays"] = [[quoted(change.overlays[side]) for change in changes] for side in (0, 1)]
     columns["thumbs"] = [

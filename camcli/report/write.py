@@ -19,7 +19,7 @@ from camcli.output.record import read_record
 from camcli.output.redrawing import check_one_look
 from camcli.output.root import SCRATCH, Root
 from camcli.output.writers import output_error
-from camcli.records import REPORT_FOLDER, REPORT_PAGE, shown
+from camcli.records import REPORT_FOLDER, REPORT_PAGE, escape_name
 from camcli.report.about import about_run
 from camcli.report.data import Gathered, gather
 from camcli.report.scripts import filled_page, json_script
@@ -59,9 +59,9 @@ def report_run(path: str, stop: threading.Event | None = None) -> Report:
     """
     root = run_folders(path)[0]
     if root.path != os.path.abspath(path):
-        raise InputError(f"{shown(path)!r} holds parts of a run: join them with camcli merge, or report each part's folder.")
+        raise InputError(f"{escape_name(path)!r} holds parts of a run: join them with camcli merge, or report each part's folder.")
     check_kinds(root)
-    with undisturbed(root, f"a run is writing into {shown(path)!r}; report on it when that has ended."):
+    with undisturbed(root, f"a run is writing into {escape_name(path)!r}; report on it when that has ended."):
         return write_report(root, stop)
 
 
@@ -75,10 +75,10 @@ def write_report(root: Root, stop: threading.Event | None = None) -> Report:
     try:
         header = read_header(root)
         if header is None:
-            raise InputError(f"{shown(root.path)!r} holds no run of camcli, or its journal is damaged.")
+            raise InputError(f"{escape_name(root.path)!r} holds no run of camcli, or its journal is damaged.")
         check_one_look(root)
         if root.exists(REPORT_PAGE) and not is_report(root):
-            raise OutputError(f"{shown(root.at(REPORT_PAGE))!r} is not a report of camcli; move it away first.")
+            raise OutputError(f"{escape_name(root.at(REPORT_PAGE))!r} is not a report of camcli; move it away first.")
         root.make_folder(SCRATCH)
         root.clear_scratch()
         ledger = Ledger(root, header.settings, header.drawn)
@@ -127,7 +127,7 @@ def _data_files(found: Gathered, settings: Mapping[str, Any], record: Mapping[st
 
 
 def _title(path: str) -> str:
-    return shown(os.path.basename(os.path.abspath(path)) or path)
+    return escape_name(os.path.basename(os.path.abspath(path)) or path)
 
 
 def page_html(title: str, record: Mapping[str, Any], settings: Mapping[str, Any], found: Gathered | None = None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from camcli.output.ledger import Ledger
 from camcli.output.writers import json_bytes
-from camcli.records import recovered
+from camcli.records import unescape_name
 
 NAME = "boxes.json"
 """Of the file in the output folder."""
@@ -24,10 +24,10 @@ def coco_boxes(ledger: Ledger) -> bytes:
     categories: dict[int, dict[str, Any]] = {}
     annotations: list[dict[str, Any]] = []
     for row in itertools.chain.from_iterable(rows for _, rows in ledger.explained()):
-        name, index = recovered(row["image"]), int(row["class_index"])
+        name, index = unescape_name(row["image"]), int(row["class_index"])
         size = {"width": int(row["image_w"]), "height": int(row["image_h"])}
         image = images.setdefault(name, {"id": len(images) + 1, "file_name": name, **size})
-        categories.setdefault(index, {"id": index, "name": recovered(row["class_name"])})
+        categories.setdefault(index, {"id": index, "name": unescape_name(row["class_name"])})
         for box in filter(None, row["bboxes"].split(";")):
             left, top, width, height = map(int, box.split(" "))
             annotations.append(

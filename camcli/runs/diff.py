@@ -14,7 +14,7 @@ from camcli.output.files import map_file
 from camcli.output.ledger import read_ledger
 from camcli.output.maps import read_map
 from camcli.output.root import Root
-from camcli.records import Box, recovered, shown
+from camcli.records import Box, escape_name, unescape_name
 from camcli.render.maps import place_map, scale_map
 
 _SAMPLES = 56
@@ -83,7 +83,9 @@ def compare_runs(first: str, second: str, threshold: float = 0.15) -> Comparison
     runs = _read(first), _read(second)
     common = [image for image in runs[0].rows if image in runs[1].rows]
     if not common:
-        raise InputError(f"the runs in {shown(first)!r} and {shown(second)!r} have no image in common; names are compared.")
+        raise InputError(
+            f"the runs in {escape_name(first)!r} and {escape_name(second)!r} have no image in common; names are compared."
+        )
     changes = [_change(image, runs, threshold) for image in common]
     changes.sort(key=lambda change: (not change.flipped, 2.0 if change.correlation is None else change.correlation))
     only = len(runs[0].rows) - len(common), len(runs[1].rows) - len(common)
@@ -106,7 +108,7 @@ def _change(image: str, runs: tuple[_Run, _Run], threshold: float) -> Change:
         placed = [_sampled(values, row, seen) for values, row in zip(maps, (one, other), strict=True) if values is not None]
         correlation, overlap = pearson(*placed), _overlap(placed[0] >= threshold, placed[1] >= threshold)
     predicted, explained, overlays = (
-        (recovered(one[column]), recovered(other[column])) for column in ("predicted_class", "class_name", "overlay")
+        (unescape_name(one[column]), unescape_name(other[column])) for column in ("predicted_class", "class_name", "overlay")
     )
     probability = _number(one["predicted_probability"]), _number(other["predicted_probability"])
     return Change(image, predicted, probability, correlation, overlap, explained, overlays)
@@ -130,12 +132,12 @@ def _matched(first: list[dict[str, str]], second: list[dict[str, str]]) -> tuple
 def _map_of(row: Mapping[str, str], run: _Run) -> np.ndarray | None:
     if not run.has_maps or not row["overlay"]:
         return None
-    overlay = recovered(row["overlay"])
+    overlay = unescape_name(row["overlay"])
     try:
         return read_map(run.root, overlay)
     except (OSError, ValueError) as error:
         place = run.root.at(map_file(overlay))
-        raise InputError(f"the map {shown(place)!r} cannot be read: {error}. Find out more: camcli verify") from error
+        raise InputError(f"the map {escape_name(place)!r} cannot be read: {error}. Find out more: camcli verify") from error
 
 
 def _number(cell: str) -> float:

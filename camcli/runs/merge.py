@@ -21,7 +21,7 @@ from camcli.output.record import part_of, read_record, seconds_of
 from camcli.output.redrawing import check_one_look
 from camcli.output.root import Root
 from camcli.output.writers import output_error
-from camcli.records import shown
+from camcli.records import escape_name
 from camcli.runs import coco
 from camcli.runs.verify import named_parts
 
@@ -47,7 +47,7 @@ def merge_shards(path: str) -> Merged:
     where nothing can be written.
     """
     if not os.path.isdir(path):
-        raise InputError(f"there is no folder {shown(path)!r}.")
+        raise InputError(f"there is no folder {escape_name(path)!r}.")
     try:
         return _merged(path, Root(path))
     except OSError as error:
@@ -59,7 +59,7 @@ def _merged(path: str, root: Root) -> Merged:
     with contextlib.ExitStack() as stack:
         for part in parts:
             check_kinds(part)
-            stack.enter_context(undisturbed(part, f"a run is still writing into {shown(part.path)!r}. Wait for it."))
+            stack.enter_context(undisturbed(part, f"a run is still writing into {escape_name(part.path)!r}. Wait for it."))
         records = [_finished_record(part) for part in parts]
         header = _common_header(root, parts)
         ledgers = [_ledger(part) for part in parts]
@@ -93,14 +93,18 @@ def _parts(path: str, root: Root) -> list[Root]:
     found = {part for name in root.names() if (part := shard_of_name(name)) and root.is_folder(name)}
     counts = {count for _, count in found}
     if not found:
-        raise InputError(f"{shown(path)!r} holds no parts; camcli run --shard 0/8 -o {shown(path)} makes the first of eight.")
+        raise InputError(
+            f"{escape_name(path)!r} holds no parts; camcli run --shard 0/8 -o {escape_name(path)} makes the first of eight."
+        )
     if len(counts) > 1:
         divisions = " and ".join(str(count) for count in sorted(counts))
-        raise InputError(f"{shown(path)!r} holds parts of different divisions, into {divisions}; remove those of one of them.")
+        raise InputError(
+            f"{escape_name(path)!r} holds parts of different divisions, into {divisions}; remove those of one of them."
+        )
     count = counts.pop()
     missing = named_parts((index, count) for index in range(count) if (index, count) not in found)
     if missing:
-        raise InputError(f"{shown(path)!r} lacks {missing}: run camcli with --shard for each, then merge.")
+        raise InputError(f"{escape_name(path)!r} lacks {missing}: run camcli with --shard for each, then merge.")
     return [root.below(shard_name(index, count)) for index in range(count)]
 
 
@@ -108,7 +112,7 @@ def _finished_record(part: Root) -> dict[str, Any]:
     check_one_look(part)
     record = read_record(part)
     if record.get("state") != "finished":
-        raise InputError(f"{shown(part.path)!r} is not finished: run its command again, then merge.")
+        raise InputError(f"{escape_name(part.path)!r} is not finished: run its command again, then merge.")
     return record
 
 
@@ -116,7 +120,7 @@ def _refuse_less_than_recorded(part: Root, record: Mapping[str, Any], ledger: Le
     """Raise InputError where the journal holds other images than ``run.json`` counted when the part came to its end."""
     failed = sum(bool(entry.stage) for entry in ledger.entries.values())
     if record.get("images") != {"explained": len(ledger.entries) - failed, "failed": failed}:
-        raise InputError(f"{shown(part.path)!r} does not hold what its run.json counts: run its command again, then merge.")
+        raise InputError(f"{escape_name(part.path)!r} does not hold what its run.json counts: run its command again, then merge.")
 
 
 def _common_header(root: Root, parts: Sequence[Root]) -> Header:
@@ -128,12 +132,14 @@ def _common_header(root: Root, parts: Sequence[Root]) -> Header:
     for part in parts:
         header = read_header(part)
         if header is None:
-            raise InputError(f"{shown(part.path)!r} has no journal: run its command again with --overwrite, then merge.")
+            raise InputError(f"{escape_name(part.path)!r} has no journal: run its command again with --overwrite, then merge.")
         if first is None:
             first, whose = Header({**effective_settings(header.present), "shard": None}), part
         different = differences(_comparable(first.present, header.present), _comparable(header.present, first.present))
         if different:
-            raise SettingsError(f"{shown(part.path)!r} was made with other settings than {shown(whose.path)!r} ({different}).")
+            raise SettingsError(
+                f"{escape_name(part.path)!r} was made with other settings than {escape_name(whose.path)!r} ({different})."
+            )
     assert first is not None
     return first
 
@@ -156,7 +162,8 @@ def _link_files(part: Root, folder: OutputFolder, entry: Entry, rows: list[dict[
     """Put the overlays and maps of an image of ``part`` into the joined folder as well. Raises OutputError."""
     if rows is None:
         raise OutputError(
-            f"the rows of {shown(entry.image)!r} in {shown(part.path)!r} are damaged: run its command again, then merge."
+            f"the rows of {escape_name(entry.image)!r} in {escape_name(part.path)!r} are damaged: run its command "
+            "again, then merge."
         )
     names = [] if entry.stage else row_files(rows, folder.ledger.settings)
     if not folder.is_explained(entry.image):
@@ -165,9 +172,9 @@ def _link_files(part: Root, folder: OutputFolder, entry: Entry, rows: list[dict[
         try:
             folder.root.link(part, name)
         except FileNotFoundError as error:
-            raise OutputError(f"{shown(part.at(name))!r} is gone: run its part again, then merge.") from error
+            raise OutputError(f"{escape_name(part.at(name))!r} is gone: run its part again, then merge.") from error
         except ImageError as error:
-            raise OutputError(f"cannot write {shown(name)!r}: {error}") from error
+            raise OutputError(f"cannot write {escape_name(name)!r}: {error}") from error
 
 
 def _joined(records: list[dict[str, Any]], settings: Mapping[str, Any], explained: int, failed: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import cv2
 from camcli.config.run import LOOKS
 from camcli.errors import ImageError, InputError
 from camcli.images.decode import decode_image
-from camcli.images.geometry import view_of
+from camcli.images.geometry import input_window
 from camcli.output.checks import is_unchanged
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, Header, read_header
@@ -22,9 +22,9 @@ from camcli.output.maps import read_map
 from camcli.output.record import RECORD, checked_record
 from camcli.output.root import Root
 from camcli.output.writers import csv_line
-from camcli.records import Box, Checksum, Failure, Preprocess, Source, checksum_of, preprocess_of, recovered, shown
+from camcli.records import Box, Checksum, Failure, Preprocess, Source, checksum_of, escape_name, preprocess_of, unescape_name
 from camcli.render.caption import caption_of_row
-from camcli.render.styles import Notes, Style, fitted, overlay_bytes, style_of
+from camcli.render.styles import Notes, Style, overlay_bytes, resize_to_fit, style_of
 from camcli.resources import available_cores
 
 
@@ -47,7 +47,7 @@ class _Look:
 
     def overlay_of(self, row: Mapping[str, str]) -> str:
         """Where the overlay of a row goes, relative to the output folder; empty where nothing is painted."""
-        overlay = recovered(row["overlay"])
+        overlay = unescape_name(row["overlay"])
         return f"{os.path.splitext(overlay)[0]}.{self.style.image_format}" if overlay else ""
 
 
@@ -64,7 +64,7 @@ def redraw(path: str, changes: Mapping[str, Any], tell: Tell = lambda _done, _of
     header = _header(path)
     if not header.present.get("save-maps"):
         raise InputError(
-            f"the run in {shown(path)!r} has stored no maps, from which overlays could be drawn: run with --save-maps."
+            f"the run in {escape_name(path)!r} has stored no maps, from which overlays could be drawn: run with --save-maps."
         )
     with OutputFolder(path, header.present) as folder:
         begun = folder.redrawing or {}
@@ -87,7 +87,7 @@ def redraw_folder(folder: OutputFolder, changes: Mapping[str, Any], tell: Tell =
     drawn = 0
     with folder.redrawn(wanted):
         for _, rows in explained:
-            folder.doubt([name for row in rows for name in (recovered(row["overlay"]), look.overlay_of(row)) if name])
+            folder.doubt([name for row in rows for name in (unescape_name(row["overlay"]), look.overlay_of(row)) if name])
         for done, ((entry, rows), outcome) in enumerate(zip(explained, _all_redrawn(explained, look), strict=True), 1):
             tell(done, len(explained))
             if isinstance(outcome, str):
@@ -104,9 +104,9 @@ def _header(path: str) -> Header:
     try:
         header = read_header(Root(path)) if os.path.isdir(path) else None
     except OSError as error:
-        raise InputError(f"cannot read {shown(error.filename or path)!r}: {error.strerror}.") from error
+        raise InputError(f"cannot read {escape_name(error.filename or path)!r}: {error.strerror}.") from error
     if header is None:
-        raise InputError(f"{shown(path)!r} holds no run of camcli.")
+        raise InputError(f"{escape_name(path)!r} holds no run of camcli.")
     return header
 
 
@@ -130,7 +130,7 @@ def _preprocess(folder: OutputFolder) -> Preprocess:
         return preprocess_of(checked_record(folder.root).get("preprocess"))
     except (FileNotFoundError, ValueError) as error:
         raise InputError(
-            f"{shown(folder.place)!r} has no {RECORD} that says how images were prepared: run the same command again first."
+            f"{escape_name(folder.place)!r} has no {RECORD} that says how images were prepared: run the same command again first."
         ) from error
 
 
@@ -143,14 +143,14 @@ def _redrawn(entry: Entry, rows: _Rows, look: _Look) -> list[Checksum] | str:
     if isinstance(image, Failure):
         return image.reason
     height, width = image.pixels.shape[:2]
-    view = view_of((width, height), look.preprocess, str(look.settings["fit"]))
-    canvas = fitted(image.pixels, look.settings["max-side"])
+    view = input_window((width, height), look.preprocess, str(look.settings["fit"]))
+    canvas = resize_to_fit(image.pixels, look.settings["max-side"])
     drawn: list[Checksum] = []
     for row in rows:
         if not row["overlay"]:
             continue
         try:
-            values = read_map(look.folder.root, recovered(row["overlay"]))
+            values = read_map(look.folder.root, unescape_name(row["overlay"]))
             boxes = tuple(Box(*map(int, box.split(" "))) for box in row.get("bboxes", "").split(";") if box)
             overlay = overlay_bytes(canvas, values, view.box, view.pixels, look.style, Notes(boxes, caption_of_row(row)))
             look.folder.write(look.overlay_of(row), overlay)
@@ -173,6 +173,6 @@ def _rows(look: _Look, entries: Mapping[str, Entry]) -> Iterator[tuple[Entry, by
         new = entries.get(entry.image)
         rows = None if new is None else look.folder.ledger.own_rows(entry, data)
         if new is not None and rows is not None:
-            data = b"".join(csv_line(tuple({**row, "overlay": shown(look.overlay_of(row))}.values())) for row in rows)
+            data = b"".join(csv_line(tuple({**row, "overlay": escape_name(look.overlay_of(row))}.values())) for row in rows)
             entry = replace(new, length=len(data), rows=zlib.crc32(data))
         yield entry, data

@@ -21,7 +21,7 @@ from camcli.output.record import RECORD, checked_record, part_of
 from camcli.output.redrawing import MARKER
 from camcli.output.root import Root
 from camcli.output.unconfirmed import LOG
-from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, Checksum, recovered, shown
+from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, Checksum, escape_name, unescape_name
 
 _MOST_NAMED = 5
 """Parts that are named where several are missing."""
@@ -38,15 +38,15 @@ class Problem:
 def run_folders(path: str) -> list[Root]:
     """``path`` where it holds a run, and the folders in it of runs that share it. Raises InputError when there is none."""
     if not os.path.isdir(path):
-        raise InputError(f"there is no folder {shown(path)!r}.")
+        raise InputError(f"there is no folder {escape_name(path)!r}.")
     root = Root(path)
     try:
         parts = [root.below(name) for name in root.names() if shard_of_name(name) and root.is_folder(name)]
         found = [folder for folder in (root, *parts) if folder.is_folder(RUN_MARKER) and folder.exists(JOURNAL)]
     except OSError as error:
-        raise InputError(f"cannot read {shown(error.filename or path)!r}: {error.strerror}.") from error
+        raise InputError(f"cannot read {escape_name(error.filename or path)!r}: {error.strerror}.") from error
     if not found:
-        raise InputError(f"{shown(path)!r} holds no run of camcli: there is no {JOURNAL} in it.")
+        raise InputError(f"{escape_name(path)!r} holds no run of camcli: there is no {JOURNAL} in it.")
     return found
 
 
@@ -74,7 +74,7 @@ def verify_folder(root: Root, *, with_inputs: bool = False) -> Iterator[Problem]
     except OutputError as error:
         yield Problem(".", str(error))
         return
-    with undisturbed(root, f"a run is writing into {shown(root.path)!r}; verify it when that has ended.", read_only=True):
+    with undisturbed(root, f"a run is writing into {escape_name(root.path)!r}; verify it when that has ended.", read_only=True):
         try:
             yield from _problems(root, with_inputs=with_inputs)
         except OSError as error:
@@ -124,12 +124,12 @@ def _entries(root: Root, ledger: Ledger, named: set[str]) -> Iterator[Problem]:
         rows = ledger.own_rows(entry, data)
         if rows is None:
             yield Problem(
-                entry.table, f"the rows of {shown(entry.image)} are damaged: not where the journal says, or not as it says"
+                entry.table, f"the rows of {escape_name(entry.image)} are damaged: not where the journal says, or not as it says"
             )
             continue
         for row in () if entry.stage else rows:
             if (row["status"] == "ok") != bool(row["overlay"]):
-                overlay = recovered(row["overlay"])
+                overlay = unescape_name(row["overlay"])
                 yield Problem(entry.table, f"{row['image']}: status {row['status']} does not go with the overlay {overlay!r}")
         for name, checksum in () if entry.stage else ledger.file_checksums(entry, rows):
             named.add(name)
@@ -162,15 +162,19 @@ def _record(root: Root, entries: list[Entry]) -> Iterator[Problem]:
         yield Problem(RECORD, "missing: the run has not come to its end")
         return
     except (OSError, ValueError) as error:
-        yield Problem(RECORD, f"cannot be read: {shown(str(error))}")
+        yield Problem(RECORD, f"cannot be read: {escape_name(str(error))}")
         return
     if record.get("state") != "finished":
-        yield Problem(RECORD, f"the last run was {shown(str(record.get('state')))[:40]}: run the same command again to resume")
+        yield Problem(
+            RECORD, f"the last run was {escape_name(str(record.get('state')))[:40]}: run the same command again to resume"
+        )
         return
     images = part_of(record, "images")
     failed = sum(bool(entry.stage) for entry in entries)
     if images != {"explained": len(entries) - failed, "failed": failed}:
-        counts = f"{shown(str(images.get('explained')))[:40]} explained and {shown(str(images.get('failed')))[:40]} failed"
+        counts = (
+            f"{escape_name(str(images.get('explained')))[:40]} explained and {escape_name(str(images.get('failed')))[:40]} failed"
+        )
         yield Problem(RECORD, f"counts {counts}; the tables hold {len(entries) - failed} explained and {failed} failed")
 
 

@@ -14,17 +14,17 @@ from camcli.network import run_hooked
 from camcli.pipeline.engine import Engine, normalised
 from camcli.pipeline.job import Job
 from camcli.records import Findings, Heatmap
-from camcli.sanity.randomize import Stage, randomized
-from camcli.sanity.similarity import Prepared, Similarity, compare_maps, mean_similarity, prepared_map
+from camcli.sanity.randomize import LayerGroup, randomized
+from camcli.sanity.similarity import NormalizedMap, Similarity, compare_maps, mean_similarity, normalized_map
 
 MODES = ("cascading", "independent")
 """All layers down to the step's, or the step's alone (Adebayo et al. 2018, section 3)."""
 
-SETTLED_BY = 16
+BN_CALIBRATION_IMAGES = 16
 """Images, the first ones, by which redrawn BatchNorms learn their mean and variance: a number of its own, so that results do not
 depend on the batch size."""
 
-OTHERS = 4
+CHANCE_IMAGES = 4
 """Originals of other images, the next ones, with which a map is compared as well, to learn what chance gives."""
 
 Key = tuple[str, str]
@@ -51,7 +51,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Strip:
+class MapStrip:
     """The maps of one image through the cascade: (layer, method) -> the original's (h, w), then one after each step."""
 
     image: str
@@ -64,9 +64,9 @@ class Strip:
 class Check:
     """What a check has found: the steps of the cascade, what was measured after each, and the maps of some images."""
 
-    stages: tuple[Stage, ...]
+    groups: tuple[LayerGroup, ...]
     measurements: tuple[Measurement, ...]
-    strips: tuple[Strip, ...]
+    strips: tuple[MapStrip, ...]
 
     @property
     def keys(self) -> list[Key]:
@@ -88,7 +88,7 @@ def available_methods(job: Job, wanted: Sequence[str]) -> tuple[list[str], dict[
     refused: dict[str, str] = {}
     for name in dict.fromkeys(wanted):
         try:
-            job.asking(method=(name,))
+            job.with_targets(method=(name,))
             found.append(name)
         except LayerError as error:
             refused[name] = str(error)
@@ -100,7 +100,7 @@ def available_methods(job: Job, wanted: Sequence[str]) -> tuple[list[str], dict[
 def check_maps(
     job: Job,
     images: Mapping[str, np.ndarray],
-    stages: Sequence[Stage],
+    groups: Sequence[LayerGroup],
     *,
     seed: int,
     strips: int = 1,
@@ -117,12 +117,12 @@ def check_maps(
     prepared = [_prepared(found) for found in originals]
     classes = [found.heatmaps[0].prediction for found in originals]
     fixed = replace(job, config=replace(job.config, topk=0, class_=()), classes=())
-    settling = normalised(inputs[:SETTLED_BY], job)
+    settling = normalised(inputs[:BN_CALIBRATION_IMAGES], job)
     kept: list[dict[Key, list[np.ndarray]]] = [
         {_key(map_): [map_.values] for map_ in found.heatmaps} for found in originals[:strips]
     ]
     measurements: dict[tuple[str, int], list[Measurement]] = {}
-    steps = list(_steps(stages))
+    steps = list(_steps(groups))
     for done, (mode, step, stage, redrawn) in enumerate(steps):
         tell(done, len(steps))
         if mode == MODES[1] and step <= 1:  # what the cascade began with
@@ -142,18 +142,18 @@ def check_maps(
                 strip[_key(map_)].append(map_.values)
     tell(len(steps), len(steps))
     shown = [
-        Strip(name, prediction.class_name, pixels, maps)
+        MapStrip(name, prediction.class_name, pixels, maps)
         for (name, pixels), prediction, maps in zip(images.items(), classes, kept, strict=False)
     ]
-    return Check(tuple(stages), tuple(itertools.chain.from_iterable(measurements.values())), tuple(shown))
+    return Check(tuple(groups), tuple(itertools.chain.from_iterable(measurements.values())), tuple(shown))
 
 
-def _steps(stages: Sequence[Stage]) -> Iterator[tuple[str, int, str, Sequence[Stage]]]:
+def _steps(groups: Sequence[LayerGroup]) -> Iterator[tuple[str, int, str, Sequence[LayerGroup]]]:
     """(mode, step, name, what is redrawn) of every step; step 0, nothing, once in each mode."""
     for mode in MODES:
         yield mode, 0, "", ()
-        for step, stage in enumerate(stages, 1):
-            yield mode, step, stage.name, stages[:step] if mode == MODES[0] else (stage,)
+        for step, stage in enumerate(groups, 1):
+            yield mode, step, stage.name, groups[:step] if mode == MODES[0] else (stage,)
 
 
 def _explained(job: Job, inputs: Sequence[np.ndarray], labels: Sequence[int] | None = None) -> list[Findings]:
@@ -169,12 +169,12 @@ def _key(map_: Heatmap) -> Key:
     return map_.layer, map_.method
 
 
-def _prepared(found: Findings) -> dict[Key, Prepared]:
-    return {_key(map_): prepared_map(map_.values) for map_ in found.heatmaps}
+def _prepared(found: Findings) -> dict[Key, NormalizedMap]:
+    return {_key(map_): normalized_map(map_.values) for map_ in found.heatmaps}
 
 
-def _compared(map_: Heatmap, prepared: Sequence[Mapping[Key, Prepared]], position: int) -> tuple[Similarity, Similarity]:
+def _compared(map_: Heatmap, prepared: Sequence[Mapping[Key, NormalizedMap]], position: int) -> tuple[Similarity, Similarity]:
     """How alike a map of the image at ``position`` is to its original, and to those of the next OTHERS images, on average."""
-    ready, key = prepared_map(map_.values), _key(map_)
-    others = [prepared[(position + apart) % len(prepared)][key] for apart in range(1, min(OTHERS + 1, len(prepared)))]
+    ready, key = normalized_map(map_.values), _key(map_)
+    others = [prepared[(position + apart) % len(prepared)][key] for apart in range(1, min(CHANCE_IMAGES + 1, len(prepared)))]
     return compare_maps(prepared[position][key], ready), mean_similarity([compare_maps(other, ready) for other in others])

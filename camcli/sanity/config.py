@@ -8,7 +8,7 @@ from typing import Any
 from camcli.config.field import binding_values, check_values, option
 from camcli.errors import ConfigError
 
-METHODS = ("gradcam", "cam", "guided-backprop", "guided-gradcam")
+DEFAULT_METHODS = ("gradcam", "cam", "guided-backprop", "guided-gradcam")
 """Those of which Adebayo et al. 2018 and Selvaraju et al. 2017 speak: two that are said to pass, and two that are said to fail."""
 
 STEPS = ("blocks", "all")
@@ -21,7 +21,9 @@ _CHECK, _OUTPUT = "Check", "Output"
 class SanityConfig:
     """The options of one check, as in ``camcli.config.run.RunConfig``."""
 
-    method: tuple[str, ...] = option(METHODS, "Method to check, as camcli methods lists it; repeatable.", _CHECK, metavar="NAME")
+    method: tuple[str, ...] = option(
+        DEFAULT_METHODS, "Method to check, as camcli methods lists it; repeatable.", _CHECK, metavar="NAME"
+    )
     class_: str | None = option(
         None,
         "Explain this class, by index or name, in every image. Default: what the network predicts before anything is redrawn.",

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from camcli.records import shown
+from camcli.records import escape_name
 from camcli.sanity.check import Check, Key
 from camcli.sanity.similarity import MEASURES, median
 
@@ -54,19 +54,19 @@ def curves_figure(check: Check, mode: str, model: str) -> Figure:
     for axes, measure in zip(panels.flat, MEASURES, strict=True):
         _draw_panel(axes, check, mode, measure)
     for axes in panels[-1]:
-        axes.set_xticks(range(len(check.stages) + 1), ["original", *(_short(stage.name) for stage in check.stages)])
-        axes.tick_params(axis="x", labelrotation=60 if len(check.stages) <= 30 else 90)
+        axes.set_xticks(range(len(check.groups) + 1), ["original", *(_short(stage.name) for stage in check.groups)])
+        axes.tick_params(axis="x", labelrotation=60 if len(check.groups) <= 30 else 90)
         for label in axes.get_xticklabels():
-            label.set_horizontalalignment("right" if len(check.stages) <= 30 else "center")
-            label.set_rotation_mode("anchor" if len(check.stages) <= 30 else "default")
-            label.set_fontsize(9 if len(check.stages) <= 30 else 5)
+            label.set_horizontalalignment("right" if len(check.groups) <= 30 else "center")
+            label.set_rotation_mode("anchor" if len(check.groups) <= 30 else "default")
+            label.set_fontsize(9 if len(check.groups) <= 30 else 5)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     between = Line2D([], [], color="#777777", linestyle=_DOTS, linewidth=1.2)
     handles, labels = [*handles, between], [*labels, "chance: like other images' originals"]
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
     images = len({measurement.image for measurement in check.measurements})
     photos = "1 image" if images == 1 else f"{images} images"
-    figure.suptitle(f"{shown(model)}, {photos}. {_HEADINGS[mode]}", x=0.01, ha="left", fontsize=12)
+    figure.suptitle(f"{escape_name(model)}, {photos}. {_HEADINGS[mode]}", x=0.01, ha="left", fontsize=12)
     return figure
 
 
@@ -86,7 +86,9 @@ def _draw_panel(axes: Axes, check: Check, mode: str, measure: str) -> None:
         quartiles = np.array([_quartiles(own[key][step]) for step in steps])
         lowest = min(lowest, np.nanmin(quartiles, initial=0.0))
         axes.fill_between(steps, quartiles[:, 0], quartiles[:, 2], color=color, alpha=0.13, linewidth=0)
-        axes.plot(steps, quartiles[:, 1], linestyle=dash, color=color, marker="o", markersize=3.5, label=shown(label_of(key, keys)))
+        axes.plot(
+            steps, quartiles[:, 1], linestyle=dash, color=color, marker="o", markersize=3.5, label=escape_name(label_of(key, keys))
+        )
         axes.plot(steps, [median(others[key][step]) for step in steps], linestyle=_DOTS, color=color, linewidth=1.2)
     axes.set_title(_TITLES[measure], fontsize=11, loc="left")
     axes.set_ylim(min(-0.1, lowest - 0.03), 1.04)
@@ -113,5 +115,5 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _short(name: str) -> str:
-    name = shown(name)
+    name = escape_name(name)
     return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from camcli.errors import ModelError
-from camcli.network.hooks import frozen
+from camcli.network.hooks import eval_frozen
 
 FEWEST, MOST = 8, 24
 """Blocks that are wanted: names are taken apart until there are as many, and not beyond."""
@@ -35,14 +35,14 @@ _FALLBACK_DEVIATION = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class LayerGroup:
     """Layers that lose their weights together. ``modules``: dotted names of those that hold the weights; empty is the network."""
 
     name: str
     modules: tuple[str, ...]
 
 
-def find_stages(module: nn.Module, image: Tensor, steps: str = "blocks") -> list[Stage]:
+def find_layer_groups(module: nn.Module, image: Tensor, steps: str = "blocks") -> list[LayerGroup]:
     """Every layer with weights that runs on ``image`` (1, 3, H, W), grouped, in the order of the cascade: the last to run first.
 
     The order is that in which modules begin to run, the last time where they run several times; that of registration says
@@ -58,7 +58,7 @@ def find_stages(module: nn.Module, image: Tensor, steps: str = "blocks") -> list
     return _blocks(layers, norms)[::-1]
 
 
-def _blocks(layers: Sequence[Stage], norms: set[str]) -> list[Stage]:
+def _blocks(layers: Sequence[LayerGroup], norms: set[str]) -> list[LayerGroup]:
     deepest = max(layer.name.count(".") + 1 for layer in layers)
     found = _grouped(layers, 1, norms)
     for depth in range(2, deepest + 1):
@@ -71,19 +71,19 @@ def _blocks(layers: Sequence[Stage], norms: set[str]) -> list[Stage]:
     return found
 
 
-def _grouped(layers: Sequence[Stage], depth: int | None, norms: set[str]) -> list[Stage]:
+def _grouped(layers: Sequence[LayerGroup], depth: int | None, norms: set[str]) -> list[LayerGroup]:
     """Layers whose names agree in ``depth`` parts together, where the last of them stands; normalisations with what is before."""
     groups: dict[str, list[str]] = {}
     for layer in layers:
         name = ".".join(layer.name.split(".")[:depth])
         members = groups.pop(name, [])
         groups[name] = [*members, *layer.modules]
-    found: list[Stage] = []
+    found: list[LayerGroup] = []
     for name, modules in groups.items():
         if found and norms.issuperset(modules):
-            found[-1] = Stage(found[-1].name, (*found[-1].modules, *modules))
+            found[-1] = LayerGroup(found[-1].name, (*found[-1].modules, *modules))
         else:
-            found.append(Stage(name, tuple(modules)))
+            found.append(LayerGroup(name, tuple(modules)))
     return found
 
 
@@ -96,7 +96,7 @@ def _has_parts(module: nn.Module) -> bool:
     return any(any(True for _ in child.parameters()) for child in module.children())
 
 
-def _executed(module: nn.Module, image: Tensor) -> list[Stage]:
+def _executed(module: nn.Module, image: Tensor) -> list[LayerGroup]:
     """A layer for each module that runs and holds weights, in the order in which they last begin to.
 
     Weights of a module that never runs itself (attention's output matrix, which its parent applies) belong to the nearest module
@@ -111,7 +111,7 @@ def _executed(module: nn.Module, image: Tensor) -> list[Stage]:
 
         return note
 
-    with ExitStack() as stack, frozen(module), torch.no_grad():
+    with ExitStack() as stack, eval_frozen(module), torch.no_grad():
         for name, child in module.named_modules():
             if name:
                 stack.callback(child.register_forward_pre_hook(starts(name)).remove)
@@ -125,17 +125,17 @@ def _executed(module: nn.Module, image: Tensor) -> list[Stage]:
                 runs = runs.rpartition(".")[0]
             if runs or not name:  # else a part of the network that does not run at all
                 holders.setdefault(runs, []).append(name)
-    return [Stage(name or ROOT, tuple(holders[name])) for name in sorted(holders, key=order.__getitem__)]
+    return [LayerGroup(name or ROOT, tuple(holders[name])) for name in sorted(holders, key=order.__getitem__)]
 
 
 @contextmanager
-def randomized(module: nn.Module, stages: Iterable[Stage], seed: int, inputs: Tensor) -> Iterator[None]:
-    """Inside, the layers of ``stages`` have new weights; afterwards, also after an error, every bit is as it was.
+def randomized(module: nn.Module, groups: Iterable[LayerGroup], seed: int, inputs: Tensor) -> Iterator[None]:
+    """Inside, the layers of ``groups`` have new weights; afterwards, also after an error, every bit is as it was.
 
     A layer's new weights depend on its name and ``seed`` alone, so that it keeps them from step to step. ``inputs`` (B, 3, H, W),
     normalised: the images by which the new BatchNorms among the layers learn their mean and variance.
     """
-    names = [name for stage in stages for name in stage.modules]
+    names = [name for stage in groups for name in stage.modules]
     kept = [(tensor, tensor.detach().clone()) for name in names for tensor in _own(module.get_submodule(name)).values()]
     try:
         with torch.no_grad():
@@ -194,7 +194,7 @@ def _settle_batch_norms(module: nn.Module, names: Sequence[str], inputs: Tensor)
         norm.running_mean.copy_(values.mean(dim=1))
         norm.running_var.copy_(values.var(dim=1, correction=0))
 
-    with ExitStack() as stack, frozen(module), torch.no_grad():
+    with ExitStack() as stack, eval_frozen(module), torch.no_grad():
         for name in names:
             child = module.get_submodule(name)
             if isinstance(child, _BatchNorm) and child.running_mean is not None and child.running_var is not None:

@@ -44,7 +44,7 @@ MEASURES = tuple(field.name for field in fields(Similarity))
 
 
 @dataclass(frozen=True)
-class Prepared:
+class NormalizedMap:
     """A map made ready for comparing: what each measure needs, None where the map does not give it."""
 
     ranks: np.ndarray | None
@@ -53,23 +53,23 @@ class Prepared:
     edges: np.ndarray | None
 
 
-def prepared_map(values: np.ndarray) -> Prepared:
+def normalized_map(values: np.ndarray) -> NormalizedMap:
     """``values`` (h, w), raw, made ready for any number of comparisons.
 
     A map with NaN or infinity gives nothing, a constant one no ranks, one without a positive value no picture.
     """
     if not np.isfinite(values).all():
-        return Prepared(None, None, None, None)
+        return NormalizedMap(None, None, None, None)
     scaled = scale_map(values)
     if scaled.max() == scaled.min():
-        return Prepared(_ranks(values), _ranks(np.abs(values)), None, None)
+        return NormalizedMap(_ranks(values), _ranks(np.abs(values)), None, None)
     shrinks = scaled.shape[0] > SIDE or scaled.shape[1] > SIDE
     picture = np.asarray(cv2.resize(scaled, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
     edges = np.asarray(hog(picture, orientations=9, pixels_per_cell=(CELL, CELL), cells_per_block=(2, 2)))
-    return Prepared(_ranks(values), _ranks(np.abs(values)), picture, edges)
+    return NormalizedMap(_ranks(values), _ranks(np.abs(values)), picture, edges)
 
 
-def compare_maps(one: Prepared, other: Prepared) -> Similarity:
+def compare_maps(one: NormalizedMap, other: NormalizedMap) -> Similarity:
     """How alike two maps of the same size are. Raises ValueError where their sizes differ."""
     ssim = np.nan
     if one.picture is not None and other.picture is not None:

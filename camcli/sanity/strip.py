@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from camcli.records import shown
+from camcli.records import escape_name
 from camcli.render.encode import encode_image
 from camcli.render.maps import scale_map
 from camcli.render.styles import color_table
-from camcli.sanity.check import Check, Key, Strip
+from camcli.sanity.check import Check, Key, MapStrip
 from camcli.sanity.plot import label_of
 
 _SIDE, _GAP, _LEFT, _ABOVE = 112, 4, 130, 34
@@ -32,28 +32,28 @@ def strip_png(check: Check) -> bytes:
     return encode_image(np.concatenate([_picture(strip, check) for strip in check.strips]), "png", 0)
 
 
-def _picture(strip: Strip, check: Check) -> np.ndarray:
+def _picture(strip: MapStrip, check: Check) -> np.ndarray:
     """(H, W, 3) uint8."""
     keys = list(strip.maps)
-    names = ["", "original", *(stage.name for stage in check.stages)]
+    names = ["", "original", *(stage.name for stage in check.groups)]
     width, height = _LEFT + len(names) * (_SIDE + _GAP), _ABOVE + len(keys) * (_SIDE + _GAP) + 2 * _GAP
     sheet = Image.new("RGB", (width, height), _PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for column, name in enumerate(names):
-        pen.text((_x(column) + _SIDE / 2, _ABOVE - 8), _fitting(shown(name), font), _INK, font, anchor="ms")
+        pen.text((_x(column) + _SIDE / 2, _ABOVE - 8), _ellipsize(escape_name(name), font), _INK, font, anchor="ms")
     sheet.paste(Image.fromarray(_resized(strip.pixels)), (_x(0), _y(0)))
-    pen.text((_x(0), _y(1)), _fitting(shown(strip.image), font), _INK, font)
-    pen.text((_x(0), _y(1) + 16), _fitting(shown(strip.class_name), font), _INK, font)
+    pen.text((_x(0), _y(1)), _ellipsize(escape_name(strip.image), font), _INK, font)
+    pen.text((_x(0), _y(1) + 16), _ellipsize(escape_name(strip.class_name), font), _INK, font)
     for row, key in enumerate(keys):
         for line, words in enumerate(_words(key, keys)):
-            pen.text((_GAP, _y(row) + _SIDE / 2 + 16 * line), _fitting(words, font, _LEFT - 8), _INK, font, anchor="lm")
+            pen.text((_GAP, _y(row) + _SIDE / 2 + 16 * line), _ellipsize(words, font, _LEFT - 8), _INK, font, anchor="lm")
         for column, values in enumerate(strip.maps[key], 1):
             _draw_map(sheet, values, (_x(column), _y(row)), font)
     return np.asarray(sheet)
 
 
 def _words(key: Key, keys: Sequence[Key]) -> list[str]:
-    return [shown(part) for part in label_of(key, keys).split(" at ")]
+    return [escape_name(part) for part in label_of(key, keys).split(" at ")]
 
 
 def _x(column: int) -> int:
@@ -86,7 +86,7 @@ def _resized(values: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.resize(values, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
 
 
-def _fitting(text: str, font: _Font, width: int = _SIDE) -> str:
+def _ellipsize(text: str, font: _Font, width: int = _SIDE) -> str:
     """``text``, its beginning left out until it is at most ``width`` pixels long: names of layers differ at their end."""
     kept = text
     while kept and font.getlength(kept if kept == text else f"…{kept}") > width:

@@ -58,7 +58,7 @@ def judge(check: Check) -> list[Verdict]:
     for measurement in check.measurements:
         if measurement.mode == MODES[0] and measurement.step:
             found.setdefault((measurement.layer, measurement.method), []).append(measurement)
-    return [_verdict(key, measurements, len(check.stages)) for key, measurements in found.items()]
+    return [_verdict(key, measurements, len(check.groups)) for key, measurements in found.items()]
 
 
 def _verdict(key: Key, measurements: Sequence[Measurement], steps: int) -> Verdict:

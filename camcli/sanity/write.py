@@ -16,7 +16,7 @@ from camcli.output.exchange import exchange_files, finish_exchange
 from camcli.output.locks import claimed
 from camcli.output.root import Root
 from camcli.output.writers import csv_line, json_bytes, output_error, table_line
-from camcli.records import RUN_MARKER, SANITY_PICTURES, shown
+from camcli.records import RUN_MARKER, SANITY_PICTURES, escape_name
 from camcli.sanity.check import MODES, Check
 from camcli.sanity.plot import curves_png
 from camcli.sanity.similarity import MEASURES
@@ -44,11 +44,11 @@ def sanity_folder(path: str, settings: Mapping[str, Any], *, overwrite: bool) ->
     root = Root(path)
     check_place(root.path)
     _refuse_others(root)
-    busy = f"another check is writing into {shown(root.path)!r}. Wait for it, or choose another --output."
+    busy = f"another check is writing into {escape_name(root.path)!r}. Wait for it, or choose another --output."
     try:
         with claimed(root, busy, lambda: any(map(root.exists, FILES))):
             finish_exchange(root, FILES)
-            record = read_record(root)
+            record = read_check(root)
             if record is not None and not overwrite:
                 refuse_differences(root.path, record["settings"], settings)
             yield record if record is not None and record["settings"] == dict(settings) and not overwrite else None
@@ -64,10 +64,10 @@ def _refuse_others(root: Root) -> None:
     foreign = [name for name in (FILES if not ours else OURS) if root.exists(name)]
     if foreign:
         what = "a run of camcli" if ours else f"{', '.join(foreign)}, which camcli did not write"
-        raise OutputError(f"{shown(root.path)!r} holds {what}; choose another folder with --output.")
+        raise OutputError(f"{escape_name(root.path)!r} holds {what}; choose another folder with --output.")
 
 
-def read_record(root: Root) -> dict[str, Any] | None:
+def read_check(root: Root) -> dict[str, Any] | None:
     """The record of the check in ``root``; None where there is none, or where a file of it is gone."""
     try:
         record = parse_json(root.read(RECORD))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from camcli.cli.command import command
-from camcli.cli.console import Talk, print_table, stdout_for_data
+from camcli.cli.console import Console, print_table, stdout_for_data
 from camcli.cli.loading import loading
 from camcli.cli.options import MODEL_ARGUMENT, MODEL_OPTION, named_model
 from camcli.config.run import RunConfig
@@ -35,7 +35,7 @@ def models(
     ] = None,
 ) -> None:
     """List the models: name, source, parameters (millions), input (pixels), published ImageNet top-1 (%), on this machine."""
-    with loading(Talk()):
+    with loading(Console()):
         from camcli.models.sources import list_models
 
     found = [info for info in list_models() if (_matches(info.name, pattern) if pattern else info.source != "timm")]
@@ -54,7 +54,7 @@ def models(
     )
     print_table(("name", "source", "parameters_m", "input", "top1", "cached"), rows, right=("parameters_m", "input", "top1"))
     if pattern is None:
-        Talk().say("timm's models: camcli models 'timm/*'. Your own: package.module:factory.")
+        Console().info("timm's models: camcli models 'timm/*'. Your own: package.module:factory.")
 
 
 @command("layers", _SECTION)
@@ -66,7 +66,7 @@ def layers(
 ) -> None:
     """List a model's layers in the order they run: name, type, output shape for one image, usable, default."""
     model = named_model(name, model)
-    with loading(Talk(), model, weights), stdout_for_data():
+    with loading(Console(), model, weights), stdout_for_data():
         from camcli.models.layers import default_layer, list_layers
         from camcli.models.request import ModelRequest
         from camcli.models.sources import load_model, weights_at_hand
@@ -89,7 +89,7 @@ def layers(
     )
     print_table(("layer", "type", "output", "map", "usable", "default"), rows, right=("output", "map"))
     if not usable:
-        Talk().complain(f"{model} has no layer with a map to show; the column usable says why.")
+        Console().error(f"{model} has no layer with a map to show; the column usable says why.")
 
 
 @command("classes", _SECTION)
@@ -106,7 +106,7 @@ def classes(
     if model is not None and pattern is None:
         name, pattern = None, name
     model = named_model(name, model)
-    with loading(Talk(), model, weights), stdout_for_data(), _perhaps_a_class(name, pattern):
+    with loading(Console(), model, weights), stdout_for_data(), _perhaps_a_class(name, pattern):
         from camcli.models.request import ModelRequest
         from camcli.models.sources import class_names
 
@@ -137,7 +137,7 @@ def _perhaps_a_class(name: str | None, pattern: str | None) -> Iterator[None]:
 @command("methods", _SECTION)
 def methods() -> None:
     """List the methods that --method takes: source, cost in forward passes of the network, when to use which."""
-    with loading(Talk()):
+    with loading(Console()):
         from camcli.cam import METHODS
 
         found = list(METHODS.values())

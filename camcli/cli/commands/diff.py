@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from camcli.cli.command import command
-from camcli.cli.console import Talk, print_table
+from camcli.cli.console import Console, print_table
 from camcli.cli.summary import count_words
-from camcli.records import shown
+from camcli.records import escape_name
 
 _COLUMNS = ("image", "predicted_a", "predicted_b", "probability_a", "probability_b", "correlation", "overlap")
 
@@ -57,7 +57,7 @@ def diff(
 
         check_page(report)
     found = compare_runs(first, second, threshold)
-    talk = Talk(quiet=quiet)
+    console = Console(quiet=quiet)
     if not quiet:
         rows = (
             (change.image, *change.predicted, *map(_number, (*change.probability, change.correlation, change.overlap)))
@@ -65,23 +65,23 @@ def diff(
         )
         print_table(_COLUMNS, rows, right=_COLUMNS[3:])
     flips = sum(change.flipped for change in found.changes)
-    talk.say(f"{count_words(len(found.changes), 'image')} in both runs, {flips:,} predicted differently.")
+    console.info(f"{count_words(len(found.changes), 'image')} in both runs, {flips:,} predicted differently.")
     if found.correlation is None:
-        talk.say("No maps to compare: make both runs with --save-maps.")
+        console.info("No maps to compare: make both runs with --save-maps.")
     else:
-        talk.say(f"Median correlation of the maps: {found.correlation:.4f}.")
+        console.info(f"Median correlation of the maps: {found.correlation:.4f}.")
     for number, folder in zip(found.only, (first, second), strict=True):
         if number:
-            talk.say(f"{count_words(number, 'image')} only in {shown(folder)}.")
+            console.info(f"{count_words(number, 'image')} only in {escape_name(folder)}.")
     if report is not None:
         from camcli.report.diff_page import write_changes
 
         write_changes(found, (first, second), report)
-        talk.say(f"Look at {shown(report)}.")
+        console.info(f"Look at {escape_name(report)}.")
     measured = [found.agreement, *([] if found.correlation is None else [found.correlation])]
     if fail_below is not None and min(measured) < fail_below:
         correlation = _number(found.correlation) or "unknown"
-        talk.complain(f"below {fail_below}: agreement {found.agreement:.4f}, correlation {correlation}.")
+        console.error(f"below {fail_below}: agreement {found.agreement:.4f}, correlation {correlation}.")
         raise typer.Exit(1)
 
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camcli.cli.command import command
-from camcli.cli.console import Talk, stdout_for_data
+from camcli.cli.console import Console, stdout_for_data
 from camcli.cli.loading import loading
 from camcli.cli.options import MODEL_ARGUMENT, MODEL_OPTION, config_parameters, named_model, take_parameters
 from camcli.cli.signals import SIGNALS
 from camcli.cli.summary import count_words
 from camcli.dream.config import DreamConfig
-from camcli.records import Failure, shown
+from camcli.records import Failure, escape_name
 
 if TYPE_CHECKING:
-    from camcli.dream.session import Dreamt, Session
+    from camcli.dream.study import Dreamt, Study
     from camcli.dream.targets import Target
 
 _OF_RUN = ("weights", "labels", "device")
@@ -52,63 +52,63 @@ def dream_command() -> Callable[..., None]:
 def _execute(model: str, of_run: dict[str, Any], config: DreamConfig) -> int:
     """One command from names to pictures; the exit code. Raises CamcliError for what stops it."""
     config = config.check()
-    talk = Talk(quiet=config.quiet)
+    console = Console(quiet=config.quiet)
     with stdout_for_data(quiet=config.quiet):
-        with loading(talk, model, of_run["weights"]):
-            from camcli.dream.session import make_dreams, prepare_session
+        with loading(console, model, of_run["weights"]):
+            from camcli.dream.study import make_dreams, prepare_study
             from camcli.models.request import ModelRequest
             from camcli.resources import keep_memory
 
             keep_memory()
-            show = talk.on_terminal and not talk.quiet
-            session = prepare_session(config, ModelRequest(model, of_run["weights"], of_run["labels"], show), of_run["device"])
-        _announce(session, talk)
+            show = console.on_terminal and not console.quiet
+            study = prepare_study(config, ModelRequest(model, of_run["weights"], of_run["labels"], show), of_run["device"])
+        _announce(study, console)
         failed = 0
-        with SIGNALS.deferred(talk.promise("Stopping at the next step")) as stop, _bar(session, talk) as tell:
-            for outcome in make_dreams(session, stop, tell):
+        with SIGNALS.deferred(console.promise("Stopping at the next step")) as stop, _bar(study, console) as tell:
+            for outcome in make_dreams(study, stop, tell):
                 if isinstance(outcome, Failure):
                     failed += 1
-                    talk.complain(f"{shown(outcome.image)} was not made: {shown(outcome.reason)}")
+                    console.error(f"{escape_name(outcome.image)} was not made: {escape_name(outcome.reason)}")
                 else:
-                    talk.say_beside_bar(_words(outcome))
+                    console.info(_words(outcome))
     if SIGNALS.number is not None:
-        talk.complain(
+        console.error(
             "interrupted; finished pictures are kept. The same command makes the missing ones; the one in progress starts again."
         )
         return 128 + SIGNALS.number
-    if session.todo:
-        talk.say(f"Pictures and their table in {shown(config.output)}.")
+    if study.todo:
+        console.info(f"Pictures and their table in {escape_name(config.output)}.")
     return 1 if failed else 0
 
 
-def _announce(session: Session, talk: Talk) -> None:
-    there = len(session.targets) - len(session.todo)
-    place = shown(session.config.output)
-    if not session.todo:
-        talk.say(f"Nothing to do: {count_words(there, 'picture')} already in {place}.")
+def _announce(study: Study, console: Console) -> None:
+    there = len(study.targets) - len(study.todo)
+    place = escape_name(study.config.output)
+    if not study.todo:
+        console.info(f"Nothing to do: {count_words(there, 'picture')} already in {place}.")
         return
     if there:
-        talk.say(f"{count_words(there, 'picture')} done before, {len(session.todo)} to do.")
-    height, width = session.viewer.size
-    model = session.model
-    talk.say(f"{model.name} ({model.weights}), pictures of {width} x {height}, on {session.viewer.device}")
+        console.info(f"{count_words(there, 'picture')} done before, {len(study.todo)} to do.")
+    height, width = study.model_view.size
+    model = study.model
+    console.info(f"{model.name} ({model.weights}), pictures of {width} x {height}, on {study.model_view.device}")
     for note in model.notes:
-        talk.warn(note)
+        console.warn(note)
 
 
 def _words(dreamt: Dreamt) -> str:
     """One line: the activation, and how sure the network is of the class."""
-    figures = dreamt.dream.figures
-    sure = "" if figures.probability_moved is None else f", probability {figures.probability_moved:.3f} (median over random moves)"
-    return f"{shown(dreamt.target.words)}: {figures.start:.3g} to {figures.end:.3g}{sure}, {dreamt.seconds:.1f} s"
+    metrics = dreamt.dream.metrics
+    sure = "" if metrics.probability_moved is None else f", probability {metrics.probability_moved:.3f} (median over random moves)"
+    return f"{escape_name(dreamt.target.words)}: {metrics.start:.3g} to {metrics.end:.3g}{sure}, {dreamt.seconds:.1f} s"
 
 
 @contextlib.contextmanager
-def _bar(session: Session, talk: Talk) -> Iterator[Callable[[Target, float], None]]:
+def _bar(study: Study, console: Console) -> Iterator[Callable[[Target, float], None]]:
     """What hears of each step: a bar while a person watches."""
-    total, steps = len(session.todo) * session.config.steps, itertools.count(1)
-    with talk.bar(unit="step") as show:
-        yield lambda target, activation: show(next(steps), total, f"{shown(target.words)} {activation:.1f}")
+    total, steps = len(study.todo) * study.config.steps, itertools.count(1)
+    with console.bar(unit="step") as show:
+        yield lambda target, activation: show(next(steps), total, f"{escape_name(target.words)} {activation:.1f}")
 
 
 command("dream", "Train and examine networks")(dream_command())

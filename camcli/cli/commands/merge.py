@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from camcli.cli.command import command
-from camcli.cli.console import Talk
+from camcli.cli.console import Console
 from camcli.cli.summary import count_words, failed_words
 from camcli.config.run import RunConfig
-from camcli.records import shown
+from camcli.records import escape_name
 
 
 @command("merge", "Finished runs")
@@ -25,8 +25,10 @@ def merge(
     from camcli.runs.merge import merge_shards
 
     merged = merge_shards(folder)
-    talk = Talk(quiet=quiet)
-    talk.say(f"{count_words(merged.parts, 'part')} joined in {shown(folder)}: {count_words(merged.explained, 'image')} explained.")
+    console = Console(quiet=quiet)
+    console.info(
+        f"{count_words(merged.parts, 'part')} joined in {escape_name(folder)}: {count_words(merged.explained, 'image')} explained."
+    )
     if merged.failed:
-        talk.complain(failed_words(merged.failed, folder))
+        console.error(failed_words(merged.failed, folder))
         raise typer.Exit(1)  # as the run would have ended

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from camcli.cli.command import command
-from camcli.cli.console import Talk
+from camcli.cli.console import Console
 from camcli.cli.options import changed_settings, config_parameters, take_parameters
 from camcli.cli.summary import count_words
 from camcli.config.run import LOOKS, RunConfig
-from camcli.records import shown
+from camcli.records import escape_name
 
 
 def render_command() -> Callable[..., None]:
@@ -24,7 +24,7 @@ def render_command() -> Callable[..., None]:
 
         [dim]The run must have been made with --save-maps. What is not given stays as it was.[/dim]
         """
-        _render(folder, changed_settings(context, values), Talk(quiet=quiet))
+        _render(folder, changed_settings(context, values), Console(quiet=quiet))
 
     positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     about_folder = typer.Argument(metavar="DIR", help="An output folder of camcli run --save-maps.")
@@ -38,18 +38,18 @@ def render_command() -> Callable[..., None]:
     return take_parameters(render, parameters)
 
 
-def _render(folder: str, changes: dict[str, Any], talk: Talk) -> None:
+def _render(folder: str, changes: dict[str, Any], console: Console) -> None:
     from camcli.images.limits import allow_any_size
     from camcli.runs.rerender import redraw
 
     allow_any_size()
-    with talk.bar() as tell:
+    with console.bar() as tell:
         drawn = redraw(folder, changes, tell)
-    talk.say(f"{count_words(drawn.overlays, 'overlay')} redrawn in {shown(folder)}.")
+    console.info(f"{count_words(drawn.overlays, 'overlay')} redrawn in {escape_name(folder)}.")
     for image, reason in drawn.left[:5]:
-        talk.say(f"camcli: {shown(image)}: {shown(reason)}")
+        console.info(f"camcli: {escape_name(image)}: {escape_name(reason)}")
     if drawn.left:
-        talk.complain(f"{count_words(len(drawn.left), 'image')} kept the overlays they had.")
+        console.error(f"{count_words(len(drawn.left), 'image')} kept the overlays they had.")
         raise typer.Exit(1)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from camcli.cli.command import command
-from camcli.cli.console import Talk
+from camcli.cli.console import Console
 from camcli.cli.signals import SIGNALS
 from camcli.cli.summary import tell_report
 from camcli.config.run import RunConfig
@@ -27,9 +27,9 @@ def report(
     from camcli.report.write import report_run
 
     allow_any_size()
-    talk = Talk(quiet=quiet)
-    with SIGNALS.deferred(talk.promise("Stopping after the images in progress")) as stop:
+    console = Console(quiet=quiet)
+    with SIGNALS.deferred(console.promise("Stopping after the images in progress")) as stop:
         written = report_run(folder, stop)
-    tell_report(written, folder, talk)
+    tell_report(written, folder, console)
     if SIGNALS.number is not None:
         raise typer.Exit(128 + SIGNALS.number)

@@ -13,7 +13,7 @@ import typer
 
 from camcli import __version__
 from camcli.cli.command import command
-from camcli.cli.console import Talk, stdout_for_data
+from camcli.cli.console import Console, stdout_for_data
 from camcli.cli.inputs import explainable_sources, gathered_sources, misspelt_names_first
 from camcli.cli.invocation import Invocation
 from camcli.cli.loading import loading
@@ -27,14 +27,14 @@ from camcli.config.field import with_values
 from camcli.config.fingerprint import idle_options, run_settings, with_former_defaults
 from camcli.config.run import RunConfig
 from camcli.output.writers import prediction_columns
-from camcli.records import Counts, Failure, Outcome, Source, shown, stamp_of
+from camcli.records import Counts, Failure, Outcome, Source, escape_name, stamp_of
 from camcli.resources import keep_memory
 from camcli.runs import coco
 
 if TYPE_CHECKING:
     from camcli.output.folder import OutputFolder
     from camcli.pipeline.job import Job
-    from camcli.timing import Stages
+    from camcli.timing import StageTimer
 
 
 def run_command() -> Callable[..., None]:
@@ -86,10 +86,10 @@ class _Run:
     config: RunConfig
     sources: Sequence[Source]
     folder: OutputFolder
-    talk: Talk
+    console: Console
     rows: RowStream | None
     given: Invocation
-    stages: Stages
+    stages: StageTimer
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Work:
 
     job: Job
     folder: OutputFolder
-    stages: Stages
+    stages: StageTimer
     stop: threading.Event
     tell: Callable[[int], None]
 
@@ -113,20 +113,20 @@ def execute(inputs: Sequence[str], config: RunConfig, named: Collection[str] = (
     say which have no effect. Raises CamcliError for what stops it.
     """
     from camcli.output.folder import OutputFolder, recorded_settings
-    from camcli.timing import Stages
+    from camcli.timing import StageTimer
 
     given = Invocation(inputs)
     if config.log_file is not None:
-        Talk.open_log(config.log_file)
-    talk = Talk(quiet=config.quiet)
-    talk.note_down(f"camcli {__version__}: {shown(given.command)}")
+        Console.open_log(config.log_file)
+    console = Console(quiet=config.quiet)
+    console.log(f"camcli {__version__}: {escape_name(given.command)}")
     for words in idle_options(config, named):
-        talk.warn(words)
-    root, sources = gathered_sources(inputs, config, talk)
-    sources = explainable_sources(sources, config, talk)
+        console.warn(words)
+    root, sources = gathered_sources(inputs, config, console)
+    sources = explainable_sources(sources, config, console)
     config = with_former_defaults(config, recorded_settings(config.output, config.part, overwrite=config.overwrite))
     if config.precision == "auto":  # what it becomes binds the folder
-        with loading(talk):
+        with loading(console):
             from camcli.models.device import resolve_device
             from camcli.network.precision import resolve_precision
 
@@ -141,32 +141,32 @@ def execute(inputs: Sequence[str], config: RunConfig, named: Collection[str] = (
         columns = prediction_columns(labelled=config.class_from is not None, boxed=config.boxes is not None)
         rows = RowStream(data, config.format or "csv", columns) if config.streams_rows else None
         if not config.overwrite:
-            config = _in_present_look(config, folder, talk)
-        return _continue(_Run(config, sources, folder, talk, rows, given, Stages()))
+            config = _in_present_look(config, folder, console)
+        return _continue(_Run(config, sources, folder, console, rows, given, StageTimer()))
 
 
-def _in_present_look(config: RunConfig, folder: OutputFolder, talk: Talk) -> RunConfig:
+def _in_present_look(config: RunConfig, folder: OutputFolder, console: Console) -> RunConfig:
     """``config`` with the look that ``camcli render`` has given to the folder; a render that was interrupted is finished first."""
     if (look := folder.redrawing) is not None:
         from camcli.images.limits import allow_any_size
         from camcli.runs.rerender import redraw_folder
 
-        talk.say(f"Finishing the camcli render that was interrupted in {shown(folder.place)}.")
+        console.info(f"Finishing the camcli render that was interrupted in {escape_name(folder.place)}.")
         allow_any_size()
-        with talk.bar() as tell:
+        with console.bar() as tell:
             left = redraw_folder(folder, look, tell).left
         if left:
-            talk.warn(f"{count_words(len(left), 'image')} gone or changed since; the overlays of before stay.")
+            console.warn(f"{count_words(len(left), 'image')} gone or changed since; the overlays of before stay.")
     drawn = folder.ledger.drawn
     if drawn:
         words = ", ".join(f"{name} {value}" for name, value in drawn.items())
-        talk.say(f"Overlays are painted as camcli render left the folder: {words}.")
+        console.info(f"Overlays are painted as camcli render left the folder: {words}.")
     return with_values(config, drawn)
 
 
 def _continue(run: _Run) -> int:
     """Explain what is not done yet; the exit code."""
-    folder, talk, sources = run.folder, run.talk, run.sources
+    folder, console, sources = run.folder, run.console, run.sources
     todo = folder.pending(sources, retry_failed=run.config.retry_failed, hashed=run.config.hash)
     if run.rows is not None:
         waiting = {source.image for source in todo}
@@ -174,33 +174,33 @@ def _continue(run: _Run) -> int:
         for _, rows in folder.ledger.rows(done):
             run.rows.add_table(rows)
         if run.rows.abandoned and todo:
-            return _end_of_the_reader(0, len(todo), talk)
+            return _end_of_the_reader(0, len(todo), console)
     if not todo and folder.is_finished(sources):
         folder.tidy()
         if not folder.root.exists(coco.NAME):
             _write_boxes(run)
         explained, failed = folder.totals(sources)
-        talk.say(f"Nothing to do: {count_words(explained, 'image')} already explained in {shown(folder.place)}.")
+        console.info(f"Nothing to do: {count_words(explained, 'image')} already explained in {escape_name(folder.place)}.")
         _report(run)
         if failed:
-            talk.say(failed_before_words(failed, folder.place))
+            console.info(failed_before_words(failed, folder.place))
         return 0
     if 0 < len(todo) < len(sources):
-        talk.say(f"{count_words(len(sources) - len(todo), 'image')} done before, {len(todo)} to do.")
+        console.info(f"{count_words(len(sources) - len(todo), 'image')} done before, {len(todo)} to do.")
     return _explain(todo, run)
 
 
 def _explain(todo: Sequence[Source], run: _Run) -> int:
-    folder, talk, stages, counts = run.folder, run.talk, run.stages, Counts()
+    folder, console, stages, counts = run.folder, run.console, run.stages, Counts()
     stages.add("find", run.given.seconds())
     with stages.work("load"):
         job = _loaded(todo, run)
         told = folder.was_finished()
         suspects = folder.suspects(todo)
         crashed = _crashing(suspects, todo, run)
-    with SIGNALS.deferred(talk.promise("Finishing the images in progress")) as stop:
+    with SIGNALS.deferred(console.promise("Finishing the images in progress")) as stop:
         folder.begin(todo, suspects)
-        with talk.bar(len(todo)) as tell:
+        with console.bar(len(todo)) as tell:
             progress = RunProgress(tell, len(todo), counts)
             outcomes = _outcomes(todo, crashed, suspects, _Work(job, folder, stages, stop, progress.pass_begins))
             for outcome in progress.over(outcomes):
@@ -210,33 +210,33 @@ def _explain(todo: Sequence[Source], run: _Run) -> int:
             _write_boxes(run)
         failed = folder.totals(run.sources)[1]
         new = counts.failed if told else failed
-        summarize(counts, (new, failed - new), run.given.seconds(), folder.place, talk)
+        summarize(counts, (new, failed - new), run.given.seconds(), folder.place, console)
         state = "finished" if counts.explained + counts.failed == len(todo) else "interrupted"
         folder.finish(_record(job, counts, state, run))  # after what says that failures were told
     if state == "finished":
         with stages.work("report"):
             _report(run)
     if run.config.verbose:
-        tell_stages(stages, run.given.seconds(), talk)
+        tell_stages(stages, run.given.seconds(), console)
     if SIGNALS.number is not None:
-        talk.complain("interrupted; run the same command again to resume.")
+        console.error("interrupted; run the same command again to resume.")
         return 128 + SIGNALS.number
     done = counts.explained + counts.failed
-    return _end_of_the_reader(done, len(todo), talk) if state == "interrupted" else int(new > 0)
+    return _end_of_the_reader(done, len(todo), console) if state == "interrupted" else int(new > 0)
 
 
 def _loaded(todo: Sequence[Source], run: _Run) -> Job:
     """The model, ready to explain ``todo``."""
     keep_memory()
-    with loading(run.talk, run.config.model, run.config.weights):
+    with loading(run.console, run.config.model, run.config.weights):
         warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata: what matters becomes a failure
         from camcli.images.limits import allow_any_size
         from camcli.pipeline.job import prepare_job
 
         allow_any_size()
-        show = run.talk.on_terminal and not run.talk.quiet
-        job = prepare_job(run.config, run.sources, left=len(todo), show_progress=show, say=run.talk.say)
-    announce(job, run.talk)
+        show = run.console.on_terminal and not run.console.quiet
+        job = prepare_job(run.config, run.sources, left=len(todo), show_progress=show, info=run.console.info)
+    announce(job, run.console)
     return job
 
 
@@ -244,7 +244,7 @@ def _take(outcome: Outcome, counts: Counts, run: _Run, stop: threading.Event) ->
     """Count an outcome and pass it on; ``stop`` is set where nobody reads the rows any more."""
     counts.add(outcome)
     if isinstance(outcome, Failure):
-        tell_failure(outcome, counts, run.talk)
+        tell_failure(outcome, counts, run.console)
     if run.rows is not None:
         run.rows.add(outcome)
         if run.rows.abandoned:
@@ -259,9 +259,9 @@ def _record(job: Job, counts: Counts, state: str, run: _Run) -> dict[str, Any]:
     return {**record, "this_run": {**run.given.as_dict(), **record["this_run"]}}
 
 
-def _end_of_the_reader(done: int, wanted: int, talk: Talk) -> int:
+def _end_of_the_reader(done: int, wanted: int, console: Console) -> int:
     """Say that stdout was closed before all was done; the exit code that a broken pipe has."""
-    talk.say(f"stdout was closed after {done:,} of {count_words(wanted, 'image')}; run the same command again to resume.")
+    console.info(f"stdout was closed after {done:,} of {count_words(wanted, 'image')}; run the same command again to resume.")
     return BROKEN_PIPE
 
 
@@ -279,7 +279,7 @@ def _report(run: _Run) -> None:
     from camcli.report.write import write_report
 
     allow_any_size()
-    tell_report(write_report(run.folder.root, SIGNALS.stop), run.folder.place, run.talk)
+    tell_report(write_report(run.folder.root, SIGNALS.stop), run.folder.place, run.console)
 
 
 def _crashing(suspects: Mapping[str, int], todo: Sequence[Source], run: _Run) -> list[Failure]:
@@ -288,7 +288,7 @@ def _crashing(suspects: Mapping[str, int], todo: Sequence[Source], run: _Run) ->
         return []
     from camcli.pipeline.probe import find_crashing
 
-    run.talk.say(f"An earlier run died with {count_words(len(suspects), 'image')} in hand; trying each on its own.")
+    run.console.info(f"An earlier run died with {count_words(len(suspects), 'image')} in hand; trying each on its own.")
     often = [
         Failure(source.image, "crashed", f"the process died {_MOST_DEATHS} times with nothing else in hand", stamp_of(source.path))
         for source in todo

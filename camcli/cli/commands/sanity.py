@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camcli.cli.command import command
-from camcli.cli.console import Talk, print_table, stdout_for_data
+from camcli.cli.console import Console, print_table, stdout_for_data
 from camcli.cli.inputs import gathered_sources, misspelt_names_first
 from camcli.cli.loading import loading
-from camcli.cli.options import config_parameters, take_parameters
+from camcli.cli.options import config_parameters, options_of, take_parameters
 from camcli.cli.summary import announce, count_words
 from camcli.config.run import RunConfig
-from camcli.records import Failure, Source, shown
+from camcli.records import Failure, Source, escape_name
 from camcli.sanity.config import SanityConfig
 
 if TYPE_CHECKING:
-    from camcli.sanity.session import Session
+    from camcli.sanity.study import Study
 
 _OF_RUN = ("model", "weights", "labels", "device", "layer", "fit", "batch-size", "threads", "max-pixels")
 """Options that are those of ``camcli run``."""
@@ -40,7 +40,7 @@ def sanity_command() -> Callable[..., None]:
         nothing. A few images are enough; the network is not changed on disk.[/dim]
         """
         options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        of_run = {name: options.pop(name) for name in [name.replace("-", "_") for name in _OF_RUN]}
+        of_run = {name: options.pop(name) for name in options_of(_OF_RUN)}
         config = SanityConfig(**options).check()
         run = RunConfig(**of_run, output=config.output, limit=config.limit, quiet=config.quiet).check()
         raise typer.Exit(_execute(inputs, config, run))
@@ -58,10 +58,10 @@ def sanity_command() -> Callable[..., None]:
 
 def _execute(inputs: Sequence[str], config: SanityConfig, run: RunConfig) -> int:
     """One check from inputs to verdicts; the exit code. Raises CamcliError for what stops it."""
-    talk = Talk(quiet=config.quiet)
-    root, sources = gathered_sources(inputs, run, talk)
-    with loading(talk):
-        from camcli.sanity.session import check_settings_of, images_of
+    console = Console(quiet=config.quiet)
+    root, sources = gathered_sources(inputs, run, console)
+    with loading(console):
+        from camcli.sanity.study import check_settings_of, images_of
         from camcli.sanity.write import sanity_folder
 
     with stdout_for_data(quiet=config.quiet):
@@ -72,60 +72,62 @@ def _execute(inputs: Sequence[str], config: SanityConfig, run: RunConfig) -> int
             sanity_folder(config.output, settings, overwrite=config.overwrite) as earlier,
         ):
             if earlier is not None and earlier.get("images") == images:
-                talk.say(f"Nothing to do: this check is in {shown(config.output)}.")
+                console.info(f"Nothing to do: this check is in {escape_name(config.output)}.")
                 record = earlier
             else:
                 if earlier is not None:
-                    talk.say("The images have changed since; checking anew.")
-                record = _check(sources, config, run, {"settings": settings, "images": images}, talk)
-    _show(config, record, talk)
+                    console.info("The images have changed since; checking anew.")
+                record = _check(sources, config, run, {"settings": settings, "images": images}, console)
+    _show(config, record, console)
     return 1 if record["failed"] else 0
 
 
-def _check(sources: Sequence[Source], config: SanityConfig, run: RunConfig, record: dict[str, Any], talk: Talk) -> dict[str, Any]:
+def _check(
+    sources: Sequence[Source], config: SanityConfig, run: RunConfig, record: dict[str, Any], console: Console
+) -> dict[str, Any]:
     """Make the check; its record, as it was written."""
     from camcli.images.limits import allow_any_size
     from camcli.resources import keep_memory
-    from camcli.sanity.session import prepare_session, read_inputs, run_session
+    from camcli.sanity.study import prepare_study, read_inputs, run_study
 
     keep_memory()
     allow_any_size()
     warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata: what matters becomes a failure
-    show = talk.on_terminal and not talk.quiet
-    with loading(talk, run.model, run.weights):
-        session = prepare_session(config, run, talk.say, show_progress=show)
-    _announce(session, talk)
-    inputs, failures = read_inputs(sources, session.job)
+    show = console.on_terminal and not console.quiet
+    with loading(console, run.model, run.weights):
+        study = prepare_study(config, run, console.info, show_progress=show)
+    _announce(study, console)
+    inputs, failures = read_inputs(sources, study.job)
     for failure in failures:
-        talk.complain(f"{shown(failure.image)}: {shown(failure.reason)}")
+        console.error(f"{escape_name(failure.image)}: {escape_name(failure.reason)}")
     if len(inputs) == 1:
-        talk.warn("with one image there is no other to tell what chance gives; 0 is taken for it.")
+        console.warn("with one image there is no other to tell what chance gives; 0 is taken for it.")
     failed = [_as_json(failure) for failure in failures]
-    with talk.bar(unit="step") as tell:
-        return run_session(session, inputs, {**record, "failed": failed}, tell)
+    with console.bar(unit="step") as tell:
+        return run_study(study, inputs, {**record, "failed": failed}, tell)
 
 
-def _announce(session: Session, talk: Talk) -> None:
-    announce(session.job, talk)
-    for method, reason in session.refused.items():
-        talk.warn(f"{method} is not checked: {reason}")
-    names = ", ".join(shown(stage.name) for stage in session.stages)
-    talk.say(f"{count_words(len(session.stages), 'step')} from the top: {names}")
+def _announce(study: Study, console: Console) -> None:
+    announce(study.job, console)
+    for method, reason in study.refused.items():
+        console.warn(f"{method} is not checked: {reason}")
+    names = ", ".join(escape_name(stage.name) for stage in study.groups)
+    console.info(f"{count_words(len(study.groups), 'step')} from the top: {names}")
 
 
 def _as_json(failure: Failure) -> dict[str, str]:
     return {"image": failure.image, "stage": failure.stage, "error": failure.reason}
 
 
-def _show(config: SanityConfig, record: dict[str, Any], talk: Talk) -> None:
-    if not talk.quiet:
+def _show(config: SanityConfig, record: dict[str, Any], console: Console) -> None:
+    if not console.quiet:
         rows = [{key: _words(value) for key, value in verdict.items()} for verdict in record["verdicts"]]
         rows = [{**row, "comparable": f"{row['comparable']}/{row['maps']}"} for row in rows]
         print_table(_COLUMNS, [[row[column] for column in _COLUMNS] for row in rows], right=_COLUMNS[3:])
     if record["failed"]:
-        talk.complain(f"{count_words(len(record['failed']), 'image')} could not be read and took no part.")
+        console.error(f"{count_words(len(record['failed']), 'image')} could not be read and took no part.")
     curves, strip, table = (os.path.join(config.output, name) for name in ("curves.png", "strip.png", "sanity.csv"))
-    talk.say(f"Curves in {shown(curves)}, maps to look at in {shown(strip)}, all figures in {shown(table)}.")
+    console.info(f"Curves in {escape_name(curves)}, maps to look at in {escape_name(strip)}, all figures in {escape_name(table)}.")
 
 
 def _words(value: Any) -> str:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from camcli.cli.command import command
-from camcli.cli.console import Talk, print_table
+from camcli.cli.console import Console, print_table
 from camcli.cli.summary import count_words, failed_before_words
 from camcli.config.run import RunConfig
-from camcli.records import shown
+from camcli.records import escape_name
 
 if TYPE_CHECKING:
     from camcli.output.root import Root
@@ -38,16 +38,18 @@ def verify(
         for run in folders
         for problem in verify_folder(run, with_inputs=inputs)
     ]
-    talk = Talk(quiet=quiet)
+    console = Console(quiet=quiet)
     if problems:
         if not quiet:
             print_table(("file", "problem"), problems)
-        talk.say(f"{count_words(len(problems), 'problem')} in {shown(folder)}; the command that made it mends what can be mended.")
+        console.info(
+            f"{count_words(len(problems), 'problem')} in {escape_name(folder)}; the command that made it mends what can be mended."
+        )
         raise typer.Exit(1)
-    talk.say(f"{shown(folder)}: journal, tables and files agree{missing_parts(folders)}.")
+    console.info(f"{escape_name(folder)}: journal, tables and files agree{missing_parts(folders)}.")
     failed = _failed_images(folders)
     if failed:
-        talk.say(failed_before_words(failed, folder))
+        console.info(failed_before_words(failed, folder))
 
 
 def _failed_images(runs: Sequence[Root]) -> int:

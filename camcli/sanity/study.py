@@ -14,13 +14,13 @@ from camcli.config.fingerprint import run_settings
 from camcli.config.run import RunConfig
 from camcli.errors import InputError
 from camcli.images.decode import decode_image
-from camcli.images.geometry import prepare_input, view_of
+from camcli.images.geometry import input_window, prepare_input
 from camcli.pipeline.job import Job, package_versions, prepare_job
 from camcli.records import Failure, Source, stamp_of
 from camcli.resources import available_cores
 from camcli.sanity.check import available_methods, check_maps, plain_job
 from camcli.sanity.config import SanityConfig
-from camcli.sanity.randomize import Stage, find_stages
+from camcli.sanity.randomize import LayerGroup, find_layer_groups
 from camcli.sanity.verdict import JUDGED_BY, KEEPS, LOSES, Verdict, judge
 from camcli.sanity.write import known, write_check
 
@@ -29,12 +29,12 @@ _SHARED = ("model", "weights", "labels", "layer", "fit", "max-pixels")
 
 
 @dataclass(frozen=True)
-class Session:
-    """A check before its first image: the network, its ``stages`` from the top, and ``refused``: methods it does not allow."""
+class Study:
+    """A check before its first image: the network, its ``groups`` from the top, and ``refused``: methods it does not allow."""
 
     config: SanityConfig
     job: Job
-    stages: tuple[Stage, ...]
+    groups: tuple[LayerGroup, ...]
     refused: Mapping[str, str]
 
 
@@ -51,18 +51,18 @@ def images_of(sources: Sequence[Source]) -> dict[str, Any]:
     return {name: None if stamp is None else [stamp.size, stamp.mtime_ns] for name, stamp in stamps.items()}
 
 
-def prepare_session(config: SanityConfig, run: RunConfig, say: Callable[[str], None], *, show_progress: bool = False) -> Session:
+def prepare_study(config: SanityConfig, run: RunConfig, info: Callable[[str], None], *, show_progress: bool = False) -> Study:
     """Load the model, look every name up, and find the order of its layers. Raises as ``prepare_job`` does.
 
     A method that the network does not allow is left out; UsageError where none is left.
     """
     first = replace(run, method=("gradcam",), class_=() if config.class_ is None else (config.class_,), topk=None)
-    job = plain_job(prepare_job(first.check(), show_progress=show_progress, say=say))
+    job = plain_job(prepare_job(first.check(), show_progress=show_progress, info=info))
     methods, refused = available_methods(job, config.method)
-    job = job.asking(method=tuple(methods))
+    job = job.with_targets(method=tuple(methods))
     generator = torch.Generator().manual_seed(0)
     image = torch.randn((1, 3, *job.model.preprocess.crop), generator=generator).to(job.device, job.network.dtype)
-    return Session(config, job, tuple(find_stages(job.model.module, image, config.steps)), refused)
+    return Study(config, job, tuple(find_layer_groups(job.model.module, image, config.steps)), refused)
 
 
 def read_inputs(sources: Sequence[Source], job: Job) -> tuple[dict[str, np.ndarray], list[Failure]]:
@@ -77,15 +77,15 @@ def read_inputs(sources: Sequence[Source], job: Job) -> tuple[dict[str, np.ndarr
         if isinstance(image, Failure):
             failures.append(image)
             continue
-        view = view_of((image.pixels.shape[1], image.pixels.shape[0]), job.model.preprocess, job.config.fit)
+        view = input_window((image.pixels.shape[1], image.pixels.shape[0]), job.model.preprocess, job.config.resize_mode)
         inputs[source.image] = prepare_input(image.pixels, view, job.model.preprocess)
     if not inputs:
         raise InputError(f"none of the images can be read; the first: {failures[0].image}: {failures[0].reason}")
     return inputs, failures
 
 
-def run_session(
-    session: Session,
+def run_study(
+    study: Study,
     inputs: Mapping[str, np.ndarray],
     record: Mapping[str, Any],
     tell: Callable[[int, int], None],
@@ -94,27 +94,27 @@ def run_session(
 
     ``record``: what is to stand in it besides. Raises what explaining raises, and OutputError.
     """
-    config, threads = session.config, torch.get_num_threads()
+    config, threads = study.config, torch.get_num_threads()
     try:
-        torch.set_num_threads(session.job.config.threads or available_cores())
-        found = check_maps(session.job, inputs, session.stages, seed=config.seed, strips=config.strip, tell=tell)
+        torch.set_num_threads(study.job.config.threads or available_cores())
+        found = check_maps(study.job, inputs, study.groups, seed=config.seed, strips=config.strip, tell=tell)
     finally:
         torch.set_num_threads(threads)
     verdicts = judge(found)
-    whole = {**record, **_facts(session, verdicts)}
+    whole = {**record, **_facts(study, verdicts)}
     write_check(config.output, found, verdicts, whole)
     return whole
 
 
-def _facts(session: Session, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    job = session.job
+def _facts(study: Study, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    job = study.job
     return {
         "camcli": __version__,
         "model": {"name": job.model.name, "weights": job.model.weights, "classes": len(job.model.classes)},
         "device": str(job.device),
         "layers": [layer.name for layer in job.layers],
-        "stages": {stage.name: list(stage.modules) for stage in session.stages},
-        "not_checked": dict(session.refused),
+        "stages": {stage.name: list(stage.modules) for stage in study.groups},
+        "not_checked": dict(study.refused),
         "judged_by": {"measure": JUDGED_BY, "keeps_from": KEEPS, "loses_below": LOSES},
         "verdicts": [{name: known(value) for name, value in asdict(verdict).items()} for verdict in verdicts],
         "versions": package_versions("scipy", "scikit-image", "matplotlib"),

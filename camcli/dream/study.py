@@ -15,7 +15,7 @@ import torch
 from camcli.config.fingerprint import run_settings
 from camcli.config.run import RunConfig
 from camcli.dream.config import DreamConfig
-from camcli.dream.optimize import Dream, Viewer, ascend
+from camcli.dream.optimize import Dream, ModelView, optimize
 from camcli.dream.targets import Target, check_targets, find_targets
 from camcli.dream.write import (
     SHEET,
@@ -24,7 +24,7 @@ from camcli.dream.write import (
     check_folder,
     png_bytes,
     read_picture,
-    read_record,
+    read_picture_record,
     sheet_of,
     write_table,
 )
@@ -39,17 +39,17 @@ from camcli.output.checks import differences
 from camcli.output.locks import claimed
 from camcli.output.root import Root
 from camcli.output.writers import output_error
-from camcli.records import Failure, LoadedModel, shown
+from camcli.records import Failure, LoadedModel, escape_name
 from camcli.resources import available_memory
 
 
 @dataclass(frozen=True)
-class Session:
+class Study:
     """A command with every name resolved. ``settings``: of each picture, by its target; ``todo``: those that are not there yet."""
 
     config: DreamConfig
     model: LoadedModel
-    viewer: Viewer
+    model_view: ModelView
     targets: tuple[Target, ...]
     settings: Mapping[Target, dict[str, Any]]
     todo: tuple[Target, ...]
@@ -64,7 +64,7 @@ class Dreamt:
     seconds: float
 
 
-def prepare_session(config: DreamConfig, request: ModelRequest, device: str) -> Session:
+def prepare_study(config: DreamConfig, request: ModelRequest, device: str) -> Study:
     """Load the model, look every name up, and see what the folder already holds; nothing is written.
 
     Raises the UsageError of whatever does not exist, SettingsError for a picture that was made otherwise, unless ``overwrite`` is
@@ -86,7 +86,7 @@ def prepare_session(config: DreamConfig, request: ModelRequest, device: str) -> 
     notes = list(model.notes)
     network = prepare_network(model, [layer.name for layer in layers], place, Preparation(), notes.append)
     check_targets(network, model, targets, size, place)
-    return Session(config, model, Viewer(network, model.preprocess, size, place), targets, settings, todo)
+    return Study(config, model, ModelView(network, model.preprocess, size, place), targets, settings, todo)
 
 
 def _refuse_too_large(model: LoadedModel, size: tuple[int, int], device: torch.device) -> None:
@@ -114,62 +114,62 @@ def _settings(config: DreamConfig, request: ModelRequest, target: Target, size: 
 def _is_there(config: DreamConfig, target: Target, settings: Mapping[str, Any]) -> bool:
     """Whether picture and animation were made with these settings. Raises SettingsError where with others."""
     root, name = Root(config.output), f"{target.stem}.png"
-    record = read_record(root, name) if os.path.isdir(root.path) else None
+    record = read_picture_record(root, name) if os.path.isdir(root.path) else None
     if record is None:
         return False
     earlier = record.get("settings")
     different = differences(earlier if isinstance(earlier, dict) else {}, settings)
     if different and not config.overwrite:
         raise SettingsError(
-            f"{shown(root.at(name))!r} was made with other settings ({different}). "
+            f"{escape_name(root.at(name))!r} was made with other settings ({different}). "
             "Choose another folder with --output, or replace it with --overwrite."
         )
-    animation = read_record(root, f"{target.stem}.webp") if config.frames is not None else None
+    animation = read_picture_record(root, f"{target.stem}.webp") if config.frames is not None else None
     return not different and (config.frames is None or animation == {"settings": settings, "frames": config.frames})
 
 
 def make_dreams(
-    session: Session, stop: threading.Event, tell: Callable[[Target, float], None] = lambda _target, _activation: None
+    study: Study, stop: threading.Event, tell: Callable[[Target, float], None] = lambda _target, _activation: None
 ) -> Iterator[Dreamt | Failure]:
     """Dream what is to do, in order; the folder's lock is held meanwhile. Each picture is written before it is given out.
 
     Ends early where ``stop`` is set; the picture in hand is then left out. ``tell`` hears target and activation at each step.
     Raises OutputError, InUseError.
     """
-    root = Root(session.config.output)
-    with _held(root, session.config.output), _threads(session.config.threads):
-        for target in session.todo:
+    root = Root(study.config.output)
+    with _held(root, study.config.output), _threads(study.config.threads):
+        for target in study.todo:
             started = time.monotonic()
             try:
-                dream = ascend(session.viewer, target, session.config, stop, lambda value, target=target: tell(target, value))  # type: ignore[misc]
+                dream = optimize(study.model_view, target, study.config, stop, lambda value, target=target: tell(target, value))  # type: ignore[misc]
             except ImageError as error:
                 yield Failure(f"{target.stem}.png", error.stage, str(error))
                 continue
             if dream is None:
                 break
-            _write(session, root, target, dream)
+            _write(study, root, target, dream)
             write_table(root)
             yield Dreamt(target, dream, time.monotonic() - started)
         write_table(root)
-        write_sheet(session, root)
+        write_sheet(study, root)
 
 
-def _write(session: Session, root: Root, target: Target, dream: Dream) -> None:
+def _write(study: Study, root: Root, target: Target, dream: Dream) -> None:
     """The animation first: whoever finds the picture finds both."""
-    settings = session.settings[target]
+    settings = study.settings[target]
     animation = f"{target.stem}.webp"
     if dream.frames:
-        root.write_changed(animation, animation_bytes(dream.frames, {"settings": settings, "frames": session.config.frames}))
+        root.write_changed(animation, animation_bytes(dream.frames, {"settings": settings, "frames": study.config.frames}))
     else:
         root.remove(animation)  # of an earlier picture
-    record = {"settings": settings, "row": _row(session, target, dream)}
+    record = {"settings": settings, "row": _row(study, target, dream)}
     root.write_changed(f"{target.stem}.png", png_bytes(dream.picture, record))
 
 
-def _row(session: Session, target: Target, dream: Dream) -> dict[str, Any]:
-    height, width = session.viewer.size
+def _row(study: Study, target: Target, dream: Dream) -> dict[str, Any]:
+    height, width = study.model_view.size
     row, column = target.cell or (None, None)
-    figures = dream.figures
+    metrics = dream.metrics
     return {
         "target": "class" if target.layer is None else "channel" if target.cell is None else "unit",
         "class_index": target.class_index,
@@ -178,25 +178,25 @@ def _row(session: Session, target: Target, dream: Dream) -> dict[str, Any]:
         "channel": target.channel,
         "unit_y": row,
         "unit_x": column,
-        "activation_start": figures.start,
-        "activation_end": figures.end,
-        "activation_moved": figures.moved,
-        "probability": figures.probability,
-        "probability_moved": figures.probability_moved,
-        "probability_least": figures.probability_least,
-        "prior": session.config.prior,
-        "steps": session.config.steps,
+        "activation_start": metrics.start,
+        "activation_end": metrics.end,
+        "activation_moved": metrics.moved,
+        "probability": metrics.probability,
+        "probability_moved": metrics.probability_moved,
+        "probability_least": metrics.probability_least,
+        "prior": study.config.prior,
+        "steps": study.config.steps,
         "width": width,
         "height": height,
-        "seed": session.config.seed,
+        "seed": study.config.seed,
     }
 
 
-def write_sheet(session: Session, root: Root) -> None:
+def write_sheet(study: Study, root: Root) -> None:
     """Write ``sheet.png``, all pictures of the command in its order, where it has several. Raises OutputError."""
-    if len(session.targets) < 2:
+    if len(study.targets) < 2:
         return
-    there: Sequence[Target] = [target for target in session.targets if root.size(f"{target.stem}.png")]
+    there: Sequence[Target] = [target for target in study.targets if root.size(f"{target.stem}.png")]
     try:
         pictures = [read_picture(root, f"{target.stem}.png") for target in there]
     except OSError as error:
@@ -209,7 +209,7 @@ def write_sheet(session: Session, root: Root) -> None:
 @contextmanager
 def _held(root: Root, place: str) -> Iterator[None]:
     """Inside, the folder is there and nobody else writes into it."""
-    busy = f"another camcli is writing into {shown(place)!r}. Wait for it, or choose another with --output."
+    busy = f"another camcli is writing into {escape_name(place)!r}. Wait for it, or choose another with --output."
     try:
         with claimed(root, busy, lambda: root.exists(TABLE)):
             yield
