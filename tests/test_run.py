@@ -421,7 +421,7 @@ def test_quiet_says_nothing_but_errors(camcli, imgs, tmp_path):
 def test_out_of_memory_halves_the_batch_down_to_one(camcli, imgs, tmp_path, monkeypatch):
     import torch
 
-    from camcli.pipeline.stages import engine
+    from camcli.pipeline import engine
 
     sizes = []
     real = engine.explain_batch
@@ -604,8 +604,6 @@ def test_what_could_not_be_read_is_tried_again_when_it_can(camcli, imgs, tmp_pat
     assert failures_of(out) == [{"image": "sub/b.png", "stage": "read", "error": "permission denied"}]
     assert "Nothing to do" in camcli("run", imgs, "-o", out, *TINY).err
     monkeypatch.undo()
-    monkeypatch.setattr("camcli.cli.app.SIGNALS.install", lambda: None)
-    monkeypatch.setattr("camcli.cli.app.SIGNALS.ignore", lambda: None)
     assert camcli("run", imgs, "-o", out, *TINY).code == 0
     assert failures_of(out) == []
     assert len(rows_of(out)) == 6
@@ -623,8 +621,6 @@ def test_a_run_killed_before_its_end_is_brought_to_it(camcli, imgs, tmp_path, mo
     camcli("run", imgs, "-o", out, *TINY)
     assert rows_of(out)[-1]["image"] == "0.png"
     monkeypatch.undo()
-    monkeypatch.setattr("camcli.cli.app.SIGNALS.install", lambda: None)
-    monkeypatch.setattr("camcli.cli.app.SIGNALS.ignore", lambda: None)
     assert camcli("run", imgs, "-o", out, *TINY).code == 0
     assert rows_of(out)[0]["image"] == "0.png"
     assert json.loads((out / "run.json").read_text())["images"] == {"explained": 7, "failed": 0}
@@ -770,7 +766,7 @@ def test_a_flood_of_broken_files_is_recorded_as_it_comes(imgs, tmp_path):
 
 
 def test_a_defect_of_ours_is_not_taken_for_failed_images(camcli, imgs, tmp_path, monkeypatch):
-    monkeypatch.setattr("camcli.pipeline.reading.view_of", lambda *_: 1 / 0)
+    monkeypatch.setattr("camcli.pipeline.reading.input_window", lambda *_: 1 / 0)
     ended = camcli("run", imgs, "-o", tmp_path / "out", *TINY)
     assert ended.code == 3
     assert "ZeroDivisionError" in ended.err

@@ -13,7 +13,7 @@ from camcli.cam import METHODS
 from camcli.cam.explain import Options, explain_batch
 from camcli.cli.progress import RunProgress
 from camcli.cli.signals import SIGNALS
-from camcli.pipeline.stages import stopping
+from camcli.pipeline import stopping
 from camcli.records import Counts, Grid, Layer, Success
 from tests.conftest import Cam
 from tests.faults import differences, fill_album
@@ -91,14 +91,10 @@ def test_what_was_in_the_network_is_dropped_and_done_by_the_next_run(camcli, tmp
     def stop_at_30(progress, number):
         passes.append(number)
         if len(passes) == 30:
-            SIGNALS.stop.set()
+            SIGNALS._arrived(signal.SIGINT, None)
 
     monkeypatch.setattr(RunProgress, "pass_begins", stop_at_30)
-    monkeypatch.setattr(SIGNALS, "number", signal.SIGINT)
-    try:
-        camcli(*command, "-o", tmp_path / "out")
-    finally:
-        SIGNALS.stop.clear()
+    assert camcli(*command, "-o", tmp_path / "out").code == 130
     assert len(passes) == 30, "passes went on"
     left = rows_of(tmp_path / "out")
     assert len(left) < len(rows_of(tmp_path / "whole"))
