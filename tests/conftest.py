@@ -14,6 +14,7 @@ from torch import nn
 
 from tests.browser import chromium
 from tests.commands import own_signals
+from tests.forks import Forks, shared
 from tests.pictures import encoded, photo
 
 # no test may reach a model hub, nor take the weights that a developer has cached
@@ -32,6 +33,12 @@ hypothesis.settings.load_profile("repeatable")
 def seeded():
     """Every test begins at the same random numbers, alone or among others."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Forks:
+    """A server that forks runs of the command."""
+    return shared()
 
 
 @dataclass

@@ -18,7 +18,7 @@ from camcli.records import Counts, Grid, Layer, Success
 from tests.conftest import Cam
 from tests.faults import differences, fill_album
 from tests.folders import contents_of, rows_of
-from tests.forks import Forks, wait_for
+from tests.forks import wait_for
 
 VARIATIONS = ({}, {"smooth": 3}, {"augment": True}, {"chunk": 2})
 
@@ -103,7 +103,7 @@ def test_what_was_in_the_network_is_dropped_and_done_by_the_next_run(camcli, tmp
     assert contents_of(tmp_path / "out") == contents_of(tmp_path / "whole")
 
 
-def test_law_2_an_interrupt_ends_a_slow_method_within_five_seconds(tmp_path):
+def test_law_2_an_interrupt_ends_a_slow_method_within_five_seconds(forks, tmp_path):
     """Each image takes eight seconds. The command says at once what it does."""
     fill_album(tmp_path / "imgs", 3)
     command = [
@@ -119,18 +119,17 @@ def test_law_2_an_interrupt_ends_a_slow_method_within_five_seconds(tmp_path):
         1,
     ]
     log, asleep = tmp_path / "log", tmp_path / "asleep"
-    with Forks() as forks:
-        slowly = {"FAULTS_SLEEP": "0.2", "FAULTS_ASLEEP": str(asleep), "FORKS_HASTY": "yes"}
-        run = forks.start([*command, "-o", tmp_path / "out"], log, **slowly)
-        assert wait_for(lambda: (asleep.exists() and asleep.stat().st_size > 20) or run.poll() is not None)
-        run.send_signal(signal.SIGINT)
-        begun = time.monotonic()
-        assert wait_for(lambda: "Finishing the images in progress; press Ctrl-C again to stop now.\n" in log.read_text(), 1)
-        assert run.wait(30) == 130, log.read_text()
-        assert time.monotonic() - begun < 5
-        assert "Traceback" not in log.read_text()
-        for folder in ("whole", "out"):
-            assert forks.start([*command, "-o", tmp_path / folder, "--quiet"], log, FORKS_HASTY="yes").wait(60) == 0
+    slowly = {"FAULTS_SLEEP": "0.2", "FAULTS_ASLEEP": str(asleep)}
+    run = forks.start([*command, "-o", tmp_path / "out"], log, **slowly)
+    assert wait_for(lambda: (asleep.exists() and asleep.stat().st_size > 20) or run.poll() is not None)
+    run.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    assert wait_for(lambda: "Finishing the images in progress; press Ctrl-C again to stop now.\n" in log.read_text(), 1)
+    assert run.wait(30) == 130, log.read_text()
+    assert time.monotonic() - begun < 5
+    assert "Traceback" not in log.read_text()
+    for folder in ("whole", "out"):
+        assert forks.start([*command, "-o", tmp_path / folder, "--quiet"], log).wait(60) == 0
     assert differences(tmp_path / "out", tmp_path / "whole") == []
 
 
@@ -142,20 +141,19 @@ def test_law_2_an_interrupt_ends_a_slow_method_within_five_seconds(tmp_path):
     ],
     ids=["sanity", "dream"],
 )
-def test_law_2_holds_for_studies_too(tmp_path, command):
+def test_law_2_holds_for_studies_too(forks, tmp_path, command):
     """In the middle of what takes minutes."""
     fill_album(tmp_path / "imgs", 3)
     log, asleep = tmp_path / "log", tmp_path / "asleep"
     arguments = [tmp_path / "imgs" if word == "imgs" else word for word in command]
-    with Forks() as forks:
-        slowly = {"FAULTS_SLEEP": "0.2", "FAULTS_ASLEEP": str(asleep), "FORKS_HASTY": "yes"}
-        run = forks.start([*arguments, "-o", tmp_path / "out"], log, **slowly)
-        assert wait_for(lambda: (asleep.exists() and asleep.stat().st_size > 20) or run.poll() is not None)
-        run.send_signal(signal.SIGINT)
-        begun = time.monotonic()
-        assert run.wait(30) == 130, log.read_text()
-        assert time.monotonic() - begun < 5
-        assert "Traceback" not in log.read_text()
+    slowly = {"FAULTS_SLEEP": "0.2", "FAULTS_ASLEEP": str(asleep)}
+    run = forks.start([*arguments, "-o", tmp_path / "out"], log, **slowly)
+    assert wait_for(lambda: (asleep.exists() and asleep.stat().st_size > 20) or run.poll() is not None)
+    run.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    assert run.wait(30) == 130, log.read_text()
+    assert time.monotonic() - begun < 5
+    assert "Traceback" not in log.read_text()
 
 
 def test_a_batch_that_takes_a_moment_is_finished(monkeypatch):
