@@ -67,10 +67,10 @@ def data(tmp_path):
 class Silent:
     """Nobody listens."""
 
-    def say(self, text):
+    def info(self, text):
         """Nothing."""
 
-    warn = failed = say
+    warn = failed = info
 
     def images(self, done, of):
         """Nothing."""
@@ -578,7 +578,7 @@ def test_training_that_fails_leaves_the_network_frozen_and_says_why(data, tmp_pa
         return kept[0]
 
     class Removes(Silent):
-        def say(self, text):
+        def info(self, text):
             if text.startswith("Epoch 0"):
                 (data / "red" / "3.png").unlink()
 
