@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from camcli.config.field import with_values
 from camcli.config.fingerprint import idle_options, run_settings, with_former_defaults
 from camcli.config.run import RunConfig
-from camcli.images.limits import allow_any_size
+from camcli.images.limits import pillow_unlimited
 from camcli.listener import Listener, Messages, SilentListener
 from camcli.output.folder import OutputFolder, recorded_settings
 from camcli.output.writing import RunWriter
@@ -25,7 +24,6 @@ from camcli.pipeline.inputs import Inputs, explainable, misspelt_names_first
 from camcli.pipeline.invocation import Invocation
 from camcli.pipeline.progress import RunProgress
 from camcli.records import REPORT_PAGE, Counts, Failure, Outcome, Source, Success, count_words, escape_name, stamp_of
-from camcli.resources import keep_memory
 from camcli.runs import coco
 from camcli.timing import StageTimer
 
@@ -158,6 +156,7 @@ def run_images(
     settings = run_settings(config, inputs.root)
     with (
         misspelt_names_first(config),
+        pillow_unlimited(),
         OutputFolder(config.output, settings, overwrite=config.overwrite, shard=config.part) as folder,
     ):
         if not config.overwrite:
@@ -186,7 +185,6 @@ def _in_present_look(config: RunConfig, folder: OutputFolder, listener: Listener
         from camcli.runs.rerender import redraw_folder
 
         listener.info(f"Finishing the camcli render that was interrupted in {escape_name(folder.place)}.")
-        allow_any_size()
         left = redraw_folder(folder, look, listener.progress).left
         if left:
             listener.warn(f"{count_words(len(left), 'image')} gone or changed since; their earlier overlays are kept.")
@@ -268,13 +266,10 @@ def _summary(todo: Sequence[Source], counts: Counts, run: _Run, *, told: bool) -
 
 def _loaded(todo: Sequence[Source], run: _Run) -> Job:
     """The model, ready to explain ``todo``."""
-    keep_memory()
     listener = run.listener
     with listener.loading(run.config):
-        warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata: what matters becomes a failure
         from camcli.pipeline.job import prepare_job
 
-        allow_any_size()
         job = prepare_job(run.config, run.sources, left=len(todo), show_progress=run.show_downloads, info=listener.info)
     announce(job, listener)
     return job
@@ -303,7 +298,6 @@ def _report(run: _Run, stop: threading.Event) -> Report | None:
         return None
     from camcli.report.write import write_report
 
-    allow_any_size()
     return write_report(run.folder.root, stop)
 
 

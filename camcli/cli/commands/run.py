@@ -29,6 +29,7 @@ from camcli.pipeline.inputs import find_inputs
 from camcli.pipeline.invocation import Invocation
 from camcli.pipeline.runner import RunSummary, run_images
 from camcli.records import Success, count_words, escape_name
+from camcli.resources import keep_memory
 
 
 def run_command() -> Callable[..., None]:
@@ -136,6 +137,7 @@ def execute(inputs: Sequence[str], config: RunConfig, named: Collection[str] = (
         Console.open_log(config.log_file)
     console = Console(quiet=config.quiet)
     console.log(f"camcli {__version__}: {escape_name(invocation.command)}")
+    keep_memory()
     paths = paths_on_stdin(inputs, console, null=config.null)
     with (
         silent_c_libraries(),
