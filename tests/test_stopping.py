@@ -11,9 +11,9 @@ from torch import nn
 
 from camcli.cam import METHODS
 from camcli.cam.explain import Options, explain_batch
-from camcli.cli.progress import RunProgress
 from camcli.cli.signals import SIGNALS
 from camcli.pipeline import stopping
+from camcli.pipeline.progress import RunProgress
 from camcli.records import Counts, Grid, Layer, Success
 from tests.conftest import Cam
 from tests.faults import differences, fill_album
@@ -174,7 +174,7 @@ def test_a_batch_that_takes_a_moment_is_finished(monkeypatch):
 
 def test_the_bar_moves_within_a_batch_that_takes_long(monkeypatch):
     now, said = [0.0], []
-    monkeypatch.setattr("camcli.cli.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("camcli.pipeline.progress.time.monotonic", lambda: now[0])
     counts = Counts(failed=2)
     progress = RunProgress(lambda *words: said.append(words), 9, counts)
     for number in range(1, 31):

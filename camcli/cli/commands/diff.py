@@ -8,8 +8,7 @@ import typer
 
 from camcli.cli.command import command
 from camcli.cli.console import Console, print_table
-from camcli.cli.summary import count_words
-from camcli.records import escape_name
+from camcli.records import count_words, escape_name
 
 _COLUMNS = ("image", "predicted_a", "predicted_b", "probability_a", "probability_b", "correlation", "overlap")
 

@@ -14,9 +14,8 @@ from camcli.cli.console import Console, print_table
 from camcli.cli.loading import loading
 from camcli.cli.options import config_parameters, take_parameters
 from camcli.cli.signals import SIGNALS
-from camcli.cli.summary import count_words
 from camcli.fit.config import FitConfig
-from camcli.records import Failure, escape_name
+from camcli.records import Failure, count_words, escape_name
 
 if TYPE_CHECKING:
     from camcli.fit.metrics import Metrics

@@ -8,9 +8,9 @@ import typer
 
 from camcli.cli.command import command
 from camcli.cli.console import Console
-from camcli.cli.summary import count_words, failed_words
+from camcli.cli.summary import failed_words
 from camcli.config.run import RunConfig
-from camcli.records import escape_name
+from camcli.records import count_words, escape_name
 
 
 @command("merge", "Finished runs")

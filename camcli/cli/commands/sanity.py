@@ -13,12 +13,13 @@ import typer
 
 from camcli.cli.command import command
 from camcli.cli.console import Console, print_table, stdout_for_data
-from camcli.cli.inputs import gathered_sources, misspelt_names_first
 from camcli.cli.loading import loading
 from camcli.cli.options import config_parameters, options_of, take_parameters
-from camcli.cli.summary import announce, count_words
+from camcli.cli.stdin import paths_on_stdin
 from camcli.config.run import RunConfig
-from camcli.records import Failure, Source, escape_name
+from camcli.pipeline.inputs import find_inputs, misspelt_names_first
+from camcli.pipeline.runner import announce
+from camcli.records import Failure, Source, count_words, escape_name
 from camcli.sanity.config import SanityConfig
 
 if TYPE_CHECKING:
@@ -59,13 +60,13 @@ def sanity_command() -> Callable[..., None]:
 def _execute(inputs: Sequence[str], config: SanityConfig, run: RunConfig) -> int:
     """One check from inputs to verdicts; the exit code. Raises CamcliError for what stops it."""
     console = Console(quiet=config.quiet)
-    root, sources = gathered_sources(inputs, run, console)
+    found = find_inputs(inputs, run, console, paths_on_stdin(inputs, console, null=False))
     with loading(console):
         from camcli.sanity.study import check_settings_of, images_of
         from camcli.sanity.write import sanity_folder
 
     with stdout_for_data(quiet=config.quiet):
-        settings, images = check_settings_of(config, run, root), images_of(sources)
+        settings, images = check_settings_of(config, run, found.root), images_of(found.sources)
         asked = replace(run, method=config.method, class_=() if config.class_ is None else (config.class_,))
         with (
             misspelt_names_first(asked),
@@ -77,7 +78,7 @@ def _execute(inputs: Sequence[str], config: SanityConfig, run: RunConfig) -> int
             else:
                 if earlier is not None:
                     console.info("The images have changed since; checking anew.")
-                record = _check(sources, config, run, {"settings": settings, "images": images}, console)
+                record = _check(found.sources, config, run, {"settings": settings, "images": images}, console)
     _show(config, record, console)
     return 1 if record["failed"] else 0
 
