@@ -29,9 +29,10 @@ if [ ! -e "$stamp" ] || [ package-lock.json -nt "$stamp" ]; then
     touch "$stamp"
 fi
 
+cd ../..
 failed=0
 for page in report diff; do
-    node_modules/.bin/tsc --project "tsconfig.$page.json" || failed=1
+    tests/javascript/node_modules/.bin/tsc --project "tests/javascript/tsconfig.$page.json" || failed=1
 done
-node lint.js || failed=1
+node tests/javascript/lint.js || failed=1
 exit "$failed"
