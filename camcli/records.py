@@ -15,27 +15,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-RUN_MARKER = ".camcli"
-"""The folder that marks an output folder: a run writes it first, and no walk takes the overlays beside it for photos."""
-
-EXCHANGE = f"{RUN_MARKER}/exchange"
-"""Holds files that are complete and on their way to their places, all together."""
-
-ROW_FOLDERS = ("overlays", "maps", "masks")
-"""What an output folder holds besides its tables: files that belong to a row."""
-
-REPORT_FOLDER, REPORT_PAGE = "report", "report.html"
-"""What ``camcli report`` adds."""
-
-SANITY_PICTURES = ("curves.png", "curves-independent.png", "strip.png")
-"""What ``camcli sanity`` draws."""
-
-OUTPUT_FOLDERS = (*ROW_FOLDERS, REPORT_FOLDER)
-"""Folders in an output folder whose pictures are no photos."""
-
-FITTED_MARK, FITTED_WEIGHTS = "model.json", "model.safetensors"
-"""What makes a folder a model that ``camcli fit`` has written: its description, and its weights."""
-
 _JOINER = "\u200d"
 """Holds the parts of one emoji together."""
 

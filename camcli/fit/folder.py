@@ -18,11 +18,12 @@ from camcli.documents import parse_json
 from camcli.errors import OutputError, SettingsError
 from camcli.fit.data import Dataset
 from camcli.fit.metrics import Metrics
-from camcli.output.exchange import DECIDED, exchange_files, finish_exchange
+from camcli.layout import EXCHANGE, FITTED_MARK, FITTED_WEIGHTS, OWN
+from camcli.output.exchange import exchange_files, finish_exchange
 from camcli.output.locks import claimed
 from camcli.output.root import Root
 from camcli.output.writers import json_bytes, output_error
-from camcli.records import FITTED_MARK, FITTED_WEIGHTS, RUN_MARKER, Failure, escape_name, stamp_of, unescape_name
+from camcli.records import Failure, escape_name, stamp_of, unescape_name
 
 if TYPE_CHECKING:
     from camcli.models.fitted import Fitted
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 FILES = (FITTED_WEIGHTS, "labels.txt", "split.csv", "metrics.json", "README.md", "failures.csv", FITTED_MARK)
 """What a model's folder holds, as far as ``camcli fit`` writes it."""
 
-FEATURES = f"{RUN_MARKER}/features"
+FEATURES = f"{OWN}/features"
 """The folder of the features that were computed."""
 
 FAILURES = "failures.csv"
@@ -85,10 +86,10 @@ class ModelFolder:
         path = self.root.path
         if os.path.lexists(path) and not os.path.isdir(path):
             raise OutputError(f"{self._shown!r} is a file; name a folder for the model.")
-        if not os.path.isdir(path) or self._is_used() or self.root.exists(DECIDED):
+        if not os.path.isdir(path) or self._is_used() or self.root.exists(EXCHANGE):
             return
-        inner = set(self.root.names(RUN_MARKER)) if self.root.is_folder(RUN_MARKER) else set()
-        if set(self.root.names()) - {RUN_MARKER} or inner - {"lock", "scratch", "draft"}:
+        inner = set(self.root.names(OWN)) if self.root.is_folder(OWN) else set()
+        if set(self.root.names()) - {OWN} or inner - {"lock", "scratch", "draft"}:
             raise OutputError(f"{self._shown!r} is not empty and holds no model of camcli fit; name another folder.")
 
     def _is_done(self) -> bool:
