@@ -1,0 +1,44 @@
+"""Listener: how work that takes long reports to its caller. ``run``, ``fit``, ``dream`` and ``sanity`` all take one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from camcli.records import Failure
+
+
+class Listener(Protocol):
+    """Receives messages, failures and progress. All methods are called from the thread that started the work.
+
+    Names of files and classes inside ``text`` and ``note`` have been escaped by ``records.escape_name``. Each text is one sentence
+    on one line.
+    """
+
+    def info(self, text: str) -> None:
+        """Receive a message about the normal course of the work."""
+
+    def warn(self, text: str) -> None:
+        """Receive a message about something that the user should know, such as duplicate images."""
+
+    def failed(self, failure: Failure) -> None:
+        """Receive an image, or a picture of ``dream``, that failed. The work goes on with the others."""
+
+    def progress(self, done: int, of: int, note: str = "") -> None:
+        """Receive how many of ``of`` units are done: images, or steps of an optimization. ``note``: details, may be empty."""
+
+
+class SilentListener:
+    """A listener that ignores everything. Subclass it to receive only some of the calls."""
+
+    def info(self, text: str) -> None:
+        """Ignore a message."""
+
+    def warn(self, text: str) -> None:
+        """Ignore a warning."""
+
+    def failed(self, failure: Failure) -> None:
+        """Ignore a failure."""
+
+    def progress(self, done: int, of: int, note: str = "") -> None:
+        """Ignore the progress."""
