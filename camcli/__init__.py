@@ -1,19 +1,21 @@
 """camcli: where does the classifier look? Class activation heatmaps for whole folders of images.
 
-``load`` and ``explain`` are the command line's work for Python; they are imported, and PyTorch with them, at their first use.
+``run`` is the command line's work for Python, ``load`` and ``explain`` are for images in memory. They are imported, and PyTorch
+with them, at their first use.
 """
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["CamcliError", "Explained", "Preprocess", "explain", "load"]
+__all__ = ["CamcliError", "Explained", "Preprocess", "RunSummary", "explain", "load", "run"]
 
 if TYPE_CHECKING:
-    from camcli.api import Explained, explain, load
+    from camcli.api import Explained, explain, load, run
     from camcli.errors import CamcliError
+    from camcli.pipeline.runner import RunSummary
     from camcli.records import Preprocess
 
-_MODULES = {"CamcliError": "camcli.errors", "Preprocess": "camcli.records"}
+_MODULES = {"CamcliError": "camcli.errors", "Preprocess": "camcli.records", "RunSummary": "camcli.pipeline.runner"}
 
 
 def __getattr__(name: str) -> Any:

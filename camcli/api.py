@@ -1,4 +1,4 @@
-"""The same for Python: load a model by name, explain files, pictures or tensors, get heatmaps and geometry back.
+"""camcli for Python: ``load`` a model by name and ``explain`` files, pictures or tensors, or ``run`` over a folder of images.
 
 >>> import camcli
 >>> model = camcli.load("resnet50", layers="layer4")
@@ -7,8 +7,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import keyword
 import os
+import threading
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, Unpack
 
@@ -17,14 +21,18 @@ import torch
 from PIL import Image as PillowImage
 from torch import Tensor, nn
 
+from camcli.config.field import from_json, option_fields, option_name
 from camcli.config.run import LOOKS, RunConfig
-from camcli.errors import ConfigError, ImageError, InputError, ModelError, OutputError
+from camcli.errors import ConfigError, ImageError, InputError, ModelError, OutputError, did_you_mean
 from camcli.images.decode import decode_image
 from camcli.images.geometry import input_window, prepare_input
 from camcli.images.in_memory import is_picture, picture_pixels
 from camcli.output.writers import write_file
 from camcli.pipeline.engine import explain_inputs, normalised
+from camcli.pipeline.inputs import find_inputs
+from camcli.pipeline.invocation import Invocation
 from camcli.pipeline.job import Job, prepare_job, prepare_module
+from camcli.pipeline.runner import RunListener, RunSummary, SilentRunListener, run_images
 from camcli.records import Box, Failure, Findings, Heatmap, Prediction, Preprocess, Source
 from camcli.render.caption import caption_of
 from camcli.render.encode import encode_image
@@ -193,6 +201,63 @@ def explain(
     for start in range(0, len(pictures), batch_size):
         results += _explain_pictures(pictures[start : start + batch_size], job, start)
     return results
+
+
+def run(
+    inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    output: str | os.PathLike[str] = RunConfig.output,
+    listener: RunListener | None = None,
+    stop: threading.Event | None = None,
+    **options: Any,
+) -> RunSummary:
+    """Explain every image in ``inputs`` and write the folder ``output``, as ``camcli run`` does: counts, and where the results are.
+
+    Called again it does what is missing; the command line may go on with the folder, and the other way round. ``inputs``: a folder
+    or an image file, or several. ``options``: those of ``camcli run`` with ``_`` for ``-``, such as ``model="resnet50"``,
+    ``topk=3`` or ``class_="tabby"``; where an option is repeatable, one value or several. ``stop``: once it is set, by another
+    thread say, the images in progress are finished and the summary says ``interrupted``. Ctrl-C raises KeyboardInterrupt; what was
+    finished is kept. ``listener``: receives messages, failures, progress and each image; by default nobody does. Raises TypeError
+    for an unknown option, and CamcliError for what stops a run. An image that cannot be explained is no error: see
+    ``RunSummary.failed``.
+    """
+    places = [os.fspath(place) for place in _listed(inputs)]
+    config = _run_config({**options, "output": output})
+    invocation = Invocation("camcli.run", places)
+    listener = listener or SilentRunListener()
+    found = find_inputs(places, config, listener)
+    held = nullcontext(stop or threading.Event())
+    named = {field.name for field in option_fields(RunConfig) if _argument(field) in options}
+    return run_images(config, found, listener, held, invocation=invocation, named=named)
+
+
+_COMMAND_LINE_ONLY = ("csv", "format", "null", "verbose", "quiet", "log-file")
+"""Options that are about stdin, stdout and stderr."""
+
+
+def _argument(field: dataclasses.Field[Any]) -> str:
+    """An option as an argument in Python: ``batch_size`` for ``--batch-size``, ``class_`` for ``--class``."""
+    name = option_name(field).replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
+def _run_config(options: dict[str, Any]) -> RunConfig:
+    """The config of a run with ``options``. Raises TypeError for an unknown one, ConfigError for a value that it cannot have."""
+    fields = {_argument(field): field for field in option_fields(RunConfig) if option_name(field) not in _COMMAND_LINE_ONLY}
+    for name in options.keys() - fields:
+        raise TypeError(f"camcli.run has no option {name!r}.{did_you_mean(name, fields)}")
+    values = {fields[name].name: _option_value(fields[name], value) for name, value in options.items()}
+    return RunConfig(**values).check()
+
+
+def _option_value(field: dataclasses.Field[Any], value: Any) -> Any:
+    """``value`` as the field has it. Raises ConfigError for another type."""
+    kind = str(field.type)
+    if kind.startswith("tuple"):
+        return from_json(field, [str(item) for item in _listed(value)])
+    if value is None and "None" not in kind:
+        raise ConfigError(f"{option_name(field)} cannot be None.")
+    return from_json(field, os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
 def _a(value: object) -> str:

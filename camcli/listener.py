@@ -8,18 +8,18 @@ if TYPE_CHECKING:
     from camcli.records import Failure
 
 
-class Listener(Protocol):
-    """Receives messages, failures and progress. All methods are called from the thread that started the work.
-
-    Names of files and classes inside ``text`` and ``note`` have been escaped by ``records.escape_name``. Each text is one sentence
-    on one line.
-    """
+class Messages(Protocol):
+    """Receives messages: one sentence on one line each. Names of files and classes in them have been escaped by ``escape_name``."""
 
     def info(self, text: str) -> None:
         """Receive a message about the normal course of the work."""
 
     def warn(self, text: str) -> None:
         """Receive a message about something that the user should know, such as duplicate images."""
+
+
+class Listener(Messages, Protocol):
+    """Receives messages, failures and progress. All methods are called from the thread that started the work."""
 
     def failed(self, failure: Failure) -> None:
         """Receive an image, or a picture of ``dream``, that failed. The work goes on with the others."""

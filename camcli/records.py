@@ -84,6 +84,11 @@ def unescape_name(text: str) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
+def count_words(number: int, noun: str) -> str:
+    """``1 image``, ``1,234 images``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A file to explain. ``image`` is its name in every table: its path below ``root``, with ``/``.

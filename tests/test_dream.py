@@ -201,7 +201,7 @@ def test_what_others_wrote_is_left_alone(camcli, place, name):
         (("--steps", 3), 2, "nothing to maximize"),
         (("-c", "brigth"), 2, "Did you mean 'bright'?"),
         (("-c", 2), 2, "there is no class 2"),
-        (("-c", 0, "--layer", "cells"), 2, "--layer needs a --channel"),
+        (("-c", 0, "--layer", "cells"), 2, "--layer needs --channel"),
         (("--layer", "cell", "--channel", 0), 2, "Did you mean 'cells'?"),
         (("--layer", "cells", "--channel", 1), 2, "has no channel 1: it has 1, 0 to 0"),
         (("--layer", "cells", "--channel", "x"), 2, "--channel 'x' is not a channel's number"),

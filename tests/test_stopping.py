@@ -13,12 +13,12 @@ from torch import nn
 
 from camcli.cam import METHODS
 from camcli.cam.explain import Options, explain_batch
-from camcli.cli.progress import RunProgress
 from camcli.cli.signals import SIGNALS
 from camcli.config.run import RunConfig
 from camcli.listener import SilentListener
 from camcli.pipeline import stopping
 from camcli.pipeline.job import prepare_module
+from camcli.pipeline.progress import RunProgress
 from camcli.records import Counts, Grid, Layer, Preprocess, Success
 from camcli.sanity.check import check_maps
 from camcli.sanity.randomize import find_layer_groups
@@ -233,7 +233,7 @@ def test_a_batch_that_takes_a_moment_is_finished(monkeypatch):
 
 def test_the_bar_moves_within_a_batch_that_takes_long(monkeypatch):
     now, said = [0.0], []
-    monkeypatch.setattr("camcli.cli.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("camcli.pipeline.progress.time.monotonic", lambda: now[0])
     counts = Counts(failed=2)
     progress = RunProgress(lambda *words: said.append(words), 9, counts)
     for number in range(1, 31):

@@ -6,41 +6,17 @@ import os
 from typing import TYPE_CHECKING
 
 from camcli.cli.console import Console
-from camcli.records import REPORT_PAGE, Counts, Failure, escape_name
+from camcli.records import REPORT_PAGE, count_words, escape_name
 
 if TYPE_CHECKING:
-    from camcli.pipeline.job import Job
+    from camcli.pipeline.runner import RunSummary
     from camcli.report.write import Report
     from camcli.timing import StageTimer
 
-_SHOWN_FAILURES = 5
 
-
-def announce(job: Job, console: Console) -> None:
-    """Say what is about to run, and what the user should know of it."""
-    layers = ", ".join(layer.name for layer in job.layers)
-    how = f", {job.network.description}" if job.network.description else ""
-    console.info(f"{job.model.name} ({job.model.weights}), layer {layers}, on {job.device}{how}")
-    for note in job.model.notes:
-        console.warn(note)
-
-
-def tell_failure(failure: Failure, counts: Counts, console: Console) -> None:
-    """Say the first few failures, and write every one into the log."""
-    line = f"camcli: {escape_name(failure.image)}: {escape_name(failure.reason)}"
-    if counts.failed <= _SHOWN_FAILURES:
-        console.info(line)
-        return
-    console.log(line)
-    if counts.failed == _SHOWN_FAILURES + 1:
-        console.info("camcli: further failures go to failures.csv only.")
-
-
-def summarize(counts: Counts, failed: tuple[int, int], seconds: float, place: str, console: Console) -> None:
-    """Say what this run did.
-
-    ``failed``: how many images, to be told as failures, and how many that were told by earlier runs. ``place``: the output folder.
-    """
+def summarize(summary: RunSummary, console: Console) -> None:
+    """Say what a run did."""
+    counts, seconds = summary.counts, summary.seconds
     rate = f", {counts.explained / seconds:.1f} a second with loading" if seconds > 0 and counts.explained else ""
     console.info(f"{count_words(counts.explained, 'image')} explained in {seconds:.1f} s{rate}.")
     common = sorted(counts.top_classes.items(), key=lambda item: (-item[1], item[0]))[:5]
@@ -55,13 +31,11 @@ def summarize(counts: Counts, failed: tuple[int, int], seconds: float, place: st
     if counts.nonfinite_maps:
         why = "the network overflowed on that image"
         console.info(f"{count_words(counts.nonfinite_maps, 'map')} not finite and not painted: {why}; see the column status.")
-    new, told = failed
-    if new:
-        console.error(failed_words(new, place))
-    if told:
-        console.info(failed_before_words(told, place))
-    overlays, table = (os.path.join(place, name) for name in ("overlays", "predictions.csv"))
-    console.info(f"Overlays in {escape_name(overlays)}, table in {escape_name(table)}.")
+    if summary.new_failures:
+        console.error(failed_words(summary.new_failures, summary.folder))
+    if told := summary.failed - summary.new_failures:
+        console.info(failed_before_words(told, summary.folder))
+    console.info(f"Overlays in {escape_name(summary.overlays)}, table in {escape_name(summary.predictions)}.")
 
 
 _STAGE_WORDS = {
@@ -110,8 +84,3 @@ def failed_before_words(failed: int, output: str) -> str:
     """How many images failed in earlier runs, which have told it."""
     where = escape_name(os.path.join(output, "failures.csv"))
     return f"{count_words(failed, 'image')} failed before; see {where}. To try again: --retry-failed."
-
-
-def count_words(number: int, noun: str) -> str:
-    """``1 image``, ``1,234 images``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

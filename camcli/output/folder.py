@@ -8,15 +8,13 @@ was at, and ``root`` for why nothing outside the folder is touched, whoever made
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any
 
 from camcli.errors import SettingsError
-from camcli.output.checks import OURS, check_place, is_listable, is_readable, is_unchanged
+from camcli.output.checks import OURS, check_place, is_readable, is_unchanged
 from camcli.output.files import row_files
 from camcli.output.inflight import InFlight
 from camcli.output.journal import JOURNAL, Entry, read_header
@@ -24,17 +22,16 @@ from camcli.output.ledger import Ledger, own_files
 from camcli.output.locks import LOCK, claimed
 from camcli.output.manifest import remove_report
 from camcli.output.names import shard_name
-from camcli.output.record import RECORD, checked_record, part_of, read_record
+from camcli.output.order import NO_FAILURE, in_order
+from camcli.output.record import RECORD, read_record
 from camcli.output.redrawing import MARKER, redrawing_look
 from camcli.output.root import Root
 from camcli.output.unconfirmed import Unconfirmed
-from camcli.output.writers import json_bytes, output_error
-from camcli.records import RUN_MARKER, Checksum, Outcome, Source, checksum_of, escape_name
+from camcli.output.writers import output_error
+from camcli.output.writing import Rewriter, RunWriter, confirm_all, sweep
+from camcli.records import RUN_MARKER, Checksum, Source, escape_name
 
-_NO_FAILURE = "label"
-"""Stage that earlier versions recorded for an image without a label, which is no failure any more."""
-
-_RETRIED = ("memory", _NO_FAILURE)
+_RETRIED = ("memory", NO_FAILURE)
 """Stages of failures that say nothing of the file: what failed there is tried again by every run."""
 
 
@@ -64,7 +61,7 @@ class OutputFolder:
         self._held = contextlib.ExitStack()
         self._unconfirmed = Unconfirmed(self.root)
         self._in_flight = InFlight(self.root)
-        self.folds_case = False
+        self._folds_case = False
 
     @property
     def path(self) -> str:
@@ -79,7 +76,7 @@ class OutputFolder:
         try:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(claimed(self.root, busy, self._is_used))
-                self.folds_case = self.root.exists(f"{RUN_MARKER}/{os.path.basename(LOCK).upper()}")
+                self._folds_case = self.root.exists(f"{RUN_MARKER}/{os.path.basename(LOCK).upper()}")
                 if not self._overwrite:
                     self.ledger.load()
                 self._held = stack.pop_all()
@@ -91,13 +88,34 @@ class OutputFolder:
         self.ledger.close()
         if not self.ledger.is_torn:
             with contextlib.suppress(OSError):  # the next run does it
-                self._confirm_all()
+                confirm_all(self.root, self.ledger, self._unconfirmed)
         self._unconfirmed.close()
         self._in_flight.end()
         self._held.close()
 
     def _is_used(self) -> bool:
         return any(map(self.root.exists, (JOURNAL, *OURS)))
+
+    def begin(self, todo: Sequence[Source], deaths: Mapping[str, int] = MappingProxyType({})) -> RunWriter:
+        """Make room for the results of ``todo``: drop their old rows, or everything with ``overwrite``. Raises OutputError.
+
+        ``deaths``: of the suspects, as ``suspects`` counted them; remembered until a run ends by itself.
+        """
+        try:
+            if self._overwrite:
+                self._clear()
+            else:
+                self.root.remove(RECORD)  # which says that the run has come to its end
+                self._drop({source.image for source in todo} & self.ledger.entries.keys())
+                sweep(self.root, self.ledger, self._unconfirmed)
+            self._in_flight.begin(deaths)
+        except OSError as error:
+            raise output_error(error.filename or self.root.at(RUN_MARKER), error) from error
+        return RunWriter(self.root, self.ledger, self._unconfirmed, self._in_flight, folds_case=self._folds_case)
+
+    def rewriting(self) -> Rewriter:
+        """What replaces rows of the run that is here, which has come to its end."""
+        return Rewriter(self.root, self.ledger, self._unconfirmed)
 
     def _clear(self) -> None:
         """Remove what earlier runs left here: what the table and the log name, tables, journal and report. Raises OSError."""
@@ -107,57 +125,19 @@ class OutputFolder:
         for name in (RECORD, "boxes.json", MARKER):
             self.root.remove(name)
         remove_report(self.root, [file for file in files if file.startswith("overlays/")])
-        self.sweep()
+        sweep(self.root, self.ledger, self._unconfirmed)
+
+    def _drop(self, stale: set[str]) -> None:
+        if not stale:
+            return
+        for _, rows in self.ledger.explained(image for image in self.ledger.entries if image in stale):
+            self._unconfirmed.doubt(row_files(rows, self.ledger.settings))
+        self.ledger.keep([image for image in self.ledger.entries if image not in stale])
 
     @property
     def redrawing(self) -> Mapping[str, Any] | None:
         """The look that a ``camcli render`` was giving to the overlays when it died; None where none did."""
         return redrawing_look(self.root)
-
-    @contextmanager
-    def redrawn(self, look: Mapping[str, Any]) -> Iterator[None]:
-        """Inside, overlays are of two kinds: on their way to ``look``. Raises OutputError."""
-        self.write(MARKER, json_bytes(look))
-        yield
-        self.root.remove(MARKER)
-
-    def exchange_rows(self, look: Mapping[str, Any], contents: Iterable[tuple[Entry, bytes]]) -> None:
-        """All overlays have ``look``: write that down, with entries and rows that name them. Raises OutputError."""
-        try:
-            record = checked_record(self.root)
-        except OSError as error:
-            raise output_error(error.filename or self.root.at(RECORD), error) from error
-        self.ledger.drawn = {key: value for key, value in look.items() if value != self.ledger.settings.get(key)}
-        self.ledger.exchange(contents)
-        self.finish({**record, "settings": {**part_of(record, "settings"), **look}})
-
-    def doubt(self, names: Sequence[str]) -> None:
-        """``names`` are about to lose their rows: the next sweep removes those that none has. Raises OutputError."""
-        try:
-            self._unconfirmed.doubt(names)
-        except OSError as error:
-            raise output_error(self.root.at(RUN_MARKER), error) from error
-
-    def sweep(self) -> None:
-        """Remove files that stand in the log although no row names them: of dropped rows, or of a run that was killed.
-
-        Raises OSError.
-        """
-        names = self._unconfirmed.read()
-        if names:
-            for _, rows in self.ledger.explained():
-                names.difference_update(row_files(rows, self.ledger.settings))
-            for name in sorted(names):
-                self.root.remove(name)
-                self.root.remove_folder(os.path.dirname(name))
-        self._unconfirmed.clear()
-
-    def _confirm_all(self) -> None:
-        """Close the log: what this process has not confirmed in it is removed. Raises OSError."""
-        if not self._unconfirmed.is_clear:
-            self.sweep()
-        elif self._unconfirmed.is_begun:
-            self._unconfirmed.clear()
 
     def pending(self, sources: Sequence[Source], *, retry_failed: bool = False, hashed: bool = False) -> list[Source]:
         """The sources that are not done, have changed since, or whose rows or overlays are gone. Changes nothing.
@@ -191,37 +171,10 @@ class OutputFolder:
         names = deaths.keys() | self.ledger.set_aside()  # with --overwrite too, which forgets everything else
         return {source.image: deaths.get(source.image, 0) for source in todo if source.image in names}
 
-    def begin(self, todo: Sequence[Source], deaths: Mapping[str, int] = MappingProxyType({})) -> None:
-        """Make room for the results of ``todo``: drop their old rows, or everything with ``overwrite``. Raises OutputError.
-
-        ``deaths``: of the suspects, as ``suspects`` counted them; remembered until a run ends by itself.
-        """
-        try:
-            if self._overwrite:
-                self._clear()
-            else:
-                self.root.remove(RECORD)  # which says that the run has come to its end
-                self._drop({source.image for source in todo} & self.ledger.entries.keys())
-                self.sweep()
-            self._in_flight.begin(deaths)
-        except OSError as error:
-            raise output_error(error.filename or self.root.at(RUN_MARKER), error) from error
-
-    def _drop(self, stale: set[str]) -> None:
-        if not stale:
-            return
-        for _, rows in self.ledger.explained(image for image in self.ledger.entries if image in stale):
-            self._unconfirmed.doubt(row_files(rows, self.ledger.settings))
-        self.ledger.keep([image for image in self.ledger.entries if image not in stale])
-
     def is_explained(self, image: str) -> bool:
         """Whether there are rows of ``image`` in the table of predictions."""
         entry = self.ledger.entries.get(image)
         return entry is not None and not entry.stage
-
-    def in_flight(self, image: str) -> AbstractContextManager[None]:
-        """Inside, ``image`` is in the hands of C code: should the process die, the next run knows."""
-        return self._in_flight.holding(image)
 
     def _damaged(self) -> set[str]:
         """Images with rows that are not as they were written, or with a file that is gone, empty, or not as long as it was."""
@@ -251,73 +204,7 @@ class OutputFolder:
         """Whether the last run came to its end: rows in the order of ``sources``, and ``run.json`` counts what the tables hold."""
         explained, failed = self.totals()
         said = {"state": "finished", "images": {"explained": explained, "failed": failed}}
-        return self._in_order(sources) == list(self.ledger.entries) and said.items() <= read_record(self.root).items()
-
-    def _in_order(self, sources: Sequence[Source]) -> list[str]:
-        """The images of the tables so that those of ``sources`` come in their order; as they stand where they do so already.
-
-        Without folders that could not be read before and can be now, and without images that an older version called failed.
-        """
-        order = {source.image: position for position, source in enumerate(sources)}
-        folders = folders_of(source.image for source in sources)
-        root = str(self.ledger.settings.get("inputs", ""))
-
-        def is_outgrown(entry: Entry) -> bool:
-            if entry.stage == _NO_FAILURE:
-                return True
-            if entry.stage != "read" or entry.image in order:
-                return False
-            return entry.image in folders or is_listable(os.path.join(root, entry.image))
-
-        images = [entry.image for entry in self.ledger.entries.values() if not is_outgrown(entry)]
-        places = [order[image] for image in images if image in order]
-        if all(earlier < later for earlier, later in itertools.pairwise(places)):
-            return images
-        return sorted(images, key=lambda image: order.get(image, len(order)))
-
-    def write(self, relative: str, data: bytes) -> None:
-        """Put a file of the run in its place, complete or not at all. Raises OutputError."""
-        self.root.write(relative, data)
-
-    def write_files(self, image: str, files: Mapping[str, bytes]) -> tuple[Checksum, ...]:
-        """Put the files of a row of ``image`` in their places; the checksum of each. Raises OutputError.
-
-        ImageError (stage ``write``) where the file system cannot take a name.
-        """
-        try:
-            self._unconfirmed.expect(image, list(files))
-        except OSError as error:
-            raise output_error(self.root.at(RUN_MARKER), error) from error
-        for name, data in files.items():
-            self.root.write(name, data)
-        return tuple(map(checksum_of, files.values()))
-
-    def record(self, outcome: Outcome) -> None:
-        """Append the rows of one image to its table, then its line to the journal. Raises OutputError."""
-        self.ledger.append(outcome)
-        if self.is_explained(outcome.image):
-            try:
-                self._unconfirmed.confirm(outcome.image)
-            except OSError as error:
-                raise output_error(self.root.at(RUN_MARKER), error) from error
-
-    def arrange(self, sources: Sequence[Source]) -> None:
-        """Bring the tables into the order of ``sources`` where they are not, and make empty ones where there are none.
-
-        Raises OutputError.
-        """
-        try:
-            self.ledger.open()
-            self._confirm_all()
-        except OSError as error:
-            raise output_error(error.filename or self.root.at("predictions.csv"), error) from error
-        ranked = self._in_order(sources)
-        if ranked != list(self.ledger.entries):
-            self.ledger.keep(ranked)
-
-    def finish(self, run_record: Mapping[str, Any]) -> None:
-        """Write ``run.json``, after which the run has come to its end. Raises OutputError."""
-        self.write(RECORD, json_bytes(run_record))
+        return in_order(self.ledger, sources) == list(self.ledger.entries) and said.items() <= read_record(self.root).items()
 
     def totals(self, sources: Iterable[Source] | None = None) -> tuple[int, int]:
         """How many of ``sources``, by default of all images in the tables, are explained, and how many failed."""
@@ -325,17 +212,6 @@ class OutputFolder:
         images = entries if sources is None else [source.image for source in sources if source.image in entries]
         failed = sum(bool(entries[image].stage) for image in images)
         return len(images) - failed, failed
-
-
-def folders_of(images: Iterable[str]) -> set[str]:
-    """Every folder that an image lies in: one that could not be read before had a row of its own."""
-    folders: set[str] = set()
-    for image in images:
-        folder = os.path.dirname(image)
-        while folder and folder not in folders:
-            folders.add(folder)
-            folder = os.path.dirname(folder)
-    return folders
 
 
 def recorded_settings(path: str, shard: tuple[int, int] | None, *, overwrite: bool) -> Mapping[str, Any]:

@@ -13,8 +13,8 @@ import numpy as np
 
 from camcli.errors import ImageError
 from camcli.images.decode import NOT_ENOUGH
-from camcli.output.folder import OutputFolder
 from camcli.output.names import file_stem
+from camcli.output.writing import RunWriter
 from camcli.pipeline.admission import Ticket
 from camcli.pipeline.job import Job
 from camcli.pipeline.reading import MOST_BYTES, PreparedImage, held_bytes
@@ -33,8 +33,8 @@ class OverlayWriter:
     At most ``most`` images, or MOST_BYTES of them, are under way when ``finished`` returns.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor, job: Job, folder: OutputFolder, stages: StageTimer, most: int) -> None:
-        self._pool, self._job, self._folder, self._stages, self._most = pool, job, folder, stages, most
+    def __init__(self, pool: ThreadPoolExecutor, job: Job, writer: RunWriter, timer: StageTimer, most: int) -> None:
+        self._pool, self._job, self._writer, self._timer, self._most = pool, job, writer, timer, most
         self._under_way: deque[tuple[Future[Outcome], int, Ticket | None]] = deque()
         self._held = 0
         self._style = style_of(job.config.as_dict())
@@ -59,12 +59,12 @@ class OverlayWriter:
             too_many = len(self._under_way) > self._most or self._held > MOST_BYTES
             if not (wait_for_all or too_many or future.done()):
                 return
-            with self._stages.wait("overlays"):
+            with self._timer.wait("overlays"):
                 outcome = future.result()
             self._under_way.popleft()
             self._held -= size
-            with self._stages.work("record"):
-                self._folder.record(outcome)
+            with self._timer.work("record"):
+                self._writer.record(outcome)
             if ticket is not None:
                 ticket.release()
             yield outcome
@@ -72,7 +72,7 @@ class OverlayWriter:
     def _paint(self, prepared: PreparedImage, findings: Findings) -> Outcome:
         source, stamp = prepared.source, prepared.image.stamp
         try:
-            with self._folder.in_flight(source.image):
+            with self._writer.holding(source.image):
                 canvas = resize_to_fit(prepared.image.pixels, self._job.config.max_side)
                 painted = [self._row(heatmap, findings.best, prepared, canvas) for heatmap in findings.heatmaps]
         except ImageError as error:
@@ -92,7 +92,7 @@ class OverlayWriter:
         files: dict[str, bytes] = {}  # in the order of ``output.files.files_of``
         mask = b""
         boxes: list[Box] = []
-        with self._stages.work("render"):
+        with self._timer.work("render"):
             if config.boxes or config.masks:
                 placed = place_map(scale_map(heatmap.values), view.box, view.pixels, (view.pixels.w, view.pixels.h))
                 if config.boxes:
@@ -109,15 +109,15 @@ class OverlayWriter:
             files[f"maps/{stem}.npy"] = buffer.getvalue()
         if config.masks:
             files[f"masks/{stem}.png"] = mask
-        with self._stages.work("write"):
-            checksums = self._folder.write_files(prepared.source.image, files)
+        with self._timer.work("write"):
+            checksums = self._writer.write_files(prepared.source.image, files)
         return tuple(boxes), checksums
 
     def _row(self, heatmap: Heatmap, best: Prediction, prepared: PreparedImage, canvas: Canvas) -> tuple[Row, tuple[Checksum, ...]]:
         """One map painted and written: its row, and the checksums of its files."""
         job = self._job
         names = [heatmap.layer] * self._show_layer + [heatmap.method] * self._show_method
-        stem = file_stem(prepared.source.image, heatmap.prediction, tuple(names), folding=self._folder.folds_case)
+        stem = file_stem(prepared.source.image, heatmap.prediction, tuple(names), folding=self._writer.folds_case)
         overlay, boxes, checksums = "", tuple[Box, ...](), tuple[Checksum, ...]()
         if heatmap.status == "ok":
             overlay = f"overlays/{stem}.{job.config.image_format}"

@@ -51,7 +51,7 @@ def read_ahead(
     pool: ThreadPoolExecutor,
     sources: Iterable[Source],
     job: Job,
-    stages: StageTimer,
+    timer: StageTimer,
     ahead: int,
     holding: Holding = lambda _: nullcontext(),
 ) -> Generator[PreparedImage | Failure | None, None, None]:
@@ -74,10 +74,10 @@ def read_ahead(
                 if source is None:
                     break
                 ticket = admission.ticket()
-                flying.append((pool.submit(_prepare, source, job, stages, holding, ticket), ticket))
+                flying.append((pool.submit(_prepare, source, job, timer, holding, ticket), ticket))
             if not flying:
                 return
-            with stages.wait("images"):
+            with timer.wait("images"):
                 is_there = admission.wait_for(*flying[0])
             if not is_there:
                 yield None
@@ -94,9 +94,9 @@ def held_bytes(item: PreparedImage | Failure) -> int:
     return item.image.pixels.nbytes + item.input.nbytes if isinstance(item, PreparedImage) else 0
 
 
-def _prepare(source: Source, job: Job, stages: StageTimer, holding: Holding, ticket: Ticket) -> PreparedImage | Failure:
+def _prepare(source: Source, job: Job, timer: StageTimer, holding: Holding, ticket: Ticket) -> PreparedImage | Failure:
     try:
-        item = _decoded(source, job, stages, holding, ticket)
+        item = _decoded(source, job, timer, holding, ticket)
     except MemoryError:
         item = Failure(source.image, "memory", NOT_ENOUGH)
     finally:
@@ -108,14 +108,14 @@ def _prepare(source: Source, job: Job, stages: StageTimer, holding: Holding, tic
     return item
 
 
-def _decoded(source: Source, job: Job, stages: StageTimer, holding: Holding, ticket: Ticket) -> PreparedImage | Failure:
+def _decoded(source: Source, job: Job, timer: StageTimer, holding: Holding, ticket: Ticket) -> PreparedImage | Failure:
     with holding(source.image):
-        image = decode_image(source, job.config.max_pixels, stages, hashed=job.config.hash, admit=ticket.admit)
-        return image if isinstance(image, Failure) else _prepared(source, image, job, stages, ticket)
+        image = decode_image(source, job.config.max_pixels, timer, hashed=job.config.hash, admit=ticket.admit)
+        return image if isinstance(image, Failure) else _prepared(source, image, job, timer, ticket)
 
 
-def _prepared(source: Source, image: Image, job: Job, stages: StageTimer, ticket: Ticket) -> PreparedImage:
-    with stages.work("prepare"):
+def _prepared(source: Source, image: Image, job: Job, timer: StageTimer, ticket: Ticket) -> PreparedImage:
+    with timer.work("prepare"):
         height, width = image.pixels.shape[:2]
         view = input_window((width, height), job.model.preprocess, job.config.resize_mode)
         return PreparedImage(source, image, view, prepare_input(image.pixels, view, job.model.preprocess), ticket)

@@ -17,7 +17,7 @@ import cv2
 import torch
 
 from camcli.cam import METHODS
-from camcli.output.folder import OutputFolder
+from camcli.output.writing import RunWriter
 from camcli.pipeline.engine import Engine, Part
 from camcli.pipeline.job import Job
 from camcli.pipeline.painting import OverlayWriter
@@ -34,43 +34,43 @@ _Batch = tuple[list[PreparedImage | Failure], list[Part]]
 def explain_images(
     sources: Sequence[Source],
     job: Job,
-    folder: OutputFolder,
+    writer: RunWriter,
     stop: threading.Event | None = None,
-    stages: StageTimer | None = None,
+    timer: StageTimer | None = None,
     tell: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Outcome]:
     """Explain ``sources`` and yield one outcome each, in their order, once its files and rows are written.
 
     After ``stop`` is set nothing more is begun. The batch in the network is finished where that takes no longer than a second,
-    otherwise dropped. An image that cannot be explained yields a Failure. ``stages`` is told where the time goes, ``tell`` which
+    otherwise dropped. An image that cannot be explained yields a Failure. ``timer`` is told where the time goes, ``tell`` which
     pass of its batch begins. Raises a RunError when the run cannot go on.
     """
-    stages, stop = stages or StageTimer(), stop or threading.Event()
+    timer, stop = timer or StageTimer(), stop or threading.Event()
     watch = Watch(stop, tell)
     workers = job.config.workers or available_cores()
     engine, in_flight = Engine(job, watch.before_pass), deque[_Batch]()
     depth = 1 if job.device.type == "cuda" else 0  # batches that the device works on while the host goes on
     with _threads(workers, job.config.threads) as (readers, writers), ExitStack() as stack:
-        painter = OverlayWriter(writers, job, folder, stages, job.batch_size + workers)
-        prepared = read_ahead(readers, sources, job, stages, job.batch_size + workers, folder.in_flight)
+        painter = OverlayWriter(writers, job, writer, timer, job.batch_size + workers)
+        prepared = read_ahead(readers, sources, job, timer, job.batch_size + workers, writer.holding)
         stack.callback(prepared.close)
         for batch in batches(prepared, _images_at_once(job), stop):
             watch.begin_batch()
             try:
                 if batch:
-                    in_flight.append((batch, _begin(batch, engine, job, stages)))
+                    in_flight.append((batch, _begin(batch, engine, job, timer)))
             except Stopped:
                 break
             is_held_up = not batch  # the next image, by those in progress
             del batch  # its memory is needed
             while len(in_flight) > (0 if is_held_up else depth):
-                yield from _paint(*in_flight.popleft(), engine, painter, stages)
+                yield from _paint(*in_flight.popleft(), engine, painter, timer)
             if is_held_up:
                 yield from painter.finished(wait_for_all=True)
             if stop.is_set():
                 break
         while in_flight:
-            yield from _paint(*in_flight.popleft(), engine, painter, stages)
+            yield from _paint(*in_flight.popleft(), engine, painter, timer)
         yield from painter.finished(wait_for_all=True)
 
 
@@ -116,19 +116,19 @@ def _threads(workers: int, threads: int | None) -> Iterator[tuple[ThreadPoolExec
         cv2.setNumThreads(kept[1])
 
 
-def _begin(batch: list[PreparedImage | Failure], engine: Engine, job: Job, stages: StageTimer) -> list[Part]:
+def _begin(batch: list[PreparedImage | Failure], engine: Engine, job: Job, timer: StageTimer) -> list[Part]:
     images = [item for item in batch if isinstance(item, PreparedImage)]
     if not images:
         return []
     labels = None if job.labels is None else [job.labels.get(image.source.image) for image in images]
-    with stages.work("network"):
+    with timer.work("network"):
         return engine.explain([image.input for image in images], labels)
 
 
 def _paint(
-    batch: list[PreparedImage | Failure], parts: list[Part], engine: Engine, painter: OverlayWriter, stages: StageTimer
+    batch: list[PreparedImage | Failure], parts: list[Part], engine: Engine, painter: OverlayWriter, timer: StageTimer
 ) -> Iterator[Outcome]:
-    with stages.work("network"):
+    with timer.work("network"):
         findings = iter(engine.collect(parts))
     for item in batch:
         painter.add(item, None if isinstance(item, Failure) else next(findings))

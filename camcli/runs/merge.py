@@ -21,6 +21,7 @@ from camcli.output.record import part_of, read_record, seconds_of
 from camcli.output.redrawing import check_one_look
 from camcli.output.root import Root
 from camcli.output.writers import output_error
+from camcli.output.writing import Rewriter
 from camcli.records import escape_name
 from camcli.runs import coco
 from camcli.runs.verify import named_parts
@@ -66,26 +67,26 @@ def _merged(path: str, root: Root) -> Merged:
         for part, record, ledger in zip(parts, records, ledgers, strict=True):
             _refuse_less_than_recorded(part, record, ledger)
         folder = stack.enter_context(OutputFolder(path, effective_settings(header.present)))
+        rewriter = folder.rewriting()
         contents = {entry.image: (entry, rows) for entry, rows in folder.ledger.rows() if not entry.stage}
         for part, ledger in zip(parts, ledgers, strict=True):
             for entry, rows in ledger.rows():
-                _link_files(part, folder, entry, ledger.own_rows(entry, rows))
+                _link_files(part, folder, rewriter, entry, ledger.own_rows(entry, rows))
                 contents[entry.image] = entry, rows
-        _doubt_replaced(folder, contents)
-        folder.ledger.exchange(contents[image] for image in sorted(contents, key=lambda image: image.split("/")))
-        folder.sweep()
+        _doubt_replaced(folder, rewriter, contents)
+        joined = rewriter.exchange(contents[image] for image in sorted(contents, key=lambda image: image.split("/")))
         explained, failed = folder.totals()
         if part_of(records[0], "settings").get("boxes-json") is True:
-            folder.write(coco.NAME, coco.coco_boxes(folder.ledger))
-        folder.finish(_joined(records, header.present, explained, failed))
+            joined.write(coco.NAME, coco.coco_boxes(folder.ledger))
+        joined.finish(_joined(records, header.present, explained, failed))
     return Merged(len(parts), explained, failed)
 
 
-def _doubt_replaced(folder: OutputFolder, contents: Mapping[str, tuple[Entry, bytes]]) -> None:
+def _doubt_replaced(folder: OutputFolder, rewriter: Rewriter, contents: Mapping[str, tuple[Entry, bytes]]) -> None:
     """Put down the files of rows that are replaced: those that no new row names are removed afterwards."""
     for entry, rows in folder.ledger.explained():
         if contents.get(entry.image, (None,))[0] is not entry:
-            folder.doubt(row_files(rows, folder.ledger.settings))
+            rewriter.doubt(row_files(rows, folder.ledger.settings))
 
 
 def _parts(path: str, root: Root) -> list[Root]:
@@ -158,7 +159,7 @@ def _ledger(part: Root) -> Ledger:
     return ledger
 
 
-def _link_files(part: Root, folder: OutputFolder, entry: Entry, rows: list[dict[str, str]] | None) -> None:
+def _link_files(part: Root, folder: OutputFolder, rewriter: Rewriter, entry: Entry, rows: list[dict[str, str]] | None) -> None:
     """Put the overlays and maps of an image of ``part`` into the joined folder as well. Raises OutputError."""
     if rows is None:
         raise OutputError(
@@ -167,7 +168,7 @@ def _link_files(part: Root, folder: OutputFolder, entry: Entry, rows: list[dict[
         )
     names = [] if entry.stage else row_files(rows, folder.ledger.settings)
     if not folder.is_explained(entry.image):
-        folder.doubt(names)  # until the row is there
+        rewriter.doubt(names)  # until the row is there
     for name in names:
         try:
             folder.root.link(part, name)

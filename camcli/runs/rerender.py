@@ -85,18 +85,18 @@ def redraw_folder(folder: OutputFolder, changes: Mapping[str, Any], tell: Tell =
     left: dict[str, str] = {}
     entries: dict[str, Entry] = {}
     drawn = 0
-    with folder.redrawn(wanted):
-        for _, rows in explained:
-            folder.doubt([name for row in rows for name in (unescape_name(row["overlay"]), look.overlay_of(row)) if name])
-        for done, ((entry, rows), outcome) in enumerate(zip(explained, _all_redrawn(explained, look), strict=True), 1):
-            tell(done, len(explained))
-            if isinstance(outcome, str):
-                left[entry.image] = outcome
-            else:
-                drawn += len(outcome)
-                entries[entry.image] = replace(entry, files=_checksums(ledger.file_checksums(entry, rows), outcome))
-        folder.exchange_rows(wanted, _rows(look, entries))
-    folder.sweep()
+    rewriter = folder.rewriting()
+    rewriter.begin_look(wanted)
+    for _, rows in explained:
+        rewriter.doubt([name for row in rows for name in (unescape_name(row["overlay"]), look.overlay_of(row)) if name])
+    for done, ((entry, rows), outcome) in enumerate(zip(explained, _all_redrawn(explained, look), strict=True), 1):
+        tell(done, len(explained))
+        if isinstance(outcome, str):
+            left[entry.image] = outcome
+        else:
+            drawn += len(outcome)
+            entries[entry.image] = replace(entry, files=_checksums(ledger.file_checksums(entry, rows), outcome))
+    rewriter.exchange_look(wanted, _rows(look, entries))
     return Redrawn(drawn, tuple(left.items()))
 
 
@@ -153,7 +153,7 @@ def _redrawn(entry: Entry, rows: _Rows, look: _Look) -> list[Checksum] | str:
             values = read_map(look.folder.root, unescape_name(row["overlay"]))
             boxes = tuple(Box(*map(int, box.split(" "))) for box in row.get("bboxes", "").split(";") if box)
             overlay = overlay_bytes(canvas, values, view.box, view.pixels, look.style, Notes(boxes, caption_of_row(row)))
-            look.folder.write(look.overlay_of(row), overlay)
+            look.folder.root.write(look.overlay_of(row), overlay)
         except (OSError, ValueError, ImageError) as error:
             return f"its map or overlay: {error}"
         drawn.append(checksum_of(overlay))

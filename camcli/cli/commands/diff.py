@@ -8,8 +8,7 @@ import typer
 
 from camcli.cli.command import command
 from camcli.cli.console import Console, print_table
-from camcli.cli.summary import count_words
-from camcli.records import escape_name
+from camcli.records import count_words, escape_name
 
 _COLUMNS = ("image", "predicted_a", "predicted_b", "probability_a", "probability_b", "correlation", "overlap")
 
@@ -31,9 +30,7 @@ def diff(
     ] = None,
     threshold: Annotated[
         float,
-        typer.Option(
-            "--threshold", "-t", min=0.0, max=1.0, help="Overlap counts the cells at or above this fraction of the peak."
-        ),
+        typer.Option("--threshold", "-t", min=0.0, max=1.0, help="Overlap counts the cells at or above this fraction of the peak."),
     ] = 0.15,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Print the N largest changes only.", show_default=False)

@@ -14,9 +14,8 @@ from camcli.cli.listener import console_listener
 from camcli.cli.loading import loading
 from camcli.cli.options import MODEL_ARGUMENT, MODEL_OPTION, config_parameters, named_model, take_parameters
 from camcli.cli.signals import SIGNALS
-from camcli.cli.summary import count_words
 from camcli.dream.config import DreamConfig
-from camcli.records import escape_name
+from camcli.records import count_words, escape_name
 
 if TYPE_CHECKING:
     from camcli.dream.study import Study

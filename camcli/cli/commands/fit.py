@@ -15,9 +15,8 @@ from camcli.cli.listener import console_listener
 from camcli.cli.loading import loading
 from camcli.cli.options import config_parameters, take_parameters
 from camcli.cli.signals import SIGNALS
-from camcli.cli.summary import count_words
 from camcli.fit.config import FitConfig
-from camcli.records import escape_name
+from camcli.records import count_words, escape_name
 
 if TYPE_CHECKING:
     from camcli.fit.metrics import Metrics

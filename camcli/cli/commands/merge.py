@@ -8,14 +8,16 @@ import typer
 
 from camcli.cli.command import command
 from camcli.cli.console import Console
-from camcli.cli.summary import count_words, failed_words
+from camcli.cli.summary import failed_words
 from camcli.config.run import RunConfig
-from camcli.records import escape_name
+from camcli.records import count_words, escape_name
 
 
 @command("merge", "Finished runs")
 def merge(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="The --output folder that the shards of a run share.")] = RunConfig.output,
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="The --output folder that the shards of a run share.")
+    ] = RunConfig.output,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Combine the shards that camcli run --shard wrote into a folder into one run, as if one machine had made it.
@@ -27,7 +29,8 @@ def merge(
     merged = merge_shards(folder)
     console = Console(quiet=quiet)
     console.info(
-        f"{count_words(merged.parts, 'shard')} combined in {escape_name(folder)}: {count_words(merged.explained, 'image')} explained."
+        f"{count_words(merged.parts, 'shard')} combined in {escape_name(folder)}: "
+        f"{count_words(merged.explained, 'image')} explained."
     )
     if merged.failed:
         console.error(failed_words(merged.failed, folder))

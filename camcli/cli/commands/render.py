@@ -11,9 +11,8 @@ import typer
 from camcli.cli.command import command
 from camcli.cli.console import Console
 from camcli.cli.options import changed_settings, config_parameters, take_parameters
-from camcli.cli.summary import count_words
 from camcli.config.run import LOOKS, RunConfig
-from camcli.records import escape_name
+from camcli.records import count_words, escape_name
 
 
 def render_command() -> Callable[..., None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,14 +12,15 @@ import typer
 
 from camcli.cli.command import command
 from camcli.cli.console import Console, print_table, stdout_for_data
-from camcli.cli.inputs import gathered_sources, misspelt_names_first
 from camcli.cli.listener import console_listener
 from camcli.cli.loading import loading
 from camcli.cli.options import config_parameters, options_of, take_parameters
 from camcli.cli.signals import SIGNALS
-from camcli.cli.summary import announce, count_words
+from camcli.cli.stdin import paths_on_stdin
 from camcli.config.run import RunConfig
-from camcli.records import Failure, Source, escape_name
+from camcli.pipeline.inputs import find_inputs, misspelt_names_first
+from camcli.pipeline.runner import announce
+from camcli.records import Failure, Source, count_words, escape_name
 from camcli.sanity.config import SanityConfig
 
 if TYPE_CHECKING:
@@ -61,14 +61,14 @@ def sanity_command() -> Callable[..., None]:
 def _execute(inputs: Sequence[str], config: SanityConfig, run: RunConfig) -> int:
     """Make one check, or show the one in the folder. Returns the exit code. Raises CamcliError."""
     console = Console(quiet=config.quiet)
-    root, sources = gathered_sources(inputs, run, console)
+    found = find_inputs(inputs, run, console, paths_on_stdin(inputs, console, null=False))
     with loading(console):
         from camcli.sanity.study import image_stamps, study_settings
         from camcli.sanity.write import sanity_folder
 
     record: dict[str, Any] | None
     with stdout_for_data(quiet=config.quiet):
-        settings, images = study_settings(config, run, root), image_stamps(sources)
+        settings, images = study_settings(config, run, found.root), image_stamps(found.sources)
         named = replace(run, method=config.method, class_=() if config.class_ is None else (config.class_,))
         with (
             misspelt_names_first(named),
@@ -80,7 +80,7 @@ def _execute(inputs: Sequence[str], config: SanityConfig, run: RunConfig) -> int
             else:
                 if earlier is not None:
                     console.info("The images have changed since the last check; checking again.")
-                record = _check(sources, config, run, {"settings": settings, "images": images}, console)
+                record = _check(found.sources, config, run, {"settings": settings, "images": images}, console)
     if record is None:
         console.error("interrupted; nothing was written. Run the same command again to start over.")
         return 128 + (SIGNALS.number or 2)
@@ -94,15 +94,13 @@ def _check(
     sources: Sequence[Source], config: SanityConfig, run: RunConfig, record: dict[str, Any], console: Console
 ) -> dict[str, Any] | None:
     """Make the check and write it. Returns its record as it was written, or None if it was interrupted."""
-    from camcli.images.limits import allow_any_size
+    from camcli.images.limits import pillow_unlimited
     from camcli.resources import keep_memory
     from camcli.sanity.study import prepare_study, read_inputs, run_study, write_study
 
     keep_memory()
-    allow_any_size()
-    warnings.filterwarnings("ignore", module="PIL")  # warnings about metadata; damaged pixels become a failure
     show = console.on_terminal and not console.quiet
-    with console_listener(console, unit="step") as listener:
+    with pillow_unlimited(), console_listener(console, unit="step") as listener:
         with loading(console, run.model, run.weights):
             study = prepare_study(config, run, listener, show_progress=show)
         _announce(study, console)

@@ -10,9 +10,9 @@ import typer
 
 from camcli.cli.command import command
 from camcli.cli.console import Console, print_table
-from camcli.cli.summary import count_words, failed_before_words
+from camcli.cli.summary import failed_before_words
 from camcli.config.run import RunConfig
-from camcli.records import escape_name
+from camcli.records import count_words, escape_name
 
 if TYPE_CHECKING:
     from camcli.output.root import Root

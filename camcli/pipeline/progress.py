@@ -24,6 +24,7 @@ class RunProgress:
 
     def over(self, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
         """The same outcomes, each told once it was counted."""
+        self._tell(0, self._total)
         for outcome in outcomes:
             yield outcome
             self._done += 1

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import datetime
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 
 class Invocation:
-    """A command that has just been given with ``inputs``."""
+    """A ``command``, as its user wrote it, that has just been given with ``inputs``."""
 
-    def __init__(self, inputs: Sequence[str]) -> None:
+    def __init__(self, command: str, inputs: Sequence[str]) -> None:
+        self.command = command
         self._inputs, self._date, self._clock = list(inputs), datetime.datetime.now().astimezone(), time.monotonic()
-        self.command = shlex.join(["camcli", *sys.argv[1:]])
 
     def seconds(self) -> float:
         """How long it has run."""

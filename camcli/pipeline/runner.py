@@ -1,0 +1,347 @@
+"""A run, from sources to summary: what the command line, Python and one part of many machines call.
+
+``run_images`` is a function of (config, inputs, listener, stop) and has no state of its own. Everything that it says goes to the
+listener. It can be ended and called again: what is in the output folder is done, and the rest follows.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from camcli.config.field import with_values
+from camcli.config.fingerprint import idle_options, run_settings, with_former_defaults
+from camcli.config.run import RunConfig
+from camcli.images.limits import pillow_unlimited
+from camcli.listener import Listener, Messages, SilentListener
+from camcli.output.folder import OutputFolder, recorded_settings
+from camcli.output.writing import RunWriter
+from camcli.pipeline.inputs import Inputs, explainable, misspelt_names_first
+from camcli.pipeline.invocation import Invocation
+from camcli.pipeline.progress import RunProgress
+from camcli.records import REPORT_PAGE, Counts, Failure, Outcome, Source, Success, count_words, escape_name, stamp_of
+from camcli.runs import coco
+from camcli.timing import StageTimer
+
+if TYPE_CHECKING:
+    from camcli.pipeline.job import Job
+    from camcli.report.write import Report
+
+_MOST_DEATHS = 8
+"""A file that was alone in hand at so many deaths in a row is set aside, although a process of its own survives it. Fewer could be
+chance: a process that is killed again and again may have the same file in hand three times."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did, and where its results are.
+
+    ``state``: ``finished``, or ``interrupted`` where it was stopped before the last image. ``counts``: of the images of this run.
+    ``explained`` and ``failed``: of all its inputs, in this run and earlier ones; ``pending``: how many of them are still to do.
+    ``new_failures``: failures of which no earlier run has told. ``seconds``: since the command was given. ``report``: where one was
+    asked for and written.
+    """
+
+    folder: str
+    state: str
+    explained: int
+    failed: int
+    pending: int
+    new_failures: int
+    seconds: float
+    counts: Counts = field(default_factory=Counts)
+    timer: StageTimer = field(default_factory=StageTimer)
+    report: Report | None = None
+
+    @property
+    def predictions(self) -> str:
+        """The path of the table of predictions."""
+        return os.path.join(self.folder, "predictions.csv")
+
+    @property
+    def failures(self) -> str:
+        """The path of the table of failures."""
+        return os.path.join(self.folder, "failures.csv")
+
+    @property
+    def overlays(self) -> str:
+        """The path of the folder of overlays."""
+        return os.path.join(self.folder, "overlays")
+
+    @property
+    def report_page(self) -> str | None:
+        """The path of the report; None where none was written."""
+        return os.path.join(self.folder, REPORT_PAGE) if self.report is not None and self.report.page is not None else None
+
+
+class RunListener(Listener, Protocol):
+    """A listener that also receives the results of a run."""
+
+    def loading(self, config: RunConfig) -> AbstractContextManager[None]:
+        """Return a context that is held while libraries, and the model of ``config``, are loaded."""
+
+    def begins(self, todo: int) -> None:
+        """Receive how many images are to be explained: the folder is claimed, the model not loaded yet."""
+
+    def done_before(self, rows: bytes) -> None:
+        """Receive the rows of an image that an earlier run explained, as they are in the table."""
+
+    def explained(self, outcome: Success) -> None:
+        """Receive an image whose files and rows are written."""
+
+    def summary(self, summary: RunSummary) -> None:
+        """Receive the summary, before ``run.json`` says that its failures were told."""
+
+
+class SilentRunListener(SilentListener):
+    """A RunListener that ignores everything. Subclass it to receive only some of the calls."""
+
+    def loading(self, config: RunConfig) -> AbstractContextManager[None]:
+        """Return a context that does nothing."""
+        return nullcontext()
+
+    def begins(self, todo: int) -> None:
+        """Ignore the number of images."""
+
+    def done_before(self, rows: bytes) -> None:
+        """Ignore rows of an earlier run."""
+
+    def explained(self, outcome: Success) -> None:
+        """Ignore an image."""
+
+    def summary(self, summary: RunSummary) -> None:
+        """Ignore the summary."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run in a folder that it holds. ``sources``: all its images, done or not."""
+
+    config: RunConfig
+    sources: Sequence[Source]
+    folder: OutputFolder
+    listener: RunListener
+    invocation: Invocation
+    show_downloads: bool
+    timer: StageTimer = field(default_factory=StageTimer)
+
+
+def run_images(
+    config: RunConfig,
+    inputs: Inputs,
+    listener: RunListener,
+    stop: AbstractContextManager[threading.Event],
+    *,
+    invocation: Invocation,
+    named: Collection[str] = (),
+    show_downloads: bool = False,
+) -> RunSummary:
+    """Explain every image of ``inputs`` that the folder ``config.output`` does not hold yet; what was done.
+
+    ``stop`` is entered when the first image begins: once its event is set, the images in progress are finished and the run ends.
+    ``named``: fields of ``config`` that the user gave, to say which have no effect. ``show_downloads``: draw the progress of a
+    download of weights on stderr. Raises CamcliError for what stops it.
+    """
+    for sentence in idle_options(config, named):
+        listener.warn(sentence)
+    sources = explainable(inputs.sources, config, listener)
+    config = with_former_defaults(config, recorded_settings(config.output, config.part, overwrite=config.overwrite))
+    if config.precision == "auto":  # what it becomes binds the folder
+        with listener.loading(replace(config, model="")):
+            config = replace(config, precision=_resolved_precision(config))
+    settings = run_settings(config, inputs.root)
+    with (
+        misspelt_names_first(config),
+        pillow_unlimited(),
+        OutputFolder(config.output, settings, overwrite=config.overwrite, shard=config.part) as folder,
+    ):
+        if not config.overwrite:
+            config = _in_present_look(config, folder, listener)
+        run = _Run(config, sources, folder, listener, invocation, show_downloads)
+        todo = folder.pending(sources, retry_failed=config.retry_failed, hashed=config.hash)
+        listener.begins(len(todo))
+        _hand_on_earlier_rows(todo, run)
+        if not todo and folder.is_finished(sources):
+            return _nothing_to_do(run)
+        if 0 < len(todo) < len(sources):
+            listener.info(f"{count_words(len(sources) - len(todo), 'image')} done before, {len(todo)} to do.")
+        return _explain(todo, run, stop)
+
+
+def _resolved_precision(config: RunConfig) -> str:
+    from camcli.models.device import resolve_device
+    from camcli.network.precision import resolve_precision
+
+    return resolve_precision("auto", resolve_device(config.device))
+
+
+def _in_present_look(config: RunConfig, folder: OutputFolder, listener: Listener) -> RunConfig:
+    """``config`` with the look that ``camcli render`` has given to the folder; a render that was interrupted is finished first."""
+    if (look := folder.redrawing) is not None:
+        from camcli.runs.rerender import redraw_folder
+
+        listener.info(f"Finishing the camcli render that was interrupted in {escape_name(folder.place)}.")
+        left = redraw_folder(folder, look, listener.progress).left
+        if left:
+            listener.warn(f"{count_words(len(left), 'image')} gone or changed since; their earlier overlays are kept.")
+    drawn = folder.ledger.drawn
+    if drawn:
+        look_words = ", ".join(f"{name} {value}" for name, value in drawn.items())
+        listener.info(f"Overlays are painted as camcli render left the folder: {look_words}.")
+    return with_values(config, drawn)
+
+
+def _hand_on_earlier_rows(todo: Sequence[Source], run: _Run) -> None:
+    """Give the listener the rows of the images that are done."""
+    if not run.config.streams_rows:
+        return
+    waiting = {source.image for source in todo}
+    done = [source.image for source in run.sources if source.image not in waiting and run.folder.is_explained(source.image)]
+    for _, rows in run.folder.ledger.rows(done):
+        run.listener.done_before(rows)
+
+
+def _nothing_to_do(run: _Run) -> RunSummary:
+    folder = run.folder
+    folder.tidy()
+    if run.config.boxes_json and not folder.root.exists(coco.NAME):
+        folder.root.write(coco.NAME, coco.coco_boxes(folder.ledger))
+    explained, failed = folder.totals(run.sources)
+    run.listener.info(f"Nothing to do: {count_words(explained, 'image')} already explained in {escape_name(folder.place)}.")
+    report = _report(run, threading.Event())
+    return RunSummary(folder.place, "finished", explained, failed, 0, 0, run.invocation.seconds(), report=report)
+
+
+def _explain(todo: Sequence[Source], run: _Run, stop: AbstractContextManager[threading.Event]) -> RunSummary:
+    folder, listener, timer, counts = run.folder, run.listener, run.timer, Counts()
+    timer.add("find", run.invocation.seconds())
+    with timer.work("load"):
+        job = _loaded(todo, run)
+        failures_were_told = folder.was_finished()
+        suspects = folder.suspects(todo)
+        crashed = _crashing(suspects, todo, run)
+    with stop as event:
+        writer = folder.begin(todo, suspects)
+        progress = RunProgress(listener.progress, len(todo), counts)
+        work = _Work(job, writer, timer, event, progress)
+        for outcome in progress.over(_outcomes(todo, crashed, suspects, work)):
+            counts.add(outcome)
+            if isinstance(outcome, Failure):
+                listener.failed(outcome)
+            else:
+                listener.explained(outcome)
+        with timer.work("finish"):
+            arranged = writer.arrange(run.sources)
+            if run.config.boxes_json:
+                arranged.write(coco.NAME, coco.coco_boxes(folder.ledger))
+        summary = _summary(todo, counts, run, told=failures_were_told)
+        listener.summary(summary)
+        arranged.finish(_record(job, summary, run))
+        if summary.state == "finished":
+            with timer.work("report"):
+                summary = replace(summary, report=_report(run, event))
+    return replace(summary, seconds=run.invocation.seconds())
+
+
+def _summary(todo: Sequence[Source], counts: Counts, run: _Run, *, told: bool) -> RunSummary:
+    """``told``: whether failures of earlier runs were told by them."""
+    explained, failed = run.folder.totals(run.sources)
+    pending = len(todo) - counts.explained - counts.failed
+    return RunSummary(
+        folder=run.folder.place,
+        state="interrupted" if pending else "finished",
+        explained=explained,
+        failed=failed,
+        pending=pending,
+        new_failures=counts.failed if told else failed,
+        seconds=run.invocation.seconds(),
+        counts=counts,
+        timer=run.timer,
+    )
+
+
+def _loaded(todo: Sequence[Source], run: _Run) -> Job:
+    """The model, ready to explain ``todo``."""
+    listener = run.listener
+    with listener.loading(run.config):
+        from camcli.pipeline.job import prepare_job
+
+        job = prepare_job(run.config, run.sources, left=len(todo), show_progress=run.show_downloads, info=listener.info)
+    announce(job, listener)
+    return job
+
+
+def announce(job: Job, listener: Messages) -> None:
+    """Tell ``listener`` what is about to run, and what the user should know of it."""
+    layers = ", ".join(layer.name for layer in job.layers)
+    how = f", {job.network.description}" if job.network.description else ""
+    listener.info(f"{job.model.name} ({job.model.weights}), layer {layers}, on {job.device}{how}")
+    for note in job.model.notes:
+        listener.warn(note)
+
+
+def _record(job: Job, summary: RunSummary, run: _Run) -> dict[str, Any]:
+    """The contents of ``run.json``."""
+    from camcli.pipeline.job import run_record
+
+    record = run_record(job, summary.counts, run.folder.totals(), run.invocation.seconds(), summary.state, run.timer)
+    return {**record, "this_run": {**run.invocation.as_dict(), **record["this_run"]}}
+
+
+def _report(run: _Run, stop: threading.Event) -> Report | None:
+    """Write the report, where it is asked for; the folder's lock is held."""
+    if not run.config.report:
+        return None
+    from camcli.report.write import write_report
+
+    return write_report(run.folder.root, stop)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What explaining images takes."""
+
+    job: Job
+    writer: RunWriter
+    timer: StageTimer
+    stop: threading.Event
+    progress: RunProgress
+
+
+def _crashing(suspects: Mapping[str, int], todo: Sequence[Source], run: _Run) -> list[Failure]:
+    """Those of ``suspects`` that took an earlier run down: what kills a process of its own too, or has done so too often."""
+    if not suspects:
+        return []
+    from camcli.pipeline.probe import find_crashing
+
+    run.listener.info(f"An earlier run died with {count_words(len(suspects), 'image')} in hand; trying each on its own.")
+    often = [
+        Failure(source.image, "crashed", f"the process died {_MOST_DEATHS} times with nothing else in hand", stamp_of(source.path))
+        for source in todo
+        if suspects.get(source.image, 0) >= _MOST_DEATHS
+    ]
+    others = [source for source in todo if suspects.get(source.image, _MOST_DEATHS) < _MOST_DEATHS]
+    return [*often, *find_crashing(others, run.config.max_pixels)]
+
+
+def _outcomes(todo: Sequence[Source], crashed: Sequence[Failure], suspects: Mapping[str, int], work: _Work) -> Iterator[Outcome]:
+    """One outcome for each of ``todo``, recorded: ``crashed`` are set aside, ``suspects`` are explained last, one by one.
+
+    Those with the fewest deaths come first, so that one that kills again keeps no other from being done.
+    """
+    from camcli.pipeline.stages import explain_images
+
+    for failure in crashed:
+        work.writer.record(failure)
+        yield failure
+    aside = {failure.image for failure in crashed}
+    todo = [source for source in todo if source.image not in aside]
+    alone = sorted((source for source in todo if source.image in suspects), key=lambda source: suspects[source.image])
+    parts = [[source for source in todo if source.image not in suspects], *([source] for source in alone)]
+    for part in parts:
+        if part and not work.stop.is_set():
+            yield from explain_images(part, work.job, work.writer, work.stop, work.timer, work.progress.pass_begins)
