@@ -18,6 +18,7 @@ from camcli.dream.targets import Response, Target, respond
 from camcli.dream.transforms import Transforms, apply_transforms, blurred, draw_transforms, total_variation
 from camcli.errors import ImageError
 from camcli.network import Network
+from camcli.network.inputs import normalize
 from camcli.records import Preprocess
 
 TRIALS = 32
@@ -39,10 +40,7 @@ class ModelView:
 
     def inputs(self, pictures: Tensor) -> Tensor:
         """Network inputs: ``pictures`` (N, 3, H, W) in [0, 1], normalized with the model's mean and standard deviation."""
-        mean, std = (
-            torch.tensor(values, device=self.device)[:, None, None] for values in (self.preprocess.mean, self.preprocess.std)
-        )
-        return (pictures - mean) / std
+        return normalize(pictures, self.preprocess)
 
     def respond(self, pictures: Tensor, target: Target) -> Response:
         """The network's response to ``pictures`` (N, 3, H, W) in [0, 1] at ``target``."""

@@ -10,22 +10,22 @@ import torch
 from camcli.errors import ConfigError
 from camcli.fit.config import FitConfig
 from camcli.fit.data import PARTS, Dataset, find_duplicates, refuse_equal_classes, stratified_split
+from camcli.fit.extractor import FeatureExtractor
 from camcli.fit.features import FeatureCache, compute_features
 from camcli.fit.records import Examples
 from camcli.listener import Listener
-from camcli.pipeline.job import Job
 from camcli.records import Failure
 
 
 def gather_examples(
-    config: FitConfig, dataset: Dataset, job: Job, cache: FeatureCache, listener: Listener, stop: threading.Event
+    config: FitConfig, dataset: Dataset, extractor: FeatureExtractor, cache: FeatureCache, listener: Listener, stop: threading.Event
 ) -> tuple[Examples, tuple[Failure, ...]] | None:
     """The readable images with features and part, and the failures of the others; None if ``stop`` was set.
 
     Raises ConfigError if a class has no readable image, InputError if two classes are equal or a class is too small to be split,
     OutputError, and OutOfMemoryError.
     """
-    failures = _compute_missing(dataset, job, cache, listener, stop)
+    failures = _compute_missing(dataset, extractor, cache, listener, stop)
     if stop.is_set():
         return None
     found = [(position, cache.get(source)) for position, source in enumerate(dataset.sources)]
@@ -48,14 +48,16 @@ def gather_examples(
     return examples, tuple(failures)
 
 
-def _compute_missing(dataset: Dataset, job: Job, cache: FeatureCache, listener: Listener, stop: threading.Event) -> list[Failure]:
+def _compute_missing(
+    dataset: Dataset, extractor: FeatureExtractor, cache: FeatureCache, listener: Listener, stop: threading.Event
+) -> list[Failure]:
     """Compute the features that the cache lacks. Returns the failures of images that cannot be read."""
     todo = [source for source in dataset.sources if cache.get(source) is None]
     if 0 < len(todo) < len(dataset.sources):
         listener.info(f"Features of {len(dataset.sources) - len(todo):,} images were computed before.")
     failures: list[Failure] = []
     try:
-        for done, outcome in enumerate(compute_features(todo, job, cache, stop), 1):
+        for done, outcome in enumerate(compute_features(todo, extractor, cache, stop), 1):
             listener.progress(done, len(todo))
             if isinstance(outcome, Failure):
                 failures.append(outcome)

@@ -14,12 +14,11 @@ import torch
 
 from camcli.documents import parse_json
 from camcli.errors import ConfigError, OutOfMemoryError
+from camcli.fit.extractor import FeatureExtractor
 from camcli.layout import FEATURES
 from camcli.output.root import Root
-from camcli.pipeline.engine import normalised, out_of_memory
-from camcli.pipeline.job import Job
+from camcli.pipeline.engine import out_of_memory
 from camcli.pipeline.reading import PreparedImage
-from camcli.pipeline.stages import prepared_batches
 from camcli.records import Failure, Source, stamp_of
 
 _CHUNK_NAME, _KEY_NAME = re.compile(r"\d{6,9}\.safetensors"), re.compile(r"[0-9a-f]{16}")
@@ -125,15 +124,17 @@ def cache_key(features: torch.fx.GraphModule, described: Mapping[str, object]) -
     return digest.hexdigest()[:16]
 
 
-def compute_features(sources: Sequence[Source], job: Job, cache: FeatureCache, stop: threading.Event) -> Iterator[Source | Failure]:
+def compute_features(
+    sources: Sequence[Source], extractor: FeatureExtractor, cache: FeatureCache, stop: threading.Event
+) -> Iterator[Source | Failure]:
     """Compute the features of ``sources`` and store them in ``cache``. Yields each source when it is done, or its Failure.
 
-    The job's network returns the features as its logits. After ``stop`` is set no further batch begins. Raises OutputError,
+    The extractor's network returns the features as its logits. After ``stop`` is set no further batch begins. Raises OutputError,
     OutOfMemoryError, and ConfigError for features that are not finite.
     """
-    for batch in prepared_batches(sources, job, stop):
+    for batch in extractor.batches(sources, stop):
         images = [item for item in batch if isinstance(item, PreparedImage)]
-        found = iter(_features(images, job)) if images else iter(())
+        found = iter(_features(images, extractor)) if images else iter(())
         for item in batch:
             if isinstance(item, Failure):
                 yield item
@@ -141,21 +142,21 @@ def compute_features(sources: Sequence[Source], job: Job, cache: FeatureCache, s
             features = next(found)
             if not np.isfinite(features).all():
                 raise ConfigError(
-                    f"{job.model.name} gives features that are not finite for {item.source.image!r}: choose another backbone."
+                    f"{extractor.name} gives features that are not finite for {item.source.image!r}: choose another backbone."
                 )
             cache.add(item, features)
             yield item.source
     cache.flush()
 
 
-def _features(images: Sequence[PreparedImage], job: Job) -> np.ndarray:
+def _features(images: Sequence[PreparedImage], extractor: FeatureExtractor) -> np.ndarray:
     try:
-        inputs = job.network.cast_inputs(normalised([image.input for image in images], job))
+        inputs = extractor.network.cast_inputs(extractor.tensor([image.input for image in images]))
         with torch.no_grad():
-            return job.network.run(inputs, []).logits.float().cpu().numpy()
+            return extractor.network.run(inputs, []).logits.float().cpu().numpy()
     except Exception as error:
         if not out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"{job.device} is out of memory with {len(images)} images and {job.model.name}: try a smaller --batch-size."
+            f"{extractor.device} is out of memory with {len(images)} images and {extractor.name}: try a smaller --batch-size."
         ) from error

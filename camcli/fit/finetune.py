@@ -15,12 +15,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from camcli.errors import OutOfMemoryError, RunError
+from camcli.fit.extractor import FeatureExtractor
 from camcli.fit.linear_probe import class_weights
 from camcli.models.gap_classifier import GapClassifier
-from camcli.pipeline.engine import normalised, out_of_memory
-from camcli.pipeline.job import Job
+from camcli.pipeline.engine import out_of_memory
 from camcli.pipeline.reading import PreparedImage
-from camcli.pipeline.stages import prepared_batches
 from camcli.records import Failure, Source, escape_name
 
 LEARNING_RATE, RANDOM_LEARNING_RATE = 1e-4, 1e-3
@@ -93,7 +92,7 @@ def fine_tune(
     classifier: GapClassifier,
     train: LabelledImages,
     val: LabelledImages,
-    job: Job,
+    extractor: FeatureExtractor,
     tuning: FineTuning,
     on_epoch: Callable[[Epoch], None],
     stop: threading.Event,
@@ -106,7 +105,7 @@ def fine_tune(
     it. Early stopping: training ends after four epochs without improvement, with random weights only in the second half of the
     epochs. ``on_epoch`` is called after each epoch. Raises OutOfMemoryError, and RunError for an image that can no longer be read.
     """
-    with _trainable(classifier, tuning, job):
+    with _trainable(classifier, tuning, extractor):
         blocks = blocks_of(classifier.features)
         names = {name for _, own in blocks[len(blocks) - tuning.blocks :] for name in own}
         parameters = [parameter.requires_grad_() for name, parameter in classifier.features.named_parameters() if name in names]
@@ -117,18 +116,18 @@ def fine_tune(
         ]
         optimizer = torch.optim.AdamW(rates, weight_decay=_WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: (1 + math.cos(math.pi * epoch / tuning.epochs)) / 2)
-        weights = class_weights(torch.tensor(train.labels), classifier.head.out_features).float().to(job.device)
-        epochs = [Epoch(0, math.nan, *_evaluate(classifier, val, job))]
+        weights = class_weights(torch.tensor(train.labels), classifier.head.out_features).float().to(extractor.device)
+        epochs = [Epoch(0, math.nan, *_evaluate(classifier, val, extractor))]
         best = copy.deepcopy(classifier.state_dict())
         on_epoch(epochs[0])
         with torch.random.fork_rng(devices=[]):
             for number in range(1, tuning.epochs + 1):
                 torch.manual_seed((tuning.seed * 1_000_003 + number) % 2**63)  # PyTorch takes no more bits
-                loss = _train_epoch(classifier, train, job, optimizer, weights, names if tuning.random else set(), stop)
+                loss = _train_epoch(classifier, train, extractor, optimizer, weights, names if tuning.random else set(), stop)
                 if stop.is_set():
                     break
                 schedule.step()
-                epochs.append(Epoch(number, loss, *_evaluate(classifier, val, job)))
+                epochs.append(Epoch(number, loss, *_evaluate(classifier, val, extractor)))
                 on_epoch(epochs[-1])
                 least = min(epochs, key=lambda epoch: epoch.val_loss)
                 if least is epochs[-1]:
@@ -143,7 +142,7 @@ def fine_tune(
 
 
 @contextmanager
-def _trainable(classifier: GapClassifier, tuning: FineTuning, job: Job) -> Iterator[None]:
+def _trainable(classifier: GapClassifier, tuning: FineTuning, extractor: FeatureExtractor) -> Iterator[None]:
     """Context for training; afterwards no parameter requires a gradient. Turns out-of-memory errors into OutOfMemoryError."""
     try:
         yield
@@ -151,7 +150,7 @@ def _trainable(classifier: GapClassifier, tuning: FineTuning, job: Job) -> Itera
         if not out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"{job.device} is out of memory while training {tuning.blocks} blocks on {job.batch_size} images at once: "
+            f"{extractor.device} is out of memory while training {tuning.blocks} blocks on {extractor.batch_size} images at once: "
             "try a smaller --batch-size or --unfreeze."
         ) from error
     finally:
@@ -161,7 +160,7 @@ def _trainable(classifier: GapClassifier, tuning: FineTuning, job: Job) -> Itera
 def _train_epoch(
     classifier: GapClassifier,
     train: LabelledImages,
-    job: Job,
+    extractor: FeatureExtractor,
     optimizer: torch.optim.Optimizer,
     weights: Tensor,
     learning_norms: set[str],
@@ -174,12 +173,12 @@ def _train_epoch(
     labels = {source.image: label for source, label in zip(train.sources, train.labels, strict=True)}
     order = torch.randperm(len(train.sources)).tolist()
     total, count = 0.0, 0
-    for batch in prepared_batches([train.sources[place] for place in order], job, stop):
+    for batch in extractor.batches([train.sources[place] for place in order], stop):
         images = _prepared(batch)
         if len(images) < 2 and learning_norms:
             continue  # a BatchNorm cannot compute the variance of one image
-        inputs = normalised([_augmented(image.input) for image in images], job)
-        target = torch.tensor([labels[image.source.image] for image in images], device=job.device)
+        inputs = extractor.tensor([_augmented(image.input) for image in images])
+        target = torch.tensor([labels[image.source.image] for image in images], device=extractor.device)
         with torch.enable_grad():
             # mean of weighted losses; PyTorch's weighted mean would cancel the class weights in a small batch
             loss = functional.cross_entropy(classifier(inputs), target, weights, reduction="none").mean()
@@ -216,19 +215,19 @@ def _augmented(image: np.ndarray) -> np.ndarray:
     return augmented
 
 
-def predict(classifier: GapClassifier, part: LabelledImages, job: Job) -> Tensor:
+def predict(classifier: GapClassifier, part: LabelledImages, extractor: FeatureExtractor) -> Tensor:
     """The logits (N, K) of a part's images on the CPU, in their order. Raises RunError for an image that can no longer be read."""
     found: dict[str, Tensor] = {}
-    for batch in prepared_batches(part.sources, job):
+    for batch in extractor.batches(part.sources):
         images = _prepared(batch)
         with torch.no_grad():
-            logits = classifier(normalised([image.input for image in images], job)).float().cpu()
+            logits = classifier(extractor.tensor([image.input for image in images])).float().cpu()
         found |= {image.source.image: own for image, own in zip(images, logits, strict=True)}
     return torch.stack([found[source.image] for source in part.sources])
 
 
-def _evaluate(classifier: GapClassifier, val: LabelledImages, job: Job) -> tuple[float, float]:
+def _evaluate(classifier: GapClassifier, val: LabelledImages, extractor: FeatureExtractor) -> tuple[float, float]:
     """Class-balanced loss, and accuracy."""
-    logits, labels = predict(classifier, val, job), torch.tensor(val.labels)
+    logits, labels = predict(classifier, val, extractor), torch.tensor(val.labels)
     weights = class_weights(labels, logits.shape[1]).float()
     return float(functional.cross_entropy(logits, labels, weights)), float((logits.argmax(dim=1) == labels).double().mean())

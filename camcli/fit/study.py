@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from camcli.config.run import RunConfig
 from camcli.fit.backbone import load_backbone
 from camcli.fit.config import FitConfig
 from camcli.fit.data import PARTS, Dataset, read_dataset
 from camcli.fit.examples import gather_examples
+from camcli.fit.extractor import FeatureExtractor, prepare_extractor
 from camcli.fit.features import FeatureCache, cache_key
 from camcli.fit.finetune import LEARNING_RATE, RANDOM_LEARNING_RATE, Epoch, FineTuning, fine_tune, predict
 from camcli.fit.folder import ModelFolder, dataset_digest
@@ -23,20 +23,18 @@ from camcli.fit.model_card import model_files
 from camcli.fit.records import Backbone, Examples, Result, Training
 from camcli.listener import Listener
 from camcli.models.fitted import Fitted
-from camcli.models.gap_classifier import FEATURES, GapClassifier, PooledFeatures
+from camcli.models.gap_classifier import GapClassifier
 from camcli.output.root import Root
-from camcli.pipeline.job import Job, feature_job
-from camcli.records import Layer
 
 
 @dataclass(frozen=True)
 class Study:
-    """A prepared training: the images, the backbone, the job that computes features, and the features computed before."""
+    """A prepared training: the images, the backbone, the extractor that computes features, and the features computed before."""
 
     config: FitConfig
     dataset: Dataset
     backbone: Backbone
-    job: Job
+    extractor: FeatureExtractor
     cache: FeatureCache
 
 
@@ -71,7 +69,13 @@ def prepare_study(config: FitConfig, dataset: Dataset, root: Root, listener: Lis
         f"{len(dataset.sources):,} images of {len(dataset.classes)} classes; backbone {config.backbone} up to "
         f"{backbone.layer.name}."
     )
-    return Study(config, dataset, backbone, _job(config, backbone, listener), _cache(config, dataset, backbone, root))
+    return Study(
+        config,
+        dataset,
+        backbone,
+        prepare_extractor(config, backbone.model, backbone.classifier, listener.warn),
+        _cache(config, dataset, backbone, root),
+    )
 
 
 def run_study(study: Study, listener: Listener, stop: threading.Event) -> Training | None:
@@ -80,7 +84,7 @@ def run_study(study: Study, listener: Listener, stop: threading.Event) -> Traini
     Raises as ``gather_examples`` and ``fine_tune`` do.
     """
     config, dataset, classifier = study.config, study.dataset, study.backbone.classifier
-    gathered = gather_examples(config, dataset, study.job, study.cache, listener, stop)
+    gathered = gather_examples(config, dataset, study.extractor, study.cache, listener, stop)
     if gathered is None:
         return None
     examples, failures = gathered
@@ -89,7 +93,7 @@ def run_study(study: Study, listener: Listener, stop: threading.Event) -> Traini
     epochs = _fine_tuned(study, examples, listener, stop) if config.unfreeze else []
     if stop.is_set() and config.unfreeze:
         return None
-    logits = {part: _logits(classifier, examples, part, study.job if config.unfreeze else None) for part in PARTS}
+    logits = {part: _logits(classifier, examples, part, study.extractor if config.unfreeze else None) for part in PARTS}
     metrics = measure(examples.tensors("val")[1].tolist(), logits["val"].argmax(dim=1).tolist(), dataset.classes)
     return Training(examples, failures, probe, tuple(epochs), logits, metrics)
 
@@ -108,12 +112,6 @@ def describe(study: Study) -> Fitted:
     )
 
 
-def _job(config: FitConfig, backbone: Backbone, listener: Listener) -> Job:
-    run = RunConfig(model=config.backbone, batch_size=config.batch_size, max_pixels=config.max_pixels, hash=True)
-    pooled = replace(backbone.model, module=PooledFeatures(backbone.classifier).eval())
-    return feature_job(run, pooled, Layer(f"classifier.{FEATURES}", backbone.layer.grid), listener.warn)
-
-
 def _cache(config: FitConfig, dataset: Dataset, backbone: Backbone, root: Root) -> FeatureCache:
     """The features in ``root`` that were computed with this backbone and preprocessing, from images of this folder."""
     described = {
@@ -128,10 +126,10 @@ def _cache(config: FitConfig, dataset: Dataset, backbone: Backbone, root: Root) 
     return cache
 
 
-def _logits(classifier: GapClassifier, examples: Examples, part: str, job: Job | None) -> Tensor:
+def _logits(classifier: GapClassifier, examples: Examples, part: str, extractor: FeatureExtractor | None) -> Tensor:
     """The model's logits (N, K) for a part: from the features, or from the images if fine-tuning changed the features."""
-    if job is not None:
-        return predict(classifier, examples.labelled(part), job)
+    if extractor is not None:
+        return predict(classifier, examples.labelled(part), extractor)
     weight, bias = classifier.head.weight.detach().cpu(), classifier.head.bias.detach().cpu()
     return functional.linear(examples.tensors(part)[0], weight, bias)
 
@@ -154,7 +152,7 @@ def _fine_tuned(study: Study, examples: Examples, listener: Listener, stop: thre
         study.backbone.classifier,
         examples.labelled("train"),
         examples.labelled("val"),
-        replace(study.job, batch_size=min(study.job.batch_size, 16)),
+        replace(study.extractor, batch_size=min(study.extractor.batch_size, 16)),
         FineTuning(config.unfreeze, config.epochs, rate, config.seed, random),
         lambda epoch: listener.info(f"Epoch {epoch.number}: validation loss {epoch.val_loss:.4f}, accuracy {epoch.accuracy:.1%}."),
         stop,

@@ -13,7 +13,8 @@ import numpy as np
 from camcli.errors import LayerError, UsageError
 from camcli.listener import Listener, SilentListener
 from camcli.network import run_hooked
-from camcli.pipeline.engine import Engine, normalised
+from camcli.network.inputs import input_tensor
+from camcli.pipeline.engine import Engine
 from camcli.pipeline.job import Job
 from camcli.pipeline.stopping import Stopped, Watch
 from camcli.records import Findings, Heatmap
@@ -127,7 +128,7 @@ def check_maps(
     normalized = [_normalized(found) for found in originals]
     classes = [found.heatmaps[0].prediction for found in originals]
     fixed = replace(job, config=replace(job.config, topk=0, class_=()), classes=())
-    calibration = normalised(inputs[:BN_CALIBRATION_IMAGES], job)
+    calibration = input_tensor(inputs[:BN_CALIBRATION_IMAGES], job.model.preprocess, job.device)
     kept: list[dict[Key, list[np.ndarray]]] = [
         {_key(map_): [map_.values] for map_ in found.heatmaps} for found in originals[:strips]
     ]

@@ -15,7 +15,7 @@ from camcli.config.fingerprint import run_settings
 from camcli.config.run import RunConfig
 from camcli.errors import InputError
 from camcli.images.decode import decode_image
-from camcli.images.geometry import input_window, prepare_input
+from camcli.images.geometry import prepare_pixels
 from camcli.listener import Listener
 from camcli.pipeline.job import Job, package_versions, prepare_job
 from camcli.pipeline.stopping import Stopped
@@ -83,8 +83,7 @@ def read_inputs(sources: Sequence[Source], job: Job) -> tuple[dict[str, np.ndarr
         if isinstance(image, Failure):
             failures.append(image)
             continue
-        window = input_window((image.pixels.shape[1], image.pixels.shape[0]), job.model.preprocess, job.config.resize_mode)
-        inputs[source.image] = prepare_input(image.pixels, window, job.model.preprocess)
+        _, inputs[source.image] = prepare_pixels(image.pixels, job.model.preprocess, job.config.resize_mode)
     if not inputs:
         raise InputError(f"none of the images can be read; the first: {failures[0].image}: {failures[0].reason}")
     return inputs, failures
