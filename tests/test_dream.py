@@ -299,7 +299,7 @@ def test_a_folder_in_which_another_dreams_is_refused(camcli, place):
     with FileLock(place / "out" / ".camcli" / "lock"):
         done = camcli(*BRIGHT, "-c", "bright", "-o", "out")
     assert done.code == 3
-    assert "another camcli is writing into 'out'" in done.err
+    assert "another camcli dream is writing into" in done.err
     assert not (place / "out" / "bright.png").exists()
 
 

@@ -30,7 +30,6 @@ from camcli.network.prepare import Preparation, prepare_network
 from camcli.output.checks import differences
 from camcli.output.locks import claimed
 from camcli.output.root import Root
-from camcli.output.writers import output_error
 from camcli.records import Failure, LoadedModel, escape_name
 from camcli.resources import available_memory
 
@@ -129,7 +128,7 @@ def run_study(study: Study, listener: Listener, stop: threading.Event) -> StudyR
     written: list[Target] = []
     failures: list[Failure] = []
     steps, total = itertools.count(1), len(study.todo) * study.config.steps
-    with _held(root, study.config.output), _threads(study.config.threads):
+    with claimed(root, "camcli dream", lambda: root.exists(TABLE)), _threads(study.config.threads):
         for target in study.todo:
             name, started = escape_name(target.words), time.monotonic()
 
@@ -159,17 +158,6 @@ def _description(metrics: Metrics) -> str:
     if metrics.probability_moved is None:
         return activation
     return f"{activation}, probability {metrics.probability_moved:.3f} (median over random transformations)"
-
-
-@contextmanager
-def _held(root: Root, place: str) -> Iterator[None]:
-    """Context that creates the folder and holds its lock. Raises InUseError, OutputError."""
-    busy = f"another camcli is writing into {escape_name(place)!r}. Wait for it, or choose another with --output."
-    try:
-        with claimed(root, busy, lambda: root.exists(TABLE)):
-            yield
-    except OSError as error:
-        raise output_error(error.filename or root.path, error) from error
 
 
 @contextmanager

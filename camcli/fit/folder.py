@@ -60,14 +60,13 @@ class ModelFolder:
         self._refuse_foreign()
         try:
             os.makedirs(os.path.dirname(self.root.path), exist_ok=True)
-            with contextlib.ExitStack() as stack:
-                busy = f"another camcli fit is writing into {self._shown!r}."
-                stack.enter_context(claimed(self.root, busy, self._is_used))
-                finish_exchange(self.root, FILES)
-                self.is_done = self._is_done()
-                self._held = stack.pop_all()
         except OSError as error:
             raise output_error(error.filename or self.root.path, error) from error
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(claimed(self.root, "camcli fit", self._is_used))
+            finish_exchange(self.root, FILES)
+            self.is_done = self._is_done()
+            self._held = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -16,7 +16,7 @@ from camcli.output.checks import check_place, refuse_differences
 from camcli.output.exchange import exchange_files, finish_exchange
 from camcli.output.locks import claimed
 from camcli.output.root import Root
-from camcli.output.writers import csv_line, json_bytes, output_error, table_line
+from camcli.output.writers import csv_line, json_bytes, table_line
 from camcli.records import escape_name
 from camcli.sanity.check import MODES, Check
 from camcli.sanity.plot import curves_png
@@ -45,16 +45,12 @@ def sanity_folder(path: str, settings: Mapping[str, Any], *, overwrite: bool) ->
     root = Root(path)
     check_place(root.path)
     _refuse_others(root)
-    busy = f"another check is writing into {escape_name(root.path)!r}. Wait for it, or choose another --output."
-    try:
-        with claimed(root, busy, lambda: any(map(root.exists, FILES))):
-            finish_exchange(root, FILES)
-            record = read_check(root)
-            if record is not None and not overwrite:
-                refuse_differences(root.path, record["settings"], settings)
-            yield record if record is not None and record["settings"] == dict(settings) and not overwrite else None
-    except OSError as error:
-        raise output_error(error.filename or root.path, error) from error
+    with claimed(root, "camcli sanity", lambda: any(map(root.exists, FILES))):
+        finish_exchange(root, FILES)
+        record = read_check(root)
+        if record is not None and not overwrite:
+            refuse_differences(root.path, record["settings"], settings)
+        yield record if record is not None and record["settings"] == dict(settings) and not overwrite else None
 
 
 def _refuse_others(root: Root) -> None:
