@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from camcli.network.inputs import input_tensor
 from camcli.pipeline import stages
-from camcli.pipeline.engine import Engine, normalised, with_status
+from camcli.pipeline.engine import Engine, with_status
 from camcli.pipeline.job import Job
 from camcli.records import Findings, Prediction
 
@@ -90,7 +91,7 @@ class PeerEngine:
     def explain(self, inputs: Sequence[np.ndarray], labels: Sequence[int] | None = None) -> list[list[Findings]]:
         """The findings of ``inputs``, each (h, w, 3) uint8. ``labels`` are of no use to it."""
         # contiguous: camcli's inputs are channels-last, which would turn the peer's whole network into that
-        logits, maps = self._explain(normalised(inputs, self._job).contiguous())
+        logits, maps = self._explain(input_tensor(inputs, self._job.model.preprocess, self._job.device).contiguous())
         probabilities, classes = logits.double().softmax(dim=1).max(dim=1)
         scores, arrays = logits.cpu().gather(1, classes.cpu()[:, None])[:, 0].tolist(), maps.cpu().numpy()
         found: list[Findings] = []

@@ -25,10 +25,11 @@ from camcli.config.field import from_json, option_fields, option_name
 from camcli.config.run import LOOKS, RunConfig
 from camcli.errors import ConfigError, ImageError, InputError, ModelError, OutputError, did_you_mean
 from camcli.images.decode import decode_image
-from camcli.images.geometry import input_window, prepare_input
+from camcli.images.geometry import prepare_pixels
 from camcli.images.in_memory import is_picture, picture_pixels
+from camcli.network.inputs import input_tensor
 from camcli.output.writers import write_file
-from camcli.pipeline.engine import explain_inputs, normalised
+from camcli.pipeline.engine import explain_inputs
 from camcli.pipeline.inputs import find_inputs
 from camcli.pipeline.invocation import Invocation
 from camcli.pipeline.job import Job, prepare_job, prepare_module
@@ -318,9 +319,8 @@ def _pictures(images: Any) -> list[Picture]:
 def _explain_pictures(images: Sequence[Picture], job: Job, first: int) -> list[Explained]:
     """``first``: the place of the first of ``images`` among all, for what is said of it."""
     pictures = [_pixels(image, job, position) for position, image in enumerate(images, first)]
-    views = [input_window((pixels.shape[1], pixels.shape[0]), job.model.preprocess, job.config.resize_mode) for pixels in pictures]
-    inputs = [prepare_input(pixels, view, job.model.preprocess) for pixels, view in zip(pictures, views, strict=True)]
-    found: list[Findings] = explain_inputs(normalised(inputs, job), job)
+    views, inputs = zip(*(prepare_pixels(pixels, job.model.preprocess, job.config.resize_mode) for pixels in pictures), strict=True)
+    found: list[Findings] = explain_inputs(input_tensor(inputs, job.model.preprocess, job.device), job)
     return [
         Explained(one.best, one.heatmaps, pixels, view.box, view.pixels)
         for one, pixels, view in zip(found, pictures, views, strict=True)

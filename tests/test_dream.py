@@ -19,8 +19,9 @@ from PIL import Image as PillowImage
 
 from camcli.config.field import option_name
 from camcli.dream.config import WITH_PRIOR, DreamConfig
-from camcli.dream.study import make_dreams, prepare_study
-from camcli.dream.write import COLUMNS, sheet_of
+from camcli.dream.study import prepare_study, run_study
+from camcli.dream.write import COLUMNS, contact_sheet
+from camcli.listener import SilentListener
 from camcli.models.bundled import load_module
 from camcli.models.request import ModelRequest
 from tests.conftest import ROOT
@@ -164,7 +165,7 @@ def test_a_damaged_picture_is_made_anew(camcli, place):
     path.write_bytes(whole[: len(whole) // 2])
     refused = camcli(*words)
     assert refused.code == 3
-    assert "is not of camcli dream" in refused.err
+    assert "was not written by camcli dream" in refused.err
     path.unlink()
     assert camcli(*words).code == 0
     assert path.read_bytes() == whole
@@ -198,10 +199,10 @@ def test_what_others_wrote_is_left_alone(camcli, place, name):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("--steps", 3), 2, "nothing to maximise"),
+        (("--steps", 3), 2, "nothing to maximize"),
         (("-c", "brigth"), 2, "Did you mean 'bright'?"),
         (("-c", 2), 2, "there is no class 2"),
-        (("-c", 0, "--layer", "cells"), 2, "--layer needs a --channel"),
+        (("-c", 0, "--layer", "cells"), 2, "--layer needs --channel"),
         (("--layer", "cell", "--channel", 0), 2, "Did you mean 'cells'?"),
         (("--layer", "cells", "--channel", 1), 2, "has no channel 1: it has 1, 0 to 0"),
         (("--layer", "cells", "--channel", "x"), 2, "--channel 'x' is not a channel's number"),
@@ -227,7 +228,7 @@ def test_a_network_of_one_size_says_so(camcli, on_path):
     )
     done = camcli("dream", "fixed:net", "-c", 0, "--size", 32, "--steps", 1)
     assert done.code == 2
-    assert "It was made for 224 x 224: leave --size out." in done.err
+    assert "Its input size is 224 x 224: leave --size out." in done.err
     assert camcli("dream", "fixed:net", "-c", 0, "--steps", 1).code == 0
 
 
@@ -241,13 +242,13 @@ def test_a_unit_that_never_fires_is_a_failure_and_the_others_are_made(camcli, on
     )
     done = camcli("dream", "dead:net", "--layer", 1, "--channel", 0, "--channel", 1, "--size", 32, "--steps", 2, "-o", "out")
     assert done.code == 1
-    assert "1.channel-0.png was not made: it is silent" in done.err
+    assert "1.channel-0.png: its activation is zero" in done.err
     assert [row["picture"] for row in table(on_path / "out")] == ["1.channel-1.png"]
 
 
 def test_the_sheet_shows_every_picture_in_order():
     pictures = [np.full((40, 60, 3), value, np.uint8) for value in (10, 60, 110, 160, 210)]
-    sheet = sheet_of(pictures, ["a", "b", "c", "d" * 99, "\x1b"])
+    sheet = contact_sheet(pictures, ["a", "b", "c", "d" * 99, "\x1b"])
     seen = [value for row in sheet[:, :, 0].tolist() for value in row]
     assert [value for value in dict.fromkeys(seen) if value in (10, 60, 110, 160, 210)] == [10, 60, 110, 160, 210]
     assert all(seen.count(value) >= 40 * 60 for value in (10, 60, 110, 160, 210))
@@ -260,12 +261,14 @@ def test_stopped_it_keeps_what_is_finished_and_goes_on(camcli, place):
     study = prepare_study(config, ModelRequest("tests.networks:brightness"), "cpu")
     stop, heard = threading.Event(), []
 
-    def tell(target, _activation):
-        heard.append(target.stem)
-        if heard.count("dark") == 2:
-            stop.set()
+    class Stops(SilentListener):
+        def progress(self, done, of, note=""):
+            heard.append(note.split()[0])
+            if heard.count("dark") == 2:
+                stop.set()
 
-    assert [made.target.stem for made in make_dreams(study, stop, tell)] == ["bright"]
+    result = run_study(study, Stops(), stop)
+    assert ([target.stem for target in result.written], result.failures) == (["bright"], ())
     assert [row["picture"] for row in table(place / "out")] == ["bright.png"]
     assert not (place / "out" / "dark.png").exists()
     again = camcli(*BRIGHT, "-c", "bright", "-c", "dark", "-o", "out")
@@ -278,13 +281,16 @@ def test_an_interrupt_ends_with_its_exit_code(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = ("dream", "tests.networks:brightness", "--size", 32, "-c", "bright", "-o", tmp_path / "out", "--steps", 100_000)
     running = forked(*words)
-    while not (tmp_path / "out" / ".camcli" / "lock").exists():  # the ascent begins
+    while not (tmp_path / "out" / ".camcli" / "lock").exists():  # the optimization begins
         assert running.poll() is None, running.stderr.read()
         time.sleep(0.02)
     running.send_signal(signal.SIGINT)
     said = running.communicate()[1]
     assert running.returncode == 130
-    assert "finished pictures are kept. The same command makes the missing ones; the one in progress starts again." in said
+    assert (
+        "finished pictures are kept. Run the same command again to make the missing ones; the picture in progress starts again."
+        in said
+    )
     assert not (tmp_path / "out" / "bright.png").exists()
 
 
@@ -293,7 +299,7 @@ def test_a_folder_in_which_another_dreams_is_refused(camcli, place):
     with FileLock(place / "out" / ".camcli" / "lock"):
         done = camcli(*BRIGHT, "-c", "bright", "-o", "out")
     assert done.code == 3
-    assert "another camcli is writing into 'out'" in done.err
+    assert "another camcli dream is writing into" in done.err
     assert not (place / "out" / "bright.png").exists()
 
 

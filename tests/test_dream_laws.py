@@ -12,19 +12,19 @@ from PIL import Image as PillowImage
 from torch import nn
 
 from camcli.dream.config import DreamConfig
-from camcli.dream.optimize import ModelView, _steps, generator_of, optimize, standard_moves, to_bytes
+from camcli.dream.optimize import ModelView, _steps, optimize, random_generator, standard_transforms, to_bytes
 from camcli.dream.parametrization import (
     COLOUR_COVARIANCE,
     PRIORS,
     colour_root,
     correlated,
-    first_parameters,
     fourier_pixels,
     frequencies,
+    initial_parameters,
     spectrum_scale,
 )
 from camcli.dream.targets import channel_target, class_target, respond
-from camcli.dream.transforms import Transforms, blurred, draw_transforms, moved, total_variation
+from camcli.dream.transforms import Transforms, apply_transforms, blurred, draw_transforms, total_variation
 from camcli.errors import ImageError
 from camcli.network import eager
 from camcli.records import Grid, Layer, Preprocess
@@ -55,7 +55,7 @@ def test_the_spectrum_of_many_noises_is_that_of_photographs():
     """Measured on pixels by another transform: the slope of amplitude over frequency, in logarithms, is -1."""
     generator, size, powers, variance = torch.Generator().manual_seed(0), (64, 64), 0.0, 0.0
     for _ in range(40):
-        pixels = fourier_pixels(first_parameters("fourier", size, generator, contrast=1.0), size)[0].numpy()
+        pixels = fourier_pixels(initial_parameters("fourier", size, generator, contrast=1.0), size)[0].numpy()
         powers = powers + (np.abs(np.fft.fft2(pixels, norm="ortho")) ** 2).mean(axis=0) / 40
         variance += (pixels**2).mean() / 40
     length = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.fftfreq(64)[None, :])
@@ -90,7 +90,7 @@ def test_colours_are_those_of_the_photographs():
 def test_a_start_of_a_photographs_contrast_has_its_colours():
     """Through the logistic function too, as long as it is nearly straight."""
     generator = torch.Generator().manual_seed(0)
-    pictures = [PRIORS["fourier"].picture(first_parameters("fourier", (64, 64), generator, 0.05), (64, 64)) for _ in range(60)]
+    pictures = [PRIORS["fourier"].picture(initial_parameters("fourier", (64, 64), generator, 0.05), (64, 64)) for _ in range(60)]
     covariance = np.cov(torch.cat(pictures).transpose(0, 1).flatten(1).numpy()) / 0.05**2
     np.testing.assert_allclose(covariance, COLOUR_COVARIANCE, rtol=0.25)
 
@@ -103,24 +103,24 @@ def picture():
 def test_no_move_is_the_picture_itself(picture):
     still = draw_transforms(Transforms(), 3, torch.Generator().manual_seed(0))
     assert still.tolist() == [[0, 0, 0, 1]] * 3
-    torch.testing.assert_close(moved(picture, still), picture.expand(3, -1, -1, -1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(apply_transforms(picture, still), picture.expand(3, -1, -1, -1), atol=1e-5, rtol=0)
     assert torch.equal(blurred(picture, 0.0), picture)
 
 
 @pytest.mark.parametrize(("right", "down"), [(5, 0), (0, -7), (-3, 4)])
 def test_jitter_is_an_exact_shift(picture, right, down):
     """What comes in is mirrored: the same as numpy's symmetric padding."""
-    shifted = moved(picture, torch.tensor([[right, down, 0.0, 1.0]]))[0].numpy()
+    shifted = apply_transforms(picture, torch.tensor([[right, down, 0.0, 1.0]]))[0].numpy()
     padded = np.pad(picture[0].numpy(), ((0, 0), (8, 8), (8, 8)), mode="symmetric")
     np.testing.assert_allclose(shifted, padded[:, 8 - down : 48 - down, 8 - right : 48 - right], atol=2e-5)
 
 
 def test_turns(picture):
     for quarter in (1, 2, 3):
-        turned = moved(picture, torch.tensor([[0, 0, 90.0 * quarter, 1.0]]))
+        turned = apply_transforms(picture, torch.tensor([[0, 0, 90.0 * quarter, 1.0]]))
         torch.testing.assert_close(turned, torch.rot90(picture, quarter, (2, 3)), atol=2e-5, rtol=0)
     oblong = torch.rand((1, 3, 24, 40))
-    half = moved(oblong, torch.tensor([[0, 0, 180.0, 1.0]]))
+    half = apply_transforms(oblong, torch.tensor([[0, 0, 180.0, 1.0]]))
     torch.testing.assert_close(half, oblong.flip(2, 3), atol=2e-5, rtol=0)
 
 
@@ -130,14 +130,14 @@ def test_a_turn_keeps_its_shape_in_an_oblong_picture():
     y, x = torch.meshgrid(torch.arange(height) - 23.5, torch.arange(width) - 39.5, indexing="ij")
     wave = (x / 10).sin().expand(1, 3, -1, -1)
     expected = ((x * math.cos(angle) - y * math.sin(angle)) / 10).sin()
-    found = moved(wave, torch.tensor([[0, 0, 30.0, 1.0]]))[0, 0]
+    found = apply_transforms(wave, torch.tensor([[0, 0, 30.0, 1.0]]))[0, 0]
     assert (found - expected)[14:34, 25:55].abs().max() < 5e-3
 
 
 def test_zoom_then_shift():
     """A ramp twice as large is half as steep, and moves by as many pixels of the result as the shift says."""
     ramp = torch.arange(40.0).expand(1, 3, 40, 40)
-    found = moved(ramp, torch.tensor([[6, 0, 0.0, 2.0]]))[0, 0, 20]
+    found = apply_transforms(ramp, torch.tensor([[6, 0, 0.0, 2.0]]))[0, 0, 20]
     expected = 19.5 + (torch.arange(40.0) - 19.5 - 6) / 2
     torch.testing.assert_close(found[8:], expected[8:], atol=1e-4, rtol=0)
 
@@ -302,7 +302,7 @@ def test_a_rectifier_that_is_shut_at_grey_is_opened_by_more_contrast():
 
 
 def test_a_target_that_never_responds_is_said_so():
-    with pytest.raises(ImageError, match="silent at each of 10 random pictures"):
+    with pytest.raises(ImageError, match="zero at each of 10 random starts"):
         dreamt(Features(bias=-1e6).eval(), channel_target(ACT, 1))
 
 
@@ -312,14 +312,14 @@ def test_what_is_not_finite_is_no_picture():
 
 
 def test_jitter_is_a_fraction_of_the_shorter_side():
-    assert [standard_moves(size).jitter for size in ((224, 224), (32, 64), (300, 200))] == [22, 3, 20]
+    assert [standard_transforms(size).jitter for size in ((224, 224), (32, 64), (300, 200))] == [22, 3, 20]
 
 
 def test_a_target_alone_and_in_company_has_the_same_numbers():
-    draws = [torch.rand(3, generator=generator_of(7, target, "ascent")).tolist() for target in (CLASS, channel_target(CONV, 1))]
+    draws = [torch.rand(3, generator=random_generator(7, target, "ascent")).tolist() for target in (CLASS, channel_target(CONV, 1))]
     assert draws[0] != draws[1]
-    assert draws[0] == torch.rand(3, generator=generator_of(7, CLASS, "ascent")).tolist()
-    assert draws[0] != torch.rand(3, generator=generator_of(8, CLASS, "ascent")).tolist()
+    assert draws[0] == torch.rand(3, generator=random_generator(7, CLASS, "ascent")).tolist()
+    assert draws[0] != torch.rand(3, generator=random_generator(8, CLASS, "ascent")).tolist()
 
 
 def test_frames_begin_at_the_noise_and_end_at_the_picture():
@@ -327,19 +327,19 @@ def test_frames_begin_at_the_noise_and_end_at_the_picture():
     dream = dreamt(Linear(weights), CLASS, steps=20, frames=5)
     assert len(dream.frames) == 5
     assert np.array_equal(dream.frames[-1], dream.picture)
-    first = PRIORS["fourier"].picture(first_parameters("fourier", (32, 32), generator_of(0, CLASS, "ascent")), (32, 32))
+    first = PRIORS["fourier"].picture(initial_parameters("fourier", (32, 32), random_generator(0, CLASS, "ascent")), (32, 32))
     assert np.array_equal(dream.frames[0], to_bytes(first))
     assert np.array_equal(dreamt(Linear(weights), CLASS, steps=20).picture, dream.picture)
 
 
-def test_the_probability_is_that_of_the_standard_moves_whatever_the_ascent_was():
+def test_the_probability_is_that_of_the_standard_transforms_whatever_the_ascent_was():
     """Measured again from the finished picture alone."""
     torch.manual_seed(2)
     module = Features(bias=1.0).eval()
     dream = dreamt(module, CLASS, steps=5, prior="none", seed=3)
     pixels = torch.from_numpy(dream.picture).permute(2, 0, 1)[None] / 255.0
-    moves = draw_transforms(standard_moves((32, 32)), 32, generator_of(3, CLASS, "trials"))
+    drawn = draw_transforms(standard_transforms((32, 32)), 32, random_generator(3, CLASS, "trials"))
     with torch.no_grad():
-        chances = module(moved(pixels, moves)).softmax(1)[:, 0]
+        chances = module(apply_transforms(pixels, drawn)).softmax(1)[:, 0]
     assert dream.metrics.probability_moved == pytest.approx(float(chances.median()), abs=1e-5)
     assert dream.metrics.probability_least == pytest.approx(float(chances.min()), abs=1e-5)

@@ -21,13 +21,15 @@ from scipy.optimize import minimize
 from torch.nn import functional
 
 from camcli.errors import InputError, LayerError, ModelError, RunError
+from camcli.fit.backbone import load_backbone
 from camcli.fit.config import FitConfig
-from camcli.fit.data import divide, find_duplicates
+from camcli.fit.data import find_duplicates, stratified_split
 from camcli.fit.features import cache_key
 from camcli.fit.finetune import blocks_of
-from camcli.fit.linear_probe import balanced_accuracy, class_weights, train_head
+from camcli.fit.linear_probe import balanced_accuracy, class_weights, train_probe
 from camcli.fit.metrics import measure
-from camcli.fit.trainer import fit_model, load_backbone
+from camcli.fit.study import fit_model
+from camcli.listener import SilentListener
 from camcli.models.fitted import read_fitted
 from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
@@ -62,18 +64,6 @@ def data(tmp_path):
         paint(tmp_path / "data" / "red" / f"{k}.png", (200, 20, 20), k)
         paint(tmp_path / "data" / "blue" / f"{k}.png", (20, 20, 200), 100 + k)
     return tmp_path / "data"
-
-
-class Silent:
-    """Nobody listens."""
-
-    def info(self, text):
-        """Nothing."""
-
-    warn = failed = info
-
-    def images(self, done, of):
-        """Nothing."""
 
 
 def split_of(model):
@@ -166,7 +156,7 @@ def test_the_head_is_the_minimum_that_scipy_finds(count, channels):
     labels = torch.tensor([0, 0, 0, 1, 1, 2] * (count // 6 + 1))[:count]
     features[:, 0] += labels
     decay = 0.3
-    head = train_head((features, labels), (features, labels), 3, (decay,))
+    head = train_probe((features, labels), (features, labels), 3, (decay,))
     scaled = (features - features.mean(0)) / features.std(0, correction=0)
     weights = torch.tensor([count / (3 * (labels == k).sum()) for k in range(3)], dtype=torch.float64)
 
@@ -191,7 +181,7 @@ def test_a_channel_that_is_all_but_dead_gets_no_say():
     features = torch.randn((40, 8), generator=generator)
     features[:, 0] += 2.0 * labels
     features[:, 7] = 1e-6 * (labels == 0)
-    head = train_head((features[:30], labels[:30]), (features[30:], labels[30:]), 2)
+    head = train_probe((features[:30], labels[:30]), (features[30:], labels[30:]), 2)
     assert head.weight[:, 7].abs().max() < head.weight[:, 0].abs().max() / 100
     fired = features.clone()
     fired[:, 7] = 1.0
@@ -211,7 +201,7 @@ def test_of_equally_good_heads_the_simplest_is_taken():
     features = torch.randn((60, 4), generator=generator)
     features[:, 0] = 8.0 * labels
     both = features, labels
-    assert train_head(both, both, 2).weight_decay == 3.0
+    assert train_probe(both, both, 2).weight_decay == 3.0
 
 
 def test_a_feature_that_varies_by_rounding_only_is_none():
@@ -222,7 +212,7 @@ def test_a_feature_that_varies_by_rounding_only_is_none():
     features[:, 0] += 2 * labels
     features[:, 3] = 100 + 1e-5 * torch.randn(60, generator=generator)
     assert features[:, 3].unique().numel() > 1
-    head, without = train_head((features, labels), (features, labels), 2), train_head(*[(features[:, :3], labels)] * 2, 2)
+    head, without = train_probe((features, labels), (features, labels), 2), train_probe(*[(features[:, :3], labels)] * 2, 2)
     assert head.weight[:, :3].numpy() == pytest.approx(without.weight.numpy(), abs=1e-3)
     assert head.weight[:, 3].abs().max() < 1e-3
 
@@ -285,15 +275,15 @@ def test_every_class_is_divided_alike_and_copies_stay_together():
     digests[10:20] = ["copy"] * 10
     order = draw.permutation(62)
     labels, digests = [labels[k] for k in order], [digests[k] for k in order]
-    parts = divide(labels, digests, ("a", "b", "c"), 0.2, 3)
+    parts = stratified_split(labels, digests, ("a", "b", "c"), 0.2, 3)
     different = {(label, digest): part for label, digest, part in zip(labels, digests, parts, strict=True)}
     assert Counter(label for (label, _), part in different.items() if part == "val") == {0: 8, 1: 2, 2: 1}
     assert len({part for digest, part in zip(digests, parts, strict=True) if digest == "copy"}) == 1
-    assert parts == divide(labels, digests, ("a", "b", "c"), 0.2, 3)
-    assert parts != divide(labels, digests, ("a", "b", "c"), 0.2, 4)
+    assert parts == stratified_split(labels, digests, ("a", "b", "c"), 0.2, 3)
+    assert parts != stratified_split(labels, digests, ("a", "b", "c"), 0.2, 4)
     assert find_duplicates(digests, labels, parts, digests).across == 0
     with pytest.raises(InputError, match="it needs 2"):
-        divide([0, 0, 1], ["x", "y", "z"], ("a", "b"), 0.2, 0)
+        stratified_split([0, 0, 1], ["x", "y", "z"], ("a", "b"), 0.2, 0)
 
 
 def test_a_given_division_is_kept_and_what_is_in_both_parts_is_told(camcli, data, tmp_path):
@@ -306,7 +296,7 @@ def test_a_given_division_is_kept_and_what_is_in_both_parts_is_told(camcli, data
     (divided / "val" / "red" / "copy.png").write_bytes((data / "red" / "0.png").read_bytes())
     done = camcli("fit", divided, "-o", tmp_path / "model", *FIT)
     assert done.code == 0
-    assert "2 images are in both train and val, byte by byte" in done.err
+    assert "2 images are in both train and val (identical files)" in done.err
     assert {(row["image"].split("/")[0], row["part"]) for row in split_of(tmp_path / "model")} == {("train",) * 2, ("val",) * 2}
     for path in (divided / "val" / "red").iterdir():
         path.write_text("text")
@@ -340,7 +330,7 @@ def test_bad_data_gets_a_clear_word(camcli, data, tmp_path):
         (data / "same").mkdir(exist_ok=True)
         (data / "same" / f"other-name-{k}.png").write_bytes((data / "red" / f"{k}.png").read_bytes())
     code, said = fit()
-    assert (code, "classes 'red' and 'same' are the same files" in said) == (2, True)
+    assert (code, "classes 'red' and 'same' have the same files" in said) == (2, True)
     (data / "same" / "more.png").write_bytes((data / "blue" / "0.png").read_bytes())
     code, said = fit()
     assert code == 0
@@ -359,7 +349,7 @@ def test_broken_images_are_left_out_and_named(camcli, data, tmp_path):
     assert done.code == 1
     assert "red/broken.png: " in done.err
     assert "1 image could not be read" in done.err
-    assert "images that lie in no folder of a class take no part: 1." in done.err
+    assert "images outside of the class folders are not used: 1." in done.err
     assert len(split_of(tmp_path / "model")) == 20
     assert "red/broken.png" in (tmp_path / "model" / "failures.csv").read_text()
     assert camcli("run", data / "blue", "-o", tmp_path / "out", "--model", tmp_path / "model", *RUN).code == 0
@@ -475,15 +465,15 @@ def test_a_fitted_model_is_no_backbone(camcli, data, tmp_path):
     """Its folder's name says nothing to those who get the second model."""
     assert camcli("fit", data, "-o", tmp_path / "model", *FIT).code == 0
     refused = camcli("fit", data, "-o", tmp_path / "second", "--backbone", tmp_path / "model", *RUN)
-    assert (refused.code, "name the network on which it stands, tests.networks:colours" in refused.err) == (2, True)
+    assert (refused.code, "name its own, tests.networks:colours" in refused.err) == (2, True)
     assert not (tmp_path / "second").exists()
 
 
 def test_what_a_stopped_fitting_has_computed_is_kept(data, tmp_path):
     config = FitConfig(str(data), str(tmp_path / "model"), backbone="tests.networks:colours", layer="4", batch_size=4, device="cpu")
 
-    class Stops(Silent):
-        def images(self, done, of):
+    class Stops(SilentListener):
+        def progress(self, done, of, note=""):
             if done >= 4:
                 stop.set()
 
@@ -491,16 +481,16 @@ def test_what_a_stopped_fitting_has_computed_is_kept(data, tmp_path):
     assert fit_model(config, Stops(), stop).metrics is None
     assert not (tmp_path / "model" / "model.json").exists()
 
-    class Counts(Silent):
+    class Counts(SilentListener):
         asked = 0
 
-        def images(self, done, of):
+        def progress(self, done, of, note=""):
             Counts.asked = of
 
     assert fit_model(config, Counts(), threading.Event()).metrics.accuracy == 1
     assert 0 < Counts.asked < 20
     whole = FitConfig(str(data), str(tmp_path / "whole"), backbone="tests.networks:colours", layer="4", batch_size=4, device="cpu")
-    assert fit_model(whole, Silent(), threading.Event()).metrics.accuracy == 1
+    assert fit_model(whole, SilentListener(), threading.Event()).metrics.accuracy == 1
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
@@ -531,8 +521,8 @@ def test_only_the_last_blocks_are_unfrozen(data, tmp_path):
     common = {"backbone": "tests.networks:colours", "layer": "4", "device": "cpu", "seed": 2}
     frozen = FitConfig(str(data), str(tmp_path / "frozen"), **common)
     tuned = FitConfig(str(data), str(tmp_path / "tuned"), unfreeze=1, epochs=3, learning_rate=0.01, **common)
-    assert fit_model(frozen, Silent(), threading.Event()).metrics
-    result = fit_model(tuned, Silent(), threading.Event())
+    assert fit_model(frozen, SilentListener(), threading.Event()).metrics
+    result = fit_model(tuned, SilentListener(), threading.Event())
     losses = [epoch.val_loss for epoch in result.epochs]
     one, other = loaded(tmp_path / "frozen").module, loaded(tmp_path / "tuned").module
     assert [name for name, _ in blocks_of(one.features)] == ["0", "3"]
@@ -551,10 +541,10 @@ def test_only_the_last_blocks_are_unfrozen(data, tmp_path):
         loss = functional.cross_entropy(other(inputs), torch.tensor([("blue", "red").index(name) for name in labels.values()]))
     assert float(loss) == pytest.approx(min(losses), rel=1e-4), "the weights that are written are not those of the best epoch"
     again = FitConfig(str(data), str(tmp_path / "again"), unfreeze=1, epochs=3, learning_rate=0.01, **common)
-    assert [epoch.val_loss for epoch in fit_model(again, Silent(), threading.Event()).epochs] == losses
+    assert [epoch.val_loss for epoch in fit_model(again, SilentListener(), threading.Event()).epochs] == losses
     too_many = FitConfig(str(data), str(tmp_path / "many"), unfreeze=9, **common)
     with pytest.raises(Exception, match="has 2 blocks before the cut"):
-        fit_model(too_many, Silent(), threading.Event())
+        fit_model(too_many, SilentListener(), threading.Event())
 
 
 def test_a_class_counts_the_same_in_small_batches_too(data, tmp_path, monkeypatch):
@@ -566,7 +556,7 @@ def test_a_class_counts_the_same_in_small_batches_too(data, tmp_path, monkeypatc
     found = []
     for size in (1, 3, 16):
         config = FitConfig(str(data), str(tmp_path / f"{size}"), batch_size=size, **common)
-        found.append(fit_model(config, Silent(), threading.Event()).epochs[1].train_loss)
+        found.append(fit_model(config, SilentListener(), threading.Event()).epochs[1].train_loss)
     assert found == pytest.approx([found[0]] * 3, rel=1e-4)
 
 
@@ -577,14 +567,14 @@ def test_training_that_fails_leaves_the_network_frozen_and_says_why(data, tmp_pa
         kept.append(load_backbone(*given))
         return kept[0]
 
-    class Removes(Silent):
+    class Removes(SilentListener):
         def info(self, text):
             if text.startswith("Epoch 0"):
                 (data / "red" / "3.png").unlink()
 
-    monkeypatch.setattr("camcli.fit.trainer.load_backbone", keeping)
+    monkeypatch.setattr("camcli.fit.study.load_backbone", keeping)
     common = {"backbone": "tests.networks:colours", "layer": "4", "device": "cpu", "unfreeze": 1}
-    with pytest.raises(RunError, match=r"'red/3.png' cannot be read any more .*run the same command again"):
+    with pytest.raises(RunError, match=r"'red/3.png' can no longer be read .*run the same command again"):
         fit_model(FitConfig(str(data), str(tmp_path / "model"), **common), Removes(), threading.Event())
     assert not any(parameter.requires_grad for parameter in kept[0].classifier.parameters())
     assert not any(module.training for module in kept[0].classifier.modules())

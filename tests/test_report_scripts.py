@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from camcli.config import FITS, STYLES
+from camcli.config.run import RESIZE_MODES, STYLES
 from tests.conftest import ROOT
 from tests.folders import TINY
 
@@ -16,8 +16,8 @@ PAGE = ROOT / "camcli" / "report" / "page"
 CHECKS = ROOT / "tests" / "javascript"
 TYPES = (PAGE / "types.d.ts").read_text(encoding="utf-8")
 TAGS = {
-    "Details": "details", "Div": "div", "Paragraph": "p", "Span": "span", "DList": "dl", "DataList": "datalist", "FieldSet": "fieldset",
-    "Image": "img",
+    "Details": "details", "Div": "div", "Paragraph": "p", "Span": "span", "DList": "dl", "DataList": "datalist",
+    "FieldSet": "fieldset", "Image": "img",
 }  # fmt: skip
 """Elements whose interface in the browser, HTML...Element, has another name than the tag."""
 
@@ -90,5 +90,5 @@ def test_the_types_are_those_of_the_data(pages):
     parts = {"images": "ImageColumns", "rows": "RowColumns", "failures": "FailureColumns", "settings": "PageSettings"}
     for key, interface in {**parts, "preprocess": "InputShape"}.items():
         assert members(interface).keys() == report[key].keys(), interface
-    for key, values in (("fit", FITS), ("style", STYLES)):
+    for key, values in (("fit", RESIZE_MODES), ("style", STYLES)):
         assert members("PageSettings")[key] == " | ".join([*(f'"{value}"' for value in values), "null"])

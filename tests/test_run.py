@@ -770,7 +770,7 @@ def test_a_flood_of_broken_files_is_recorded_as_it_comes(imgs, tmp_path):
 
 
 def test_a_defect_of_ours_is_not_taken_for_failed_images(camcli, imgs, tmp_path, monkeypatch):
-    monkeypatch.setattr("camcli.pipeline.reading.input_window", lambda *_: 1 / 0)
+    monkeypatch.setattr("camcli.pipeline.reading.prepare_pixels", lambda *_: 1 / 0)
     ended = camcli("run", imgs, "-o", tmp_path / "out", *TINY)
     assert ended.code == 3
     assert "ZeroDivisionError" in ended.err

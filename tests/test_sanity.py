@@ -25,6 +25,7 @@ from camcli.config.run import RunConfig
 from camcli.errors import ModelError
 from camcli.images.discover import discover_sources
 from camcli.layout import SANITY_PICTURES
+from camcli.listener import SilentListener
 from camcli.pipeline.job import prepare_module
 from camcli.records import Grid, Layer, Preprocess, Source
 from camcli.sanity.check import MODES, Check, Measurement, check_maps
@@ -309,16 +310,24 @@ def wide(seed):
     return Cam(channels=32).eval()
 
 
+class Steps(SilentListener):
+    def __init__(self):
+        self.calls = []
+
+    def progress(self, done, of, note=""):
+        self.calls.append((done, of))
+
+
 def test_the_original_is_like_itself_and_an_edge_detector_always_is(edges):
     module = wide(2)
     before = values_of(module)
     job = small_job(module, "gradcam", "cam", "guided-backprop", "edges")
     groups = find_layer_groups(module, PICTURES[:1], "all")
-    done = []
-    check = check_maps(job, blobs(8), groups, seed=0, strips=2, tell=lambda *at: done.append(at))
+    steps = Steps()
+    check = check_maps(job, blobs(8), groups, seed=0, strips=2, listener=steps)
     assert not changed(module, before)
-    assert done[0] == (0, 8)
-    assert done[-1] == (8, 8)
+    assert steps.calls[0] == (0, 8)
+    assert steps.calls[-1] == (8, 8)
     assert len(check.measurements) == 8 * 4 * 2 * 4, "images x methods x modes x steps with the original's"
     itself = [one for one in check.measurements if one.step == 0 or one.method == "edges"]
     assert {one.similarity for one in itself} == {Similarity(1.0, 1.0, 1.0, 1.0)}
@@ -361,7 +370,7 @@ def test_a_layer_alone_and_the_top_of_the_cascade_agree_and_batches_do_not_count
     first = [[one.similarity for one in whole.measurements if one.mode == mode and one.step == 1] for mode in MODES]
     assert first[0] == first[1]
     for one, other in zip(whole.measurements, parts.measurements, strict=True):
-        assert (one.image, one.mode, one.stage) == (other.image, other.mode, other.stage)
+        assert (one.image, one.mode, one.group) == (other.image, other.mode, other.group)
         assert dataclasses.astuple(one.similarity) == pytest.approx(dataclasses.astuple(other.similarity), abs=0.02, nan_ok=True)
 
 
@@ -458,7 +467,7 @@ def test_a_check_from_the_command_line(camcli, photos, tmp_path):
     out = tmp_path / "out"
     done = camcli("sanity", photos, "-o", out, *TINY)
     assert done.code == 0, done.err
-    assert "2 steps from the top: 4, 0" in done.err
+    assert "2 steps from the top layer down: 4, 0" in done.err
     assert sorted(path.name for path in out.iterdir() if path.name[0] != ".") == sorted(FILES)
     rows = table(out / "sanity.csv")
     assert len(rows) == 3 * 4 * 2 * 3
@@ -568,7 +577,7 @@ def test_random_weights_and_single_images_are_warned_about(camcli, photos, tmp_p
     done = camcli("sanity", photos, "-o", tmp_path / "out", *flags)
     assert done.code == 0, done.err
     assert "the weights are random" in done.err
-    assert "with one image there is no other" in done.err
+    assert "a single image gives no chance level" in done.err
     assert "--limit left" in done.err
 
 
@@ -612,12 +621,12 @@ def test_the_commands_of_the_page_run(camcli, tmp_path, monkeypatch):
 def test_the_bundled_network_behaves_as_published(tmp_path):
     """After three of ten blocks, counted from the top: Grad-CAM has moved away, guided backpropagation has not."""
     config = SanityConfig(method=("gradcam", "guided-backprop"))
-    study = prepare_study(config, RunConfig(device="cpu"), lambda _: None)
-    assert [stage.name for stage in study.groups] == [
+    study = prepare_study(config, RunConfig(device="cpu"), SilentListener())
+    assert [group.name for group in study.groups] == [
         "classifier", "conv_head", *(f"blocks.{k}" for k in range(6, -1, -1)), "conv_stem",
     ]  # fmt: skip
     inputs, _ = read_inputs([Source(str(SAMPLES), name) for name in ("chelsea.png", "coffee.png", "camera.png")], study.job)
-    merged = LayerGroup("top", tuple(name for stage in study.groups[:3] for name in stage.modules))
+    merged = LayerGroup("top", tuple(name for group in study.groups[:3] for name in group.modules))
     check = check_maps(study.job, inputs, [merged], seed=0)
     verdicts = {verdict.method: verdict for verdict in judge(check)}
     assert verdicts["gradcam"].similarity < 0.5

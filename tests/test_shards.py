@@ -48,7 +48,7 @@ def test_joined_parts_are_the_run_of_one_machine(camcli, many, tmp_path):
     assert sorted(images) == sorted(row["image"] for row in rows_of(whole)), "each image belongs to exactly one part"
     merged = camcli("merge", out)
     assert merged.code == 1
-    assert "3 parts joined" in merged.err
+    assert "3 shards combined" in merged.err
     assert results_in(out) == contents_of(whole)
     for row in rows_of(out)[:2]:
         part = next(folder for folder in out.glob("shard-*") if (folder / row["overlay"]).exists())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
+import threading
 import time
 
 import pytest
@@ -12,13 +14,20 @@ from torch import nn
 from camcli.cam import METHODS
 from camcli.cam.explain import Options, explain_batch
 from camcli.cli.signals import SIGNALS
+from camcli.config.run import RunConfig
+from camcli.listener import SilentListener
 from camcli.pipeline import stopping
+from camcli.pipeline.job import prepare_module
 from camcli.pipeline.progress import RunProgress
-from camcli.records import Counts, Grid, Layer, Success
+from camcli.records import Counts, Grid, Layer, Preprocess, Success
+from camcli.sanity.check import check_maps
+from camcli.sanity.randomize import find_layer_groups
+from camcli.sanity.write import FILES
 from tests.conftest import Cam
 from tests.faults import differences, fill_album
 from tests.folders import contents_of, rows_of
 from tests.forks import wait_for
+from tests.pictures import noise
 
 VARIATIONS = ({}, {"smooth": 3}, {"augment": True}, {"chunk": 2})
 
@@ -154,6 +163,49 @@ def test_law_2_holds_for_studies_too(forks, tmp_path, command):
     assert run.wait(30) == 130, log.read_text()
     assert time.monotonic() - begun < 5
     assert "Traceback" not in log.read_text()
+
+
+def test_an_interrupted_check_says_so_writes_nothing_and_starts_again(forks, tmp_path):
+    """After the restart the folder equals that of a check that was never interrupted."""
+    fill_album(tmp_path / "imgs", 3)
+    command = ["sanity", tmp_path / "imgs", "-m", "tests.faults:sluggish", "-l", "cells", "--method", "scorecam"]
+    log, asleep, out = tmp_path / "log", tmp_path / "asleep", tmp_path / "out"
+    slowly = {"FAULTS_SLEEP": "0.2", "FAULTS_ASLEEP": str(asleep)}
+    check = forks.start([*command, "-o", out], log, **slowly)
+    assert wait_for(lambda: (asleep.exists() and asleep.stat().st_size > 20) or check.poll() is not None)
+    check.send_signal(signal.SIGINT)
+    assert wait_for(lambda: "Stopping after the maps in progress; press Ctrl-C again to stop now.\n" in log.read_text(), 1)
+    assert check.wait(30) == 130, log.read_text()
+    assert "interrupted; nothing was written" in log.read_text()
+    assert not out.exists()
+    for folder in ("whole", "out"):
+        assert forks.start([*command, "-o", tmp_path / folder, "--quiet"], log).wait(60) == 0
+    for name in FILES:
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_check_that_is_stopped_puts_the_weights_back():
+    """Whichever pass it is stopped at."""
+    module = Cam().eval()
+    config = dataclasses.replace(RunConfig(device="cpu", layer=("features",), method=("gradcam",)).check())
+    job = prepare_module(module, config, Preprocess(resize_to=(32, 32), crop=(32, 32)))
+    images = {f"{k}.png": noise(k, (32, 32)) for k in range(2)}
+    groups = find_layer_groups(module, torch.zeros(1, 3, 32, 32), "all")
+    before = {name: values.clone() for name, values in module.state_dict().items()}
+
+    class Stops(SilentListener):
+        def __init__(self, at, stop):
+            self.at, self.stop = at, stop
+
+        def progress(self, done, of, note=""):
+            if done == self.at:
+                self.stop.set()
+
+    for at in range(len(groups) * 2 + 2):
+        stop = threading.Event()
+        with pytest.raises(stopping.Stopped):
+            check_maps(job, images, groups, seed=0, listener=Stops(at, stop), stop=stop)
+        assert all(torch.equal(values, before[name]) for name, values in module.state_dict().items())
 
 
 def test_a_batch_that_takes_a_moment_is_finished(monkeypatch):

@@ -1,5 +1,6 @@
-"""Pictures that a network likes: gradient ascent on a class or a channel, from noise, for ``camcli dream``.
+"""Feature visualization by activation maximization, for ``camcli dream``: pictures that a class or a channel responds to most.
 
-``parametrization`` (what the ascent moves, and the picture it stands for) and ``transforms`` (jitter, rotation, zoom) are pure
-functions of tensors; ``targets`` are what is maximised, ``optimize`` is the loop, ``write`` the files, ``study`` one command.
+``optimize`` starts from noise and follows the gradient of the target's activation. ``parametrization`` says which parameters are
+optimized and how they become a picture; ``transforms`` has the random jitter, rotation and zoom; ``targets`` says what is
+maximized. ``study`` prepares and runs a command; ``write`` writes its files.
 """

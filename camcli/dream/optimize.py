@@ -1,4 +1,4 @@
-"""The ascent: from noise to a picture at which a target responds strongly, and what the network says of it."""
+"""Activation maximization: from noise to a picture that a target responds to strongly, and how strongly the network responds."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ import torch
 from torch import Tensor
 
 from camcli.dream.config import WITH_PRIOR, DreamConfig
-from camcli.dream.parametrization import PRIORS, Size, first_parameters
+from camcli.dream.parametrization import PRIORS, Size, initial_parameters
 from camcli.dream.targets import Response, Target, respond
-from camcli.dream.transforms import Transforms, blurred, draw_transforms, moved, total_variation
+from camcli.dream.transforms import Transforms, apply_transforms, blurred, draw_transforms, total_variation
 from camcli.errors import ImageError
 from camcli.network import Network
+from camcli.network.inputs import normalize
 from camcli.records import Preprocess
 
 TRIALS = 32
-"""Random moves under which a finished picture is shown to the network."""
+"""A finished picture is evaluated under this many random transformations."""
 
 _CHUNK = 8
-_STARTS = (None, 0.1, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0)
-"""Contrasts of the noises that are tried until one makes the target respond; None stands for the usual one."""
+_START_CONTRASTS = (None, 0.1, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0)
+"""Contrasts of the starting noise, tried in this order until the target has a gradient; None is the prior's default contrast."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """What an ascent takes besides its target: the network, how it wants its input, and the picture's size (height, width)."""
+    """The network as the optimization sees it: how to normalize its input, and the size of the picture (height, width)."""
 
     network: Network
     preprocess: Preprocess
@@ -38,22 +39,20 @@ class ModelView:
     device: torch.device
 
     def inputs(self, pictures: Tensor) -> Tensor:
-        """``pictures`` (N, 3, H, W) in [0, 1], normalised as the network wants them."""
-        mean, std = (
-            torch.tensor(values, device=self.device)[:, None, None] for values in (self.preprocess.mean, self.preprocess.std)
-        )
-        return (pictures - mean) / std
+        """Network inputs: ``pictures`` (N, 3, H, W) in [0, 1], normalized with the model's mean and standard deviation."""
+        return normalize(pictures, self.preprocess)
 
     def respond(self, pictures: Tensor, target: Target) -> Response:
-        """What the network says of ``target`` to ``pictures`` (N, 3, H, W) in [0, 1]."""
+        """The network's response to ``pictures`` (N, 3, H, W) in [0, 1] at ``target``."""
         return respond(self.network, self.inputs(pictures), target)
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What the network says. ``start``, ``end``: activation at the first noise and at the picture. ``probability``: of the class.
+    """How strongly the network responds. ``start``: activation of the starting noise. ``end``: activation of the finished picture.
 
-    ``moved`` ones: medians over TRIALS random moves, ``least``: the least of them. Probabilities are None of channels.
+    ``probability``: of the class, for the finished picture. ``moved`` and ``probability_moved``: medians over TRIALS random
+    transformations of the picture; ``probability_least``: the minimum. Probabilities are None for channels and units.
     """
 
     start: float
@@ -66,25 +65,28 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Dream:
-    """A finished picture, (H, W, 3) uint8 RGB, what the network says of it, and the ``frames`` on the way there."""
+    """A finished picture (H, W, 3) uint8 RGB, its metrics, and frames of the optimization in the same format."""
 
     picture: np.ndarray
     metrics: Metrics
     frames: tuple[np.ndarray, ...]
 
 
-def moves_of(size: Size, jitter: float, rotate: float, zoom: float) -> Transforms:
-    """How far a picture of ``size`` is moved at most. ``jitter``: a fraction of its shorter side."""
+def transform_limits(size: Size, jitter: float, rotate: float, zoom: float) -> Transforms:
+    """The limits of random transformations for pictures of ``size``. ``jitter``: a fraction of the shorter side."""
     return Transforms(round(jitter * min(size)), rotate, zoom)
 
 
-def standard_moves(size: Size) -> Transforms:
-    """How far a finished picture is moved at most for its figures, whatever it was made with."""
-    return moves_of(size, WITH_PRIOR["jitter"], WITH_PRIOR["rotate"], WITH_PRIOR["zoom"])
+def standard_transforms(size: Size) -> Transforms:
+    """The limits that are used to evaluate a finished picture, whatever options it was made with."""
+    return transform_limits(size, WITH_PRIOR["jitter"], WITH_PRIOR["rotate"], WITH_PRIOR["zoom"])
 
 
-def generator_of(seed: int, target: Target, purpose: str) -> torch.Generator:
-    """Random numbers that belong to a target: the same whichever others are asked for."""
+def random_generator(seed: int, target: Target, purpose: str) -> torch.Generator:
+    """A random generator for one target, independent of the other targets. ``purpose``: ``ascent`` or ``trials``.
+
+    Changing the text of a purpose would change every picture.
+    """
     digest = hashlib.sha256(f"{seed}/{target.stem}/{purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
@@ -94,31 +96,31 @@ def optimize(
     target: Target,
     config: DreamConfig,
     stop: threading.Event,
-    tell: Callable[[float], None] = lambda _: None,
+    on_step: Callable[[float], None] = lambda _: None,
 ) -> Dream | None:
-    """The picture of ``target`` after ``config.steps`` steps of Adam (Kingma and Ba 2015); None where ``stop`` was set on the way.
+    """The picture after ``config.steps`` steps of Adam (Kingma and Ba 2015); None if ``stop`` was set before the end.
 
-    ``config`` is a checked one. ``tell`` hears the activation at each step. Raises ImageError (stage ``ascend``) for a target
-    that does not respond to any start, or with what is not finite.
+    ``config`` has been checked. ``on_step`` is called after each step with the activation. Raises ImageError (stage ``optimize``)
+    if the target has no gradient at any start, or if the activation is not finite or does not change.
     """
-    generator = generator_of(config.seed, target, "ascent")
+    generator = random_generator(config.seed, target, "ascent")
     parameters = _start(model_view, target, config, generator)
-    at = _frame_steps(config)
+    frame_steps = _frame_steps(config)
     first = to_bytes(_picture(model_view, config, parameters))
-    frames = [first] if 0 in at else []
-    for step, values in enumerate(_steps(model_view, target, config, parameters, generator, tell), start=1):
+    frames = [first] if 0 in frame_steps else []
+    for step, values in enumerate(_steps(model_view, target, config, parameters, generator, on_step), start=1):
         if stop.is_set():
             return None
-        if step in at:
+        if step in frame_steps:
             frames.append(to_bytes(_picture(model_view, config, values)))
     picture = to_bytes(_picture(model_view, config, parameters))
-    metrics = measure(model_view, target, first, picture, generator_of(config.seed, target, "trials"), stop)
+    metrics = measure(model_view, target, first, picture, random_generator(config.seed, target, "trials"), stop)
     if metrics is None:
         return None
     if not math.isfinite(metrics.end):
-        raise ImageError("ascend", f"the activation is {metrics.end}; a smaller --rate may help.")
+        raise ImageError("optimize", f"its activation is {metrics.end}; try a smaller --rate.")
     if metrics.end == metrics.start:
-        raise ImageError("ascend", f"its activation stayed {metrics.end:g}; another --seed or more --steps may move it.")
+        raise ImageError("optimize", f"its activation stayed at {metrics.end:g}; try another --seed or more --steps.")
     return Dream(picture, metrics, tuple(frames))
 
 
@@ -128,47 +130,47 @@ def _steps(
     config: DreamConfig,
     parameters: Tensor,
     generator: torch.Generator,
-    tell: Callable[[float], None],
+    on_step: Callable[[float], None],
 ) -> Iterator[Tensor]:
-    """The parameters, any shape, after each step; they are changed in place.
+    """Yield the parameters after each step; they are changed in place.
 
-    The pull of the activation on the picture counts by its direction, and the total variation's as a fraction of it: how large the
-    activations of a network are changes nothing.
+    The gradient of the activation is normalized to length 1, and that of the total variation to length ``config.tv``. So the scale
+    of the network's activations has no effect.
     """
-    moves = moves_of(model_view.size, config.jitter or 0.0, config.rotate or 0.0, config.zoom or 0.0)
+    limits = transform_limits(model_view.size, config.jitter or 0.0, config.rotate or 0.0, config.zoom or 0.0)
     optimizer = torch.optim.Adam([parameters], lr=config.rate)
     for step in range(config.steps):
         left = 1 - step / config.steps
         optimizer.param_groups[0]["lr"] = config.rate * (1 + math.cos(math.pi * (1 - left))) / 2
         with torch.enable_grad():
             picture = PRIORS[config.prior].picture(parameters.requires_grad_(), model_view.size)
-            view = moved(picture, draw_transforms(moves, 1, generator)) if moves.any else picture
+            view = apply_transforms(picture, draw_transforms(limits, 1, generator)) if limits.any else picture
             activation = model_view.respond(blurred(view, (config.blur or 0.0) * left), target).activation.sum()
-            pull = _direction(activation, picture)
+            direction = _direction(activation, picture)
             if config.tv:
-                pull = pull - config.tv * _direction(total_variation(picture), picture)
-            (parameters.grad,) = torch.autograd.grad(picture, parameters, -pull)
+                direction = direction - config.tv * _direction(total_variation(picture), picture)
+            (parameters.grad,) = torch.autograd.grad(picture, parameters, -direction)
         optimizer.step()
-        tell(float(activation.detach()))
+        on_step(float(activation.detach()))
         yield parameters
 
 
 def _direction(value: Tensor, picture: Tensor) -> Tensor:
-    """The gradient of a scalar for ``picture`` (1, 3, H, W), of length 1; zeros where it is zero."""
+    """The gradient of a scalar with respect to ``picture`` (1, 3, H, W), normalized to length 1; zeros if it is zero."""
     (gradient,) = torch.autograd.grad(value, picture)
     length = gradient.norm()
     return gradient / length if length > 0 else gradient
 
 
 def _start(model_view: ModelView, target: Target, config: DreamConfig, generator: torch.Generator) -> Tensor:
-    """Noise at which the target has a gradient: a rectifier that is shut says nothing about the way.
+    """Starting noise at which the target has a gradient; behind a ReLU whose input is negative there is none.
 
-    A class's logit has one at the usual, nearly grey noise. For a channel or a unit, noises of more and more contrast are tried.
-    Raises ImageError where none has one.
+    The logit of a class has a gradient at the default, nearly grey noise. For a channel or a unit noises of increasing contrast are
+    tried. Raises ImageError if none has a gradient.
     """
-    for contrast in _STARTS:
+    for contrast in _START_CONTRASTS:
         options = {} if contrast is None else {"contrast": contrast}
-        parameters = first_parameters(config.prior, model_view.size, generator, **options).to(model_view.device)
+        parameters = initial_parameters(config.prior, model_view.size, generator, **options).to(model_view.device)
         if target.class_index is not None:
             return parameters
         with torch.enable_grad():
@@ -177,7 +179,7 @@ def _start(model_view: ModelView, target: Target, config: DreamConfig, generator
             (slope,) = torch.autograd.grad(activation, parameters)
         if bool(slope.count_nonzero() > 0):
             return parameters
-    raise ImageError("ascend", f"it is silent at each of {len(_STARTS)} random pictures; another --seed may wake it.")
+    raise ImageError("optimize", f"its activation is zero at each of {len(_START_CONTRASTS)} random starts; try another --seed.")
 
 
 def _picture(model_view: ModelView, config: DreamConfig, parameters: Tensor) -> Tensor:
@@ -186,14 +188,14 @@ def _picture(model_view: ModelView, config: DreamConfig, parameters: Tensor) -> 
 
 
 def _frame_steps(config: DreamConfig) -> frozenset[int]:
-    """The steps, 0 to the last, of which frames are kept: denser at the beginning, where the picture changes most."""
+    """The steps, 0 to the last, after which a frame is kept; more of them at the beginning, where the picture changes most."""
     if config.frames is None:
         return frozenset()
     return frozenset(round(config.steps * (frame / (config.frames - 1)) ** 2) for frame in range(config.frames))
 
 
 def to_bytes(picture: Tensor) -> np.ndarray:
-    """``picture`` (1, 3, H, W) in [0, 1] as a file holds it: (H, W, 3) uint8, rounded."""
+    """``picture`` (1, 3, H, W) in [0, 1], rounded to (H, W, 3) uint8."""
     return np.ascontiguousarray((picture[0] * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())
 
 
@@ -205,28 +207,25 @@ def measure(
     generator: torch.Generator,
     stop: threading.Event,
 ) -> Metrics | None:
-    """What the network says of two pictures (H, W, 3) uint8, and of the second one moved about at random, as any of them is.
+    """The metrics of a finished ``picture`` (H, W, 3) uint8 with the starting noise ``first``; None if ``stop`` was set.
 
-    None where ``stop`` was set on the way.
+    They are computed from the rounded pixels, so they hold for the file.
     """
-    moves = draw_transforms(standard_moves(model_view.size), TRIALS, generator)
+    drawn = draw_transforms(standard_transforms(model_view.size), TRIALS, generator)
 
     def tensor(pixels: np.ndarray) -> Tensor:
         return torch.from_numpy(pixels).permute(2, 0, 1)[None].to(model_view.device).float() / 255
 
     with torch.no_grad():
-        plain = [model_view.respond(tensor(pixels), target) for pixels in (first, picture)]
+        start, end = (model_view.respond(tensor(pixels), target) for pixels in (first, picture))
         trials = []
-        for some in torch.split(moves, _CHUNK):
+        for some in torch.split(drawn, _CHUNK):
             if stop.is_set():
                 return None
-            trials.append(model_view.respond(moved(tensor(picture), some), target))
-    activations = torch.cat([trial.activation.detach() for trial in trials])
-    chances = [trial.probability for trial in trials if trial.probability is not None]
-    start, end = (float(response.activation.detach()) for response in plain)
-    if plain[1].probability is None:
-        return Metrics(start, end, float(activations.median()), None, None, None)
-    chance = torch.cat(chances)
-    return Metrics(
-        start, end, float(activations.median()), float(plain[1].probability), float(chance.median()), float(chance.min())
-    )
+            trials.append(model_view.respond(apply_transforms(tensor(picture), some), target))
+    moved = float(torch.cat([trial.activation.detach() for trial in trials]).median())
+    activations = float(start.activation.detach()), float(end.activation.detach())
+    if end.probability is None:
+        return Metrics(*activations, moved, None, None, None)
+    probabilities = torch.cat([trial.probability for trial in trials if trial.probability is not None])
+    return Metrics(*activations, moved, float(end.probability), float(probabilities.median()), float(probabilities.min()))

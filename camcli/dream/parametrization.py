@@ -1,8 +1,8 @@
-"""What the ascent moves, and the picture it stands for: Fourier coefficients of decorrelated colours, or plain pixels.
+"""Image parametrizations: the parameters that are optimized, and the picture made from them.
 
-Gradient ascent on pixels finds noise that the network mistakes for the class. Moving the coefficients of waves, each as strong as
-natural photographs have it, in colours that do not depend on one another, is the same ascent in another geometry: every
-coefficient then moves as easily as every other (Olah, Mordvintsev and Schubert 2017, "Feature Visualization", Preconditioning).
+Gradient ascent on pixels finds noise that the network classifies as the class. Optimizing Fourier coefficients in decorrelated
+colours, each scaled to its usual amplitude in photographs, is the same problem with a preconditioner: all coefficients change at
+the same rate (Olah, Mordvintsev and Schubert 2017, "Feature Visualization", section Preconditioning).
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ COLOUR_COVARIANCE = (
     (0.040530, 0.044404, 0.040784),
     (0.032622, 0.040784, 0.042939),
 )
-"""Covariance of red, green and blue, on the [0, 1] scale, within a photograph: the mean over the four colour photographs of
-everyday things in ``sample_images`` (astronaut, cat, coffee, rocket). As correlations 0.86, 0.70 and 0.93; what Lucid publishes
-for ImageNet (its ``color_correlation_svd_sqrt``, Olah et al. 2017) amounts to 0.91, 0.79 and 0.91."""
+"""Covariance of red, green and blue within a photograph, on the [0, 1] scale: the mean over four colour photographs of
+``sample_images`` (astronaut, cat, coffee, rocket). The correlations are 0.86, 0.70 and 0.93; those that Lucid publishes for
+ImageNet (``color_correlation_svd_sqrt``, Olah et al. 2017) are 0.91, 0.79 and 0.91."""
 
 _SLOPE = 0.25
-"""Of the logistic function at its middle: what a step of its argument is worth in brightness."""
+"""Slope of the logistic function at 0: the change of brightness per unit of its argument."""
 
 _START_CONTRAST = 0.01
-"""Of the first picture, as a fraction of a photograph's: nearly grey, so that little of the noise is left at the end."""
+"""Contrast of the starting noise relative to a photograph: nearly grey, so that the finished picture shows little of it."""
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """One way to describe a picture. ``start``: (size (height, width), contrast, generator) -> what the ascent moves, of any shape.
-    ``picture``: (that, size) -> (1, 3, H, W) in [0, 1].
+    """An image parametrization. ``start``: (size (height, width), contrast, generator) -> parameters, any shape.
+    ``picture``: (parameters, size) -> (1, 3, H, W) in [0, 1].
     """
 
     start: Callable[[Size, float, torch.Generator], Tensor]
@@ -47,16 +47,16 @@ PRIORS: Registry[Prior] = Registry("prior")
 
 
 def frequencies(size: Size) -> Tensor:
-    """Length of the frequency of each coefficient of a real picture's transform, in cycles per pixel. (H, W // 2 + 1) float32."""
+    """Frequency of each coefficient of a picture's real Fourier transform, in cycles per pixel. (H, W // 2 + 1) float32."""
     height, width = size
     return torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None, :])
 
 
 def spectrum_scale(size: Size) -> Tensor:
-    """How strong each coefficient is in photographs, so that white ones give pixels of variance 1. (H, W // 2 + 1) float32.
+    """Amplitude of each coefficient in photographs, scaled so that white coefficients give pixels of variance 1.
 
-    Amplitudes of natural images fall as 1/f (Field 1987); the constant wave is as strong as the longest one. Both hold for the
-    orthonormal transform (``norm="ortho"``), of which the columns 1 to (W - 1) // 2 stand for two waves each.
+    (H, W // 2 + 1) float32. Amplitudes of natural images fall as 1/f (Field 1987); the constant coefficient gets the amplitude of
+    the lowest frequency. The transform is orthonormal (``norm="ortho"``); its columns 1 to (W - 1) // 2 each represent two waves.
     """
     height, width = size
     scale = 1 / frequencies(size).clamp_min(1 / max(height, width))
@@ -69,9 +69,9 @@ def spectrum_scale(size: Size) -> Tensor:
 
 
 def colour_root() -> Tensor:
-    """The (3, 3) matrix R with R R^T = COLOUR_COVARIANCE: it gives independent components a photograph's colours.
+    """A (3, 3) float32 matrix R with R R^T = COLOUR_COVARIANCE. It turns independent components into correlated colours.
 
-    float32, for pictures (B, 3, H, W). Its columns are the principal axes, each as long as the standard deviation along it.
+    Its columns are the principal axes of the covariance; the length of each is the standard deviation along it.
     """
     values, axes = torch.linalg.eigh(torch.tensor(COLOUR_COVARIANCE, dtype=torch.float64))
     root: Tensor = axes * values.sqrt()
@@ -79,12 +79,12 @@ def colour_root() -> Tensor:
 
 
 def correlated(components: Tensor) -> Tensor:
-    """Independent components (B, 3, H, W) of variance 1 as colours with the covariance of photographs, around 0. (B, 3, H, W)."""
+    """Colours (B, 3, H, W) around 0 with the covariance of photographs, from independent components (B, 3, H, W) of variance 1."""
     return torch.einsum("rc,bchw->brhw", colour_root().to(components), components)
 
 
 def fourier_pixels(coefficients: Tensor, size: Size) -> Tensor:
-    """The components that ``coefficients`` (3, H, W // 2 + 1, 2), real and imaginary parts, stand for. (1, 3, H, W) float32."""
+    """Components (1, 3, H, W) float32 from Fourier coefficients (3, H, W // 2 + 1, 2), real and imaginary parts."""
     waves = torch.view_as_complex(coefficients) * spectrum_scale(size).to(coefficients.device)
     pixels: Tensor = torch.fft.irfft2(waves, s=size, norm="ortho")
     return pixels[None]
@@ -93,7 +93,7 @@ def fourier_pixels(coefficients: Tensor, size: Size) -> Tensor:
 def _fourier_start(size: Size, contrast: float, generator: torch.Generator) -> Tensor:
     height, width = size
     white = torch.randn((3, height, width // 2 + 1, 2), generator=generator)
-    return white * (contrast / 2**0.5)  # two parts, together of variance 1
+    return white * (contrast / 2**0.5)  # real and imaginary part together have variance 1
 
 
 def _fourier_picture(coefficients: Tensor, size: Size) -> Tensor:
@@ -112,9 +112,9 @@ PRIORS.register("fourier")(Prior(_fourier_start, _fourier_picture))
 PRIORS.register("none")(Prior(_pixel_start, _pixel_picture))
 
 
-def first_parameters(prior: str, size: Size, generator: torch.Generator, contrast: float = _START_CONTRAST) -> Tensor:
-    """What the ascent begins with: noise of ``contrast``, a fraction of a photograph's, around grey. Any shape, on the CPU.
+def initial_parameters(prior: str, size: Size, generator: torch.Generator, contrast: float = _START_CONTRAST) -> Tensor:
+    """Starting parameters on the CPU, any shape: noise around grey. ``contrast``: as a fraction of a photograph's.
 
-    Raises ConfigError for a prior that does not exist.
+    Raises ConfigError for an unknown prior.
     """
     return PRIORS[prior].start(size, contrast, generator)

@@ -1,4 +1,4 @@
-"""What is maximised: the logit of a class, the mean of a channel, or one unit of it."""
+"""Targets of activation maximization: the logit of a class, the mean of a channel, or one unit of a channel."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from camcli.output.names import distinct_slug, slug
 from camcli.records import Layer, LoadedModel
 
 _TAKEN = ("sheet",)
-"""Names of other files in the folder."""
+"""File names that are used for something else in the folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What one picture maximises. ``stem``: of its files, different for different targets. ``words``: for people.
+    """What one picture maximizes. ``stem``: file name without suffix, unique per target. ``words``: name in messages.
 
-    Either ``class_index`` or ``layer`` and ``channel`` are there; ``cell``: (row, column) of a unit, None for a channel's mean.
+    Either ``class_index`` is set, or ``layer`` and ``channel``. ``cell``: (row, column) of a unit, None for the channel's mean.
     """
 
     stem: str
@@ -37,7 +37,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What the network says of N pictures. ``activation``: (N,), ``probability``: (N,) of the class, None of a channel."""
+    """The network's response to N pictures: ``activation`` (N,), and ``probability`` (N,) of the class, None for a channel."""
 
     activation: Tensor
     probability: Tensor | None
@@ -46,9 +46,9 @@ class Response:
 def find_targets(
     model: LoadedModel, classes: Sequence[str], layers: Sequence[Layer], channels: Sequence[str], units: Sequence[str]
 ) -> tuple[Target, ...]:
-    """The targets in the order classes, channels, units; each layer with each channel and unit; none twice.
+    """The targets without duplicates: first the classes, then for each layer its channels and units.
 
-    Raises ClassError for a class that does not exist, ConfigError for what is no number.
+    Raises ClassError for an unknown class, and ConfigError for a channel or unit that is not a number.
     """
     found = [class_target(find_class(wanted, model.classes), model.classes) for wanted in classes]
     for layer in layers:
@@ -60,14 +60,14 @@ def find_targets(
 
 
 def class_target(index: int, classes: Sequence[str]) -> Target:
-    """The logit of class ``index``. Its files bear the class's name, and the index too where that name is not enough."""
+    """The logit of class ``index``. Its files are named after the class, with the index if the name is not unique."""
     name = slug(classes[index]) or "class"
     alone = sum(slug(other).casefold() == name.casefold() for other in classes) == 1 and name.casefold() not in _TAKEN
     return Target(name if alone else f"{name}-{index}", classes[index], class_index=index)
 
 
 def channel_target(layer: Layer, channel: int, cell: tuple[int, int] | None = None) -> Target:
-    """The mean of a channel over the map of ``layer``, or one cell of it."""
+    """The mean of a channel over the map of ``layer``, or one unit of it at ``cell`` (row, column)."""
     where = "-".join(map(str, (channel, *(cell or ()))))
     kind = "channel" if cell is None else "unit"
     words = f"{layer.name}, {kind} {where.replace('-', ',')}"
@@ -82,16 +82,16 @@ def _numbers(option: str, text: str, count: int) -> tuple[int, ...]:
 
 
 def respond(network: Network, inputs: Tensor, target: Target) -> Response:
-    """What the network says of ``target`` to ``inputs`` (N, 3, H, W), with a gradient where they have one.
+    """The network's response to ``inputs`` (N, 3, H, W) at ``target``, differentiable if the inputs are.
 
-    The probability is the softmax's, and the logistic function's of a network with a single logit.
+    The probability is the softmax, or for a network with a single logit the sigmoid.
     """
     layer = target.layer
     tapped = network.run(network.cast_inputs(inputs), [] if layer is None else [layer.name])
     if target.class_index is not None:
         logits = tapped.logits
-        chances = torch.sigmoid(logits) if logits.shape[1] == 1 else logits.softmax(dim=1)
-        return Response(logits[:, target.class_index], chances[:, target.class_index])
+        probabilities = torch.sigmoid(logits) if logits.shape[1] == 1 else logits.softmax(dim=1)
+        return Response(logits[:, target.class_index], probabilities[:, target.class_index])
     assert layer is not None
     channel = to_spatial(tapped.outputs[0], layer.grid)[:, target.channel].float()
     return Response(channel.mean(dim=(1, 2)) if target.cell is None else channel[:, target.cell[0], target.cell[1]], None)
@@ -100,7 +100,7 @@ def respond(network: Network, inputs: Tensor, target: Target) -> Response:
 def check_targets(
     network: Network, model: LoadedModel, targets: Sequence[Target], size: tuple[int, int], device: torch.device
 ) -> None:
-    """Raise LayerError for a channel or unit that is not there, ModelError where the network takes no picture of ``size``."""
+    """Raise LayerError for a channel or unit that does not exist, and ModelError if the network does not accept ``size``."""
     grey = torch.zeros((1, 3, *size), device=device)
     for layer in dict.fromkeys(target.layer for target in targets):
         try:
@@ -111,17 +111,17 @@ def check_targets(
             raise
         except Exception as error:  # the user's own forward may raise anything
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            made = " x ".join(map(str, model.preprocess.crop))
+            usual = " x ".join(map(str, model.preprocess.crop))
             raise ModelError(
                 f"{model.name} does not run on a picture of {size[0]} x {size[1]} ({reason}). "
-                f"It was made for {made}: leave --size out."
+                f"Its input size is {usual}: leave --size out."
             ) from error
         for target in targets:
             if target.layer == layer and shape is not None:
-                _check_place(target, tuple(shape), model.name)
+                _check_exists(target, tuple(shape), model.name)
 
 
-def _check_place(target: Target, shape: tuple[int, ...], model: str) -> None:
+def _check_exists(target: Target, shape: tuple[int, ...], model: str) -> None:
     assert target.layer is not None
     channels, height, width = shape
     where = f"layer {target.layer.name!r} of {model}"

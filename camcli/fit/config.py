@@ -1,4 +1,4 @@
-"""FitConfig: every option of ``camcli fit``, once: name, default, unit, limits, help."""
+"""FitConfig: the options of ``camcli fit`` with name, default, unit, limits and help."""
 
 from __future__ import annotations
 
@@ -14,65 +14,65 @@ _BACKBONE, _TRAINING, _INPUT, _OUTPUT, _SPEED = "Backbone", "Training", "Images"
 
 @dataclass(frozen=True)
 class FitConfig:
-    """The options of one training. ``data``: the folder of images, one folder a class, or train/ and val/ with a folder a class
-    each.
+    """The options of one training. ``check`` raises ConfigError for values outside their limits.
 
-    ``learning_rate``: None for the one that goes with the weights. ``check`` raises ConfigError for values outside their limits.
+    ``data``: a folder with one folder per class, or with folders train and val that have one folder per class each.
+    ``learning_rate``: None for the default of pretrained or random weights.
     """
 
     data: str
     output: str = option(REQUIRED, "Folder for the model.", _OUTPUT, short="-o", metavar="MODEL_DIR", affects_results=False)
     backbone: str = option(
         RunConfig.model,
-        "Network whose features are used: a name as --model of camcli run takes it.",
+        "Backbone whose features are used; a name as for camcli run --model.",
         _BACKBONE,
         short="-m",
         aliases=("model",),
         metavar="NAME",
     )
     weights: str = option(
-        "DEFAULT", "Weights of the backbone; none draws random ones.", _BACKBONE, short="-w", metavar="NAME|FILE|none"
+        "DEFAULT", "Weights of the backbone; none means random weights.", _BACKBONE, short="-w", metavar="NAME|FILE|none"
     )
     layer: str | None = option(
         None,
-        "Layer whose output is pooled; what follows it is cut off. Default: the last layer with a spatial map.",
+        "Layer whose output is pooled; layers behind it are removed. Default: the last layer with a spatial map.",
         _BACKBONE,
         short="-l",
         metavar="NAME",
     )
     resize_mode: str = option(
         "crop",
-        "How an image becomes the network's input, as --fit of camcli run; stored with the model.",
+        "How an image is resized to the network's input, as for camcli run --fit; stored with the model.",
         _INPUT,
         name="fit",
         choices=RESIZE_MODES,
     )
     max_pixels: int = option(
-        RunConfig.max_pixels, "Leave out larger images, in pixels (width x height).", _INPUT, metavar="N", at_least=1
+        RunConfig.max_pixels, "Leave out images with more than N pixels (width x height).", _INPUT, metavar="N", at_least=1
     )
     val: float = option(
         0.2,
-        "Share of each class for validation, more than 0 and less than 1, where DATA has no folders train and val.",
+        "Share of each class for validation, between 0 and 1; not used if DATA has folders train and val.",
         _TRAINING,
         metavar="SHARE",
     )
-    seed: int = option(0, "Random seed of the stratified split and of --unfreeze.", _TRAINING, metavar="N", at_least=0)
+    seed: int = option(0, "Random seed of the stratified split and of fine-tuning.", _TRAINING, metavar="N", at_least=0)
     unfreeze: int = option(
         0,
-        "After the linear probe also train the last N blocks of the backbone, on augmented images.",
+        "After training the linear probe, also fine-tune the last N blocks of the backbone on augmented images.",
         _TRAINING,
         metavar="N",
         at_least=0,
     )
     epochs: int = option(
-        10, "Maximum number of epochs of --unfreeze; early stopping may end it sooner.", _TRAINING, metavar="N", at_least=1
+        10, "Maximum number of fine-tuning epochs; early stopping may end sooner.", _TRAINING, metavar="N", at_least=1
     )
     learning_rate: float | None = option(
-        None, "Learning rate of --unfreeze. Default: 1e-4, or 1e-3 for random weights.", _TRAINING, metavar="R", at_least=0.0
+        None, "Learning rate of fine-tuning. Default: 1e-4, or 1e-3 for random weights.", _TRAINING, metavar="R", at_least=0.0
     )
     device: str = option(
         RunConfig.device,
-        "auto takes CUDA, then MPS, then the CPU.",
+        "Device; auto chooses CUDA, then MPS, then the CPU.",
         _SPEED,
         short="-d",
         metavar="auto|cpu|cuda|cuda:N|mps",
@@ -80,7 +80,7 @@ class FitConfig:
     )
     batch_size: int | None = option(
         None,
-        "Images in one forward pass; auto: what fits into memory.",
+        "Images per forward pass; auto chooses a number that fits into memory.",
         _SPEED,
         short="-b",
         metavar="N|auto",
@@ -89,16 +89,16 @@ class FitConfig:
         none_word="auto",
         affects_results=False,
     )
-    overwrite: bool = option(False, "Replace a model that was trained with other options.", _OUTPUT, affects_results=False)
+    overwrite: bool = option(False, "Replace a model that was trained with other settings.", _OUTPUT, affects_results=False)
     quiet: bool = option(False, "Print errors only.", _OUTPUT, short="-q", affects_results=False)
 
     def check(self) -> FitConfig:
-        """Itself, when every value is within its limits. Raises ConfigError."""
+        """Itself, if every value is within its limits. Raises ConfigError."""
         check_values(self)
         if not 0 < self.val < 1:
             raise ConfigError(f"--val {self.val:g} must be more than 0 and less than 1.")
         return self
 
     def settings(self) -> dict[str, Any]:
-        """What binds a model's folder, as JSON values: another of them there makes another model."""
+        """The options that affect the model, as JSON values; a folder with other settings holds another model."""
         return binding_values(self)

@@ -1,4 +1,4 @@
-"""A folder of images, one folder a class -> labelled sources, and their division into training and validation."""
+"""A folder with one folder per class -> labelled images, and their split into training and validation."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from camcli.records import Source, escape_name
 
 PARTS = ("train", "val")
 _FEWEST = 2
-"""Images of a class: one to learn from, one to be judged by."""
+"""A class needs this many different images: one for training and one for validation."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images. ``labels``: the class of each source, an index into ``classes``. ``predefined_split``: its part, where DATA
-    says so.
-
-    ``unlabelled_count``: how many images lie in no folder of a class.
+    """Labelled images. ``labels``: the class of each source, an index into ``classes``. ``predefined_split``: the part of each
+    source (``train`` or ``val``) if DATA has these folders, otherwise None. ``unlabelled_count``: images outside of class folders.
     """
 
     root: str
@@ -37,7 +35,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Files with the same bytes: how many images ``between`` classes, with two of them, and how many ``across`` the parts."""
+    """Numbers of images with an identical file in another class (``between``) or in the other part (``across``).
+
+    ``example``: two identical files of different classes, None if there are none.
+    """
 
     between: int
     example: tuple[str, str] | None
@@ -45,20 +46,21 @@ class Duplicates:
 
 
 def read_dataset(folder: str, output: str) -> Dataset:
-    """The images below ``folder``: ``folder/CLASS/...``, or ``folder/train/CLASS/...`` and ``folder/val/CLASS/...``.
+    """The images in ``folder/CLASS/...``, or in ``folder/train/CLASS/...`` and ``folder/val/CLASS/...``.
 
-    Classes are in sorted order, as ImageFolder of torchvision has them. ``output`` is left out. Raises InputError where there are
-    fewer than two classes, a class without images, or classes in only one of the parts.
+    Classes are sorted by name, as in torchvision's ImageFolder. The folder ``output`` is left out. Raises InputError if there are
+    fewer than two classes, if a class has no images, or if a class exists in only one of train and val.
     """
     if not os.path.isdir(folder):
         raise InputError(
-            f"{escape_name(folder)!r} is not a folder; camcli fit wants a folder a class: DATA/cats/..., DATA/dogs/..."
+            f"{escape_name(folder)!r} is not a folder; camcli fit needs one folder per class: DATA/cats/..., DATA/dogs/..."
         )
     top = _folders(folder, output)
     divided = set(PARTS) == set(top)
     if not divided and set(PARTS) & set(top):
         raise InputError(
-            f"{escape_name(folder)!r} holds {' and '.join(sorted(set(PARTS) & set(top)))} beside other folders: give both or none."
+            f"{escape_name(folder)!r} holds {' and '.join(sorted(set(PARTS) & set(top)))} beside other folders: give "
+            "both train and val, or neither."
         )
     classes = _classes(folder, top, output, divided=divided)
     numbers = {name: index for index, name in enumerate(classes)}
@@ -68,7 +70,7 @@ def read_dataset(folder: str, output: str) -> Dataset:
     found = discover_sources([folder], output)
     for source in found:
         parts = source.image.split("/")
-        if len(parts) > depth and parts[depth - 1] in numbers:  # what lies beside the classes has none
+        if len(parts) > depth and parts[depth - 1] in numbers:  # otherwise the image is in no class folder
             sources.append(Source(root, source.image))
             labels.append(numbers[parts[depth - 1]])
             predefined_split.append(parts[0] if divided else "")
@@ -81,7 +83,7 @@ def read_dataset(folder: str, output: str) -> Dataset:
 def _folders(folder: str, output: str) -> list[str]:
     try:
         found = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_dir()]
-        found = [name for name in found if not os.path.isfile(os.path.join(folder, name, FITTED_MARK))]  # another model
+        found = [name for name in found if not os.path.isfile(os.path.join(folder, name, FITTED_MARK))]  # a model of camcli fit
     except OSError as error:
         raise InputError(f"cannot list {escape_name(folder)!r}: {error.strerror}.") from error
     return sorted(name for name in found if os.path.realpath(os.path.join(folder, name)) != os.path.realpath(output))
@@ -100,7 +102,7 @@ def _classes(folder: str, top: Sequence[str], output: str, *, divided: bool) -> 
     if len(classes) < 2:
         found = f"only {_named(classes)}" if classes else "no folder"
         raise InputError(
-            f"{escape_name(folder)!r} holds {found}; a classifier needs two classes at least: DATA/cats/..., DATA/dogs/..."
+            f"{escape_name(folder)!r} holds {found}; a classifier needs at least two classes: DATA/cats/..., DATA/dogs/..."
         )
     return classes
 
@@ -115,7 +117,7 @@ def _refuse_empty(
             place = os.path.join(folder, part) if part else folder
             link = any(os.path.islink(os.path.join(place, name)) for name in empty)
             why = " (links to folders are not followed)" if link else ""
-            raise InputError(f"no images in {_named(empty)} of {escape_name(place)!r}{why}: fill or remove it.")
+            raise InputError(f"no images in {_named(empty)} of {escape_name(place)!r}{why}: add images, or remove it.")
 
 
 def _named(names: Sequence[str]) -> str:
@@ -124,7 +126,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def refuse_equal_classes(classes: Sequence[str], labels: Sequence[int], digests: Sequence[str]) -> None:
-    """Raise InputError where two classes consist of the same files. ``digests``: the SHA-256 of each image's file."""
+    """Raise InputError if two classes consist of identical files. ``digests``: the SHA-256 of each image's file."""
     contents: dict[int, set[str]] = defaultdict(set)
     for label, digest in zip(labels, digests, strict=True):
         contents[label].add(digest)
@@ -133,12 +135,12 @@ def refuse_equal_classes(classes: Sequence[str], labels: Sequence[int], digests:
         other = seen.setdefault(frozenset(found), label)
         if other != label:
             raise InputError(
-                f"classes {_named([classes[other]])} and {_named([classes[label]])} are the same files: nothing tells them apart."
+                f"classes {_named([classes[other]])} and {_named([classes[label]])} have the same files and cannot be told apart."
             )
 
 
 def find_duplicates(images: Sequence[str], labels: Sequence[int], parts: Sequence[str], digests: Sequence[str]) -> Duplicates:
-    """Which files are there more than once, byte by byte, under another class or in another part."""
+    """Count files that exist more than once with identical bytes, in another class or in the other part."""
     groups: dict[str, list[int]] = defaultdict(list)
     for place, digest in enumerate(digests):
         groups[digest].append(place)
@@ -153,13 +155,13 @@ def find_duplicates(images: Sequence[str], labels: Sequence[int], parts: Sequenc
     return Duplicates(between, example, across)
 
 
-def divide(labels: Sequence[int], digests: Sequence[str], classes: Sequence[str], share: float, seed: int) -> list[str]:
-    """``train`` or ``val`` for each image: in every class the same ``share`` for validation, 0 to 1, drawn with ``seed``.
+def stratified_split(labels: Sequence[int], digests: Sequence[str], classes: Sequence[str], share: float, seed: int) -> list[str]:
+    """``train`` or ``val`` for each image: a stratified random split with the same validation ``share`` (0 to 1) in every class.
 
-    Images of a class with the same bytes come into the same part, so that none is judged by what it was taught. Raises InputError
-    for a class with fewer than two different images.
+    Identical files of a class come into the same part, so that no validation image is also a training image. Raises InputError for
+    a class with fewer than two different images.
     """
-    contents: list[dict[str, None]] = [{} for _ in classes]  # of each class, in the order of the images
+    contents: list[dict[str, None]] = [{} for _ in classes]  # the digests of each class, in the order of the images
     for label, digest in zip(labels, digests, strict=True):
         contents[label][digest] = None
     draw = np.random.default_rng(seed)
@@ -168,7 +170,7 @@ def divide(labels: Sequence[int], digests: Sequence[str], classes: Sequence[str]
         different = list(contents[label])
         if len(different) < _FEWEST:
             raise InputError(
-                f"class {_named([name])} has {len(different)} readable image(s) that differ; it needs {_FEWEST} at least."
+                f"class {_named([name])} has {len(different)} different readable image(s); it needs {_FEWEST} or more."
             )
         count = min(max(1, round(share * len(different))), len(different) - 1)
         chosen.update((label, different[place]) for place in draw.permutation(len(different))[:count])
@@ -176,6 +178,6 @@ def divide(labels: Sequence[int], digests: Sequence[str], classes: Sequence[str]
 
 
 def counts_of(labels: Sequence[int], parts: Sequence[str], classes: Sequence[str]) -> Mapping[str, tuple[int, int]]:
-    """Class -> how many images it has for training and for validation."""
+    """For each class the numbers of its training and validation images."""
     found = Counter(zip(labels, parts, strict=True))
     return {name: (found[index, "train"], found[index, "val"]) for index, name in enumerate(classes)}

@@ -1,4 +1,4 @@
-"""Images -> pooled features of the frozen backbone, computed once: they are kept in the model's folder."""
+"""Images -> pooled features of the frozen backbone. They are computed once and kept in the model's folder."""
 
 from __future__ import annotations
 
@@ -14,43 +14,42 @@ import torch
 
 from camcli.documents import parse_json
 from camcli.errors import ConfigError, OutOfMemoryError
-from camcli.fit.folder import FEATURES
+from camcli.fit.extractor import FeatureExtractor
+from camcli.layout import FEATURES
 from camcli.output.root import Root
-from camcli.pipeline.engine import normalised, out_of_memory
-from camcli.pipeline.job import Job
+from camcli.pipeline.engine import out_of_memory
 from camcli.pipeline.reading import PreparedImage
-from camcli.pipeline.stages import prepared_batches
 from camcli.records import Failure, Source, stamp_of
 
 _CHUNK_NAME, _KEY_NAME = re.compile(r"\d{6,9}\.safetensors"), re.compile(r"[0-9a-f]{16}")
 _MOST_BYTES = 1 << 30
 _CHUNK = 512
-"""Images whose features are written into one file: what is lost when the process dies."""
+"""Number of images per file of features; at most this many are lost when the process is killed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Featured:
-    """One image: the SHA-256 of its file, and its pooled features (C,) float32."""
+class ImageFeatures:
+    """The pooled features (C,) float32 of one image, and the SHA-256 of its file."""
 
     sha256: str
     features: np.ndarray
 
 
 _Key = tuple[str, int, int]
-"""An image's name, its size in bytes, its modification time in nanoseconds."""
+"""Name of an image, size in bytes, modification time in nanoseconds."""
 
 
 class FeatureCache:
-    """Features in files of ``root``, for one backbone and preprocessing, which ``key`` tells from any other."""
+    """Features stored in files below ``root``, for the backbone and preprocessing that ``key`` identifies."""
 
     def __init__(self, root: Root, key: str) -> None:
         self._root, self._key = root, key
-        self._known: dict[_Key, Featured] = {}
-        self._waiting: dict[_Key, Featured] = {}
+        self._known: dict[_Key, ImageFeatures] = {}
+        self._waiting: dict[_Key, ImageFeatures] = {}
         self._chunks = 0
 
     def load(self) -> None:
-        """Read what is there; a file that is damaged counts for nothing."""
+        """Read the stored features; damaged files are ignored."""
         from safetensors.numpy import load
 
         folder = f"{FEATURES}/{self._key}"
@@ -65,26 +64,26 @@ class FeatureCache:
                 }
                 if not np.isfinite(features).all():
                     continue
-            except Exception:  # safetensors raises its own, undocumented class; what cannot be read is computed again
+            except Exception:  # safetensors raises an undocumented class; features that cannot be read are computed again
                 continue
-            self._known |= {key: Featured(*found) for key, found in own.items()}
+            self._known |= {key: ImageFeatures(*found) for key, found in own.items()}
         self._chunks = 1 + max((int(name.partition(".")[0]) for name in names), default=-1)
 
-    def get(self, source: Source) -> Featured | None:
-        """The features of the image as its file is now; None where they are to be computed."""
+    def get(self, source: Source) -> ImageFeatures | None:
+        """The features of the image, if they were computed from the file as it is now; otherwise None."""
         stamp = stamp_of(source.path)
         return None if stamp is None else self._known.get((source.image, stamp.size, stamp.mtime_ns))
 
     def add(self, prepared: PreparedImage, features: np.ndarray) -> None:
-        """Keep the features (C,) of an image. Raises OutputError."""
+        """Store the features (C,) of an image. Raises OutputError."""
         stamp = prepared.image.stamp
         key = prepared.source.image, stamp.size, stamp.mtime_ns
-        self._known[key] = self._waiting[key] = Featured(stamp.sha256, features)
+        self._known[key] = self._waiting[key] = ImageFeatures(stamp.sha256, features)
         if len(self._waiting) >= _CHUNK:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is not on disk yet. Raises OutputError."""
+        """Write the features that are not on disk yet. Raises OutputError."""
         from safetensors.numpy import save
 
         if not self._waiting:
@@ -96,7 +95,7 @@ class FeatureCache:
         self._waiting.clear()
 
     def forget_others(self) -> None:
-        """Remove the features of other backbones, settings and data."""
+        """Remove stored features of other backbones, settings and data."""
         for key in self._root.names(FEATURES):
             if key != self._key and _KEY_NAME.fullmatch(key):
                 for name in self._root.names(f"{FEATURES}/{key}"):
@@ -106,16 +105,17 @@ class FeatureCache:
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    """What a safetensors file says of itself: its header is JSON behind eight bytes that say how long it is."""
+    """The metadata of a safetensors file: eight bytes with the length of the header, then the header as JSON."""
     length = int.from_bytes(data[:8], "little")
     found: dict[str, str] = parse_json(data[8 : 8 + length])["__metadata__"]
     return found
 
 
 def cache_key(features: torch.fx.GraphModule, described: Mapping[str, object]) -> str:
-    """What tells a cut backbone, its weights and ``described`` settings from any other: 16 hexadecimal digits.
+    """16 hexadecimal digits that identify a backbone up to its layer, its weights, and the ``described`` settings.
 
-    What the recorded graph computes counts as well as the weights: another activation has none. Buffers count that are not saved.
+    The code of the graph is part of it, because an activation function has no weights. Buffers that are not saved are part of it
+    too.
     """
     digest = hashlib.sha256(json.dumps([described, features.code, repr(features)], sort_keys=True).encode())
     for name, tensor in (*features.named_parameters(), *features.named_buffers()):
@@ -124,15 +124,17 @@ def cache_key(features: torch.fx.GraphModule, described: Mapping[str, object]) -
     return digest.hexdigest()[:16]
 
 
-def compute_features(sources: Sequence[Source], job: Job, cache: FeatureCache, stop: threading.Event) -> Iterator[Source | Failure]:
-    """Put the features of ``sources`` into ``cache``, and yield each source once that is done, or its Failure.
+def compute_features(
+    sources: Sequence[Source], extractor: FeatureExtractor, cache: FeatureCache, stop: threading.Event
+) -> Iterator[Source | Failure]:
+    """Compute the features of ``sources`` and store them in ``cache``. Yields each source when it is done, or its Failure.
 
-    The logits of the job's network are the features. After ``stop`` is set no further batch is begun. Raises OutputError,
-    OutOfMemoryError, and ConfigError for a backbone whose features are not finite.
+    The extractor's network returns the features as its logits. After ``stop`` is set no further batch begins. Raises OutputError,
+    OutOfMemoryError, and ConfigError for features that are not finite.
     """
-    for batch in prepared_batches(sources, job, stop):
+    for batch in extractor.batches(sources, stop):
         images = [item for item in batch if isinstance(item, PreparedImage)]
-        found = iter(_features(images, job)) if images else iter(())
+        found = iter(_features(images, extractor)) if images else iter(())
         for item in batch:
             if isinstance(item, Failure):
                 yield item
@@ -140,21 +142,21 @@ def compute_features(sources: Sequence[Source], job: Job, cache: FeatureCache, s
             features = next(found)
             if not np.isfinite(features).all():
                 raise ConfigError(
-                    f"{job.model.name} gives features that are not finite for {item.source.image!r}: take another backbone."
+                    f"{extractor.name} gives features that are not finite for {item.source.image!r}: choose another backbone."
                 )
             cache.add(item, features)
             yield item.source
     cache.flush()
 
 
-def _features(images: Sequence[PreparedImage], job: Job) -> np.ndarray:
+def _features(images: Sequence[PreparedImage], extractor: FeatureExtractor) -> np.ndarray:
     try:
-        inputs = job.network.cast_inputs(normalised([image.input for image in images], job))
+        inputs = extractor.network.cast_inputs(extractor.tensor([image.input for image in images]))
         with torch.no_grad():
-            return job.network.run(inputs, []).logits.float().cpu().numpy()
+            return extractor.network.run(inputs, []).logits.float().cpu().numpy()
     except Exception as error:
         if not out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"{job.device} has not enough memory for {len(images)} images with {job.model.name}: try a smaller --batch-size."
+            f"{extractor.device} is out of memory with {len(images)} images and {extractor.name}: try a smaller --batch-size."
         ) from error

@@ -1,4 +1,4 @@
-"""The folder of a fitted model: locked while it is made, complete or not a model."""
+"""The folder of a trained model. It is locked while it is written, and holds either a complete model or none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from camcli.documents import parse_json
 from camcli.errors import OutputError, SettingsError
 from camcli.fit.data import Dataset
 from camcli.fit.metrics import Metrics
-from camcli.layout import EXCHANGE, FITTED_MARK, FITTED_WEIGHTS, OWN
+from camcli.layout import DRAFT, EXCHANGE, FAILURES, FEATURES, FITTED_MARK, FITTED_WEIGHTS, LOCK, OWN, SCRATCH
 from camcli.output.exchange import exchange_files, finish_exchange
 from camcli.output.locks import claimed
 from camcli.output.root import Root
@@ -28,18 +28,12 @@ from camcli.records import Failure, escape_name, stamp_of, unescape_name
 if TYPE_CHECKING:
     from camcli.models.fitted import Fitted
 
-FILES = (FITTED_WEIGHTS, "labels.txt", "split.csv", "metrics.json", "README.md", "failures.csv", FITTED_MARK)
-"""What a model's folder holds, as far as ``camcli fit`` writes it."""
-
-FEATURES = f"{OWN}/features"
-"""The folder of the features that were computed."""
-
-FAILURES = "failures.csv"
-"""Images that could not be read; not there where all could."""
+FILES = (FITTED_WEIGHTS, "labels.txt", "split.csv", "metrics.json", "README.md", FAILURES, FITTED_MARK)
+"""The files that ``camcli fit`` writes into a model's folder."""
 
 
 def dataset_digest(dataset: Dataset) -> str:
-    """What tells a set of images, by names, classes, parts, sizes and times, from any other: the SHA-256 in hexadecimal."""
+    """A SHA-256 in hexadecimal that identifies the images by name, class, part, size and modification time."""
     digest = hashlib.sha256()
     parts = dataset.predefined_split or [""] * len(dataset.sources)
     for source, label, part in zip(dataset.sources, dataset.labels, parts, strict=True):
@@ -50,10 +44,10 @@ def dataset_digest(dataset: Dataset) -> str:
 
 
 class ModelFolder:
-    """The folder ``path``, to hold a model of ``settings`` fitted to the images of ``digest``.
+    """The folder ``path`` for a model with these ``settings``, trained on the images that ``digest`` identifies.
 
-    Entering it takes its lock. Raises InUseError, SettingsError where it holds another model and ``overwrite`` is not wanted, and
-    OutputError where it holds something else or cannot be written.
+    As a context manager it holds the folder's lock. Entering raises InUseError, SettingsError if it holds another model and
+    ``overwrite`` is not set, and OutputError if it holds other files or cannot be written.
     """
 
     def __init__(self, path: str, settings: Mapping[str, Any], digest: str, *, overwrite: bool) -> None:
@@ -66,14 +60,13 @@ class ModelFolder:
         self._refuse_foreign()
         try:
             os.makedirs(os.path.dirname(self.root.path), exist_ok=True)
-            with contextlib.ExitStack() as stack:
-                busy = f"another camcli fit is writing into {self._shown!r}."
-                stack.enter_context(claimed(self.root, busy, self._is_used))
-                finish_exchange(self.root, FILES)
-                self.is_done = self._is_done()
-                self._held = stack.pop_all()
         except OSError as error:
             raise output_error(error.filename or self.root.path, error) from error
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(claimed(self.root, "camcli fit", self._is_used))
+            finish_exchange(self.root, FILES)
+            self.is_done = self._is_done()
+            self._held = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -85,15 +78,15 @@ class ModelFolder:
     def _refuse_foreign(self) -> None:
         path = self.root.path
         if os.path.lexists(path) and not os.path.isdir(path):
-            raise OutputError(f"{self._shown!r} is a file; name a folder for the model.")
+            raise OutputError(f"{self._shown!r} is a file; choose a folder for the model.")
         if not os.path.isdir(path) or self._is_used() or self.root.exists(EXCHANGE):
             return
         inner = set(self.root.names(OWN)) if self.root.is_folder(OWN) else set()
-        if set(self.root.names()) - {OWN} or inner - {"lock", "scratch", "draft"}:
-            raise OutputError(f"{self._shown!r} is not empty and holds no model of camcli fit; name another folder.")
+        if set(self.root.names()) - {OWN} or {f"{OWN}/{name}" for name in inner} - {LOCK, SCRATCH, DRAFT}:
+            raise OutputError(f"{self._shown!r} is not empty and holds no model of camcli fit; choose another folder.")
 
     def _is_done(self) -> bool:
-        """Whether the model is there already. One of other settings is refused, or with ``overwrite`` made anew."""
+        """Whether the folder already holds this model. Raises SettingsError for another model unless ``overwrite`` is set."""
         try:
             found = parse_json(self.root.read(FITTED_MARK))
             settings, digest = dict(found["settings"]), found["images-sha256"]
@@ -103,7 +96,7 @@ class ModelFolder:
             if self._overwrite:
                 return False
             raise SettingsError(
-                f"{self._shown!r} holds a {FITTED_MARK} that cannot be read. Name another folder, or --overwrite it."
+                f"{self._shown!r} holds a {FITTED_MARK} that cannot be read. Choose another folder, or replace it with --overwrite."
             ) from error
         if self._overwrite:
             return False
@@ -111,12 +104,13 @@ class ModelFolder:
         if differing:
             words = ", ".join(f"{key} {settings.get(key)!r} there, {self._settings[key]!r} now" for key in differing)
             raise SettingsError(
-                f"{self._shown!r} holds a model fitted otherwise ({words}). Name another folder, or --overwrite it."
+                f"{self._shown!r} holds a model with other settings ({words}). Choose another folder, or replace it "
+                "with --overwrite."
             )
         return bool(digest == self._digest and self.root.size(FITTED_WEIGHTS))
 
     def metrics(self) -> Metrics | None:
-        """Those of the model that is there."""
+        """The metrics of the model in the folder; None if they cannot be read."""
         try:
             found = parse_json(self.root.read("metrics.json"))
             names = tuple(unescape_name(each["class"]) for each in found["validation"]["classes"])
@@ -127,7 +121,7 @@ class ModelFolder:
         return Metrics(names, confusion) if whole and confusion.sum() else None
 
     def failures(self) -> list[Failure]:
-        """The images that the model there was made without."""
+        """The images that were left out when the model in the folder was trained."""
         try:
             rows = csv.DictReader(self.root.read(FAILURES).decode("utf-8").splitlines())
             return [Failure(unescape_name(row["image"]), unescape_name(row["stage"]), unescape_name(row["error"])) for row in rows]
@@ -135,6 +129,6 @@ class ModelFolder:
             return []
 
     def write(self, files: Mapping[str, bytes], fitted: Fitted) -> None:
-        """Put the files of a model into the folder, all at once: until then the model that was there stays. Raises OutputError."""
+        """Write the files of a model, replacing an earlier model in one step. Raises OutputError."""
         described = {**fitted.as_json(), "settings": self._settings, "images-sha256": self._digest, "camcli": __version__}
         exchange_files(self.root, {FAILURES: b"", **files, FITTED_MARK: json_bytes(described)})

@@ -1,4 +1,4 @@
-"""The linear layer: multinomial logistic regression on pooled features, its weight decay chosen on the validation part."""
+"""The linear probe: multinomial logistic regression on pooled features, with its weight decay chosen on the validation part."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from torch import Tensor
 from torch.nn import functional
 
 WEIGHT_DECAYS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-"""Tried from the strongest to the weakest, each begun where the last one ended."""
+"""Tried from the strongest to the weakest; each starts from the solution of the one before."""
 
 _ROUNDS, _STEPS, _PATIENCE = 20, 10, 2
-"""At most so many rounds of so many L-BFGS steps for each; it ends when so many rounds did not lower the validation loss."""
+"""For each weight decay at most 20 rounds of 10 L-BFGS steps; early stopping after 2 rounds without a lower validation loss."""
 
 _LEAST = 0.1
-"""Of the root of the mean variance of all features. A channel that is all but dead in the training images would be blown up
-otherwise: with one image that fires it, its weight would decide alone (829 instead of 0.5 in a trial with twelve images)."""
+"""Smallest divisor of a feature, relative to the root mean variance of all features. Otherwise a channel that is almost always zero
+in the training images would be scaled up so much that a single image with a value there gets a huge weight (829 instead of 0.5 in a
+trial with twelve images)."""
 
 _CONSTANT = 1e-6
-"""Of a feature's mean: what varies less is constant but for the rounding of float32, which must not be made into a feature."""
+"""A feature with a smaller standard deviation, relative to its mean, is constant up to float32 rounding and is not scaled."""
 
 _LOWER = 0.99
-"""Of a loss: what falls no further counts as no lower. Where a line parts the classes it falls for ever, to no use."""
+"""A validation loss counts as lower if it is below 99 % of the lowest one. For separable classes it would fall for ever."""
 
 
 @dataclass(frozen=True)
-class Head:
-    """``weight`` (K, C) and ``bias`` (K), float32, for features as they are; what was chosen: ``weight_decay``.
+class LinearProbe:
+    """A trained linear layer: ``weight`` (K, C) and ``bias`` (K), float32, for unscaled features.
 
-    ``loss`` and ``accuracy``: on validation, all classes counting the same.
+    ``weight_decay``: the chosen one. ``loss`` and ``accuracy``: class-balanced, on the validation part.
     """
 
     weight: Tensor
@@ -42,56 +43,55 @@ class Head:
 
 
 def class_weights(labels: Tensor, count: int) -> Tensor:
-    """What an image of each class counts, so that all classes count the same: (N,) -> (count,), of mean 1 over the images."""
+    """Weights that balance the classes: labels (N,) -> weight per class (count,), with mean 1 over the images."""
     frequencies = torch.bincount(labels, minlength=count).double()
     return len(labels) / (count * frequencies)
 
 
 def balanced_accuracy(right: Tensor, labels: Tensor, count: int) -> tuple[float, float]:
-    """The mean of the recalls r of ``count`` classes, and its standard error, by which r (1 - r) / n is the variance of each.
+    """The mean recall of ``count`` classes, and its standard error from the variance r (1 - r) / n of each recall r.
 
-    ``right``, ``labels``: (N,), whether the class of an image was found, and which it is; each class has an image.
+    ``right`` (N,): whether each image was classified correctly. ``labels`` (N,): true classes; each class has an image.
     """
     images = torch.bincount(labels, minlength=count).double()
     recall = torch.bincount(labels, right.double(), minlength=count) / images
     return float(recall.mean()), float((recall * (1 - recall) / images).sum().sqrt() / count)
 
 
-def train_head(
+def train_probe(
     train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], count: int, decays: Sequence[float] = WEIGHT_DECAYS
-) -> Head:
-    """The linear layer for ``count`` classes. ``train``, ``val``: features (N, C), and labels (N,) int64.
+) -> LinearProbe:
+    """The linear probe for ``count`` classes. ``train``, ``val``: features (N, C), and class indices (N,) int64.
 
-    Each feature is scaled to mean 0 and variance 1 over the training part, which is undone in what is returned; one that hardly
-    varies to less. Classes count the same whatever their number of images, in both parts, and in the standard error, which is
-    that of the mean of their recalls. From zero, by L-BFGS in float64, so nothing is left to chance. For each
-    weight decay the point of least validation loss is kept. Of these heads the one with the strongest decay is taken whose
-    validation accuracy is within one standard error of the best (Breiman et al. 1984, section 3.4.3): of equally good ones the
-    simplest, whose maps are also the least noisy.
+    Features are standardized over the training part (features that hardly vary are scaled less), and the returned weights apply to
+    unscaled features. Losses and accuracies are class-balanced in both parts. Training starts from zero and uses L-BFGS in float64,
+    so it is deterministic. For each weight decay the solution with the lowest validation loss is kept. Among these the one with the
+    strongest decay is returned whose validation accuracy is within one standard error of the best (Breiman et al. 1984, section
+    3.4.3): the simplest of equally good probes, which also has the least noisy maps.
     """
     mean, scale = _scaling(train[0])
     scaled = [(part - mean).div_(scale) for part in (train[0], val[0])]
     basis = None
     if scaled[0].shape[0] < scaled[0].shape[1]:
-        # Orthonormal columns (C, N) that span the images: with weight decay the weights lie in their span.
+        # orthonormal columns (C, N) that span the images: with weight decay the optimal weights lie in their span
         basis = torch.linalg.qr(scaled[0].T).Q
         scaled = [part @ basis for part in scaled]
     problem = _Problem(scaled, [train[1], val[1]], count)
-    heads, errors = [], {}
+    probes, errors = [], {}
     for decay in decays:
         weight, bias, loss = min(problem.descend(decay), key=lambda found: found[2])
         accuracy, errors[decay] = problem.accuracy(weight, bias)
         unscaled = (weight if basis is None else weight @ basis.T) / scale
-        heads.append(Head(unscaled.float(), (bias - unscaled @ mean).float(), decay, loss, accuracy))
-    best = max(heads, key=lambda head: head.accuracy)
-    good = [head for head in heads if head.accuracy >= best.accuracy - errors[best.weight_decay]]
-    return max(good, key=lambda head: head.weight_decay)
+        probes.append(LinearProbe(unscaled.float(), (bias - unscaled @ mean).float(), decay, loss, accuracy))
+    best = max(probes, key=lambda probe: probe.accuracy)
+    good = [probe for probe in probes if probe.accuracy >= best.accuracy - errors[best.weight_decay]]
+    return max(good, key=lambda probe: probe.weight_decay)
 
 
 def _scaling(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (C,) of ``features`` (N, C), and what to divide by (C,): the standard deviation, or _LEAST of all where that is more.
+    """Mean and divisor (C,) float64 of ``features`` (N, C).
 
-    Both float64. 1 for a feature that varies by rounding only.
+    The divisor is the standard deviation, at least _LEAST of the typical one, and 1 for a feature that is constant up to rounding.
     """
     mean = features.mean(dim=0, dtype=torch.float64)
     scale = features.double().std(dim=0, correction=0)
@@ -100,7 +100,7 @@ def _scaling(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Problem:
-    """Logistic regression from where the last weight decay ended. ``features``, ``labels``: of training and validation."""
+    """Logistic regression whose solution is the start for the next weight decay. ``features``, ``labels``: of train and val."""
 
     def __init__(self, features: list[Tensor], labels: list[Tensor], count: int) -> None:
         self._features, self._labels = features, labels
@@ -109,7 +109,7 @@ class _Problem:
         self._bias = torch.zeros(count, dtype=torch.float64, requires_grad=True)
 
     def descend(self, decay: float) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Weight, bias, and validation loss after each round of lowering the training loss, until that falls no more."""
+        """Minimize the training loss. Yields weight, bias and validation loss after each round, with early stopping."""
         optimizer = torch.optim.LBFGS([self._weight, self._bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
@@ -136,6 +136,6 @@ class _Problem:
         return loss
 
     def accuracy(self, weight: Tensor, bias: Tensor) -> tuple[float, float]:
-        """On validation, all classes counting the same: the mean of their recalls, and its standard error."""
+        """The balanced accuracy on the validation part, and its standard error."""
         right = (self._features[1] @ weight.T + bias).argmax(dim=1) == self._labels[1]
         return balanced_accuracy(right, self._labels[1], len(bias))

@@ -1,4 +1,4 @@
-"""How good a classifier is on images that it was not taught."""
+"""Accuracy, precision and recall of a classifier on held-out images."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Metrics:
-    """``confusion`` (K, K): images of class i taken for class j."""
+    """Classification metrics. ``confusion`` (K, K): number of images of class i that were classified as class j."""
 
     classes: tuple[str, ...]
     confusion: np.ndarray
 
     @property
     def accuracy(self) -> float:
-        """The share of images whose class was found."""
+        """The share of images that were classified correctly."""
         return float(np.trace(self.confusion) / self.confusion.sum())
 
     @property
     def recall(self) -> list[float | None]:
-        """For each class the share of its images that were found; None for a class without images."""
-        return [_share(own[index], own.sum()) for index, own in enumerate(self.confusion)]
+        """For each class the share of its images that were classified correctly; None for a class without images."""
+        return [_share(row[index], row.sum()) for index, row in enumerate(self.confusion)]
 
     @property
     def precision(self) -> list[float | None]:
-        """For each class the share of what was taken for it that is of it; None where nothing was."""
-        return [_share(taken[index], taken.sum()) for index, taken in enumerate(self.confusion.T)]
+        """For each class the share of correct images among those classified as it; None if there are none."""
+        return [_share(column[index], column.sum()) for index, column in enumerate(self.confusion.T)]
 
     def as_json(self) -> dict[str, object]:
-        """For the model's metrics."""
+        """The metrics for ``metrics.json``."""
         each = zip(self.classes, self.precision, self.recall, self.confusion.sum(axis=1).tolist(), strict=True)
         return {
             "accuracy": self.accuracy,
@@ -41,7 +41,7 @@ class Metrics:
 
 
 def measure(labels: Sequence[int], predicted: Sequence[int], classes: Sequence[str]) -> Metrics:
-    """The metrics of ``predicted`` classes against the true ``labels``, both indices."""
+    """The metrics of ``predicted`` class indices against the true ``labels``."""
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (np.asarray(labels), np.asarray(predicted)), 1)
     return Metrics(tuple(classes), confusion)

@@ -1,35 +1,37 @@
-"""What crosses from step to step of a fitting."""
+"""Records that are passed between the steps of a training."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from camcli.fit.data import Dataset
-from camcli.fit.finetune import Epoch, Labelled
+from camcli.fit.finetune import Epoch, LabelledImages
+from camcli.fit.linear_probe import LinearProbe
 from camcli.fit.metrics import Metrics
 from camcli.models.gap_classifier import GapClassifier
 from camcli.records import Failure, Layer, LoadedModel, Source
 
 
-@dataclass
+@dataclass(frozen=True)
 class Result:
-    """What a fitting made. ``metrics`` are those of the validation part; None where it was stopped."""
+    """What a call of ``fit_model`` returns. ``metrics``: on the validation part, None if the training was stopped.
 
-    dataset: Dataset
+    ``already``: the folder already held this model, and nothing was done.
+    """
+
     metrics: Metrics | None = None
     already: bool = False
-    failures: list[Failure] = field(default_factory=list)
-    epochs: list[Epoch] = field(default_factory=list)
+    failures: tuple[Failure, ...] = ()
+    epochs: tuple[Epoch, ...] = ()
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network cut at a layer.
+    """A network that is used up to a layer. ``classifier``: that part with a linear layer; it shares its weights with ``model``.
 
-    ``classifier`` shares its weights with ``model``, which wants its images as ``model.preprocess``.
+    ``model.preprocess`` says how images become its input.
     """
 
     model: LoadedModel
@@ -39,7 +41,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Examples:
-    """The readable images: their classes, the SHA-256 of their files, their part, and their features (N, C)."""
+    """The readable images: class index, SHA-256 of the file, part (``train`` or ``val``), and pooled features (N, C)."""
 
     sources: tuple[Source, ...]
     labels: tuple[int, ...]
@@ -47,16 +49,31 @@ class Examples:
     parts: tuple[str, ...]
     features: Tensor
 
-    def places(self, part: str) -> list[int]:
-        """Which of them belong to a part."""
-        return [place for place, own in enumerate(self.parts) if own == part]
+    def positions(self, part: str) -> list[int]:
+        """The positions of the images of a part."""
+        return [position for position, own in enumerate(self.parts) if own == part]
 
-    def labelled(self, part: str) -> Labelled:
-        """Those of a part, without their features."""
-        places = self.places(part)
-        return Labelled([self.sources[place] for place in places], [self.labels[place] for place in places])
+    def labelled(self, part: str) -> LabelledImages:
+        """The images of a part with their class indices."""
+        positions = self.positions(part)
+        return LabelledImages([self.sources[at] for at in positions], [self.labels[at] for at in positions])
 
     def tensors(self, part: str) -> tuple[Tensor, Tensor]:
-        """Features (N, C) and labels (N,) of a part."""
-        places = self.places(part)
-        return self.features[places], torch.tensor([self.labels[place] for place in places])
+        """Features (N, C) and class indices (N,) of a part."""
+        positions = self.positions(part)
+        return self.features[positions], torch.tensor([self.labels[at] for at in positions])
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished training. ``logits``: for each part (N, K), in the order of its images. ``metrics``: on the validation part.
+
+    ``epochs``: of fine-tuning, empty without ``--unfreeze``.
+    """
+
+    examples: Examples
+    failures: tuple[Failure, ...]
+    probe: LinearProbe
+    epochs: tuple[Epoch, ...]
+    logits: dict[str, Tensor]
+    metrics: Metrics

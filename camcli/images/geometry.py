@@ -96,6 +96,12 @@ def prepare_input(pixels: np.ndarray, view: InputWindow, preprocess: Preprocess)
     return canvas
 
 
+def prepare_pixels(pixels: np.ndarray, preprocess: Preprocess, resize_mode: str) -> tuple[InputWindow, np.ndarray]:
+    """The network's window on the image ``pixels`` (H, W, 3) uint8, and what it sees there, (h, w, 3) uint8."""
+    window = input_window((pixels.shape[1], pixels.shape[0]), preprocess, resize_mode)
+    return window, prepare_input(pixels, window, preprocess)
+
+
 def _resized(image: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
     width, height = image
     to_h, to_w = preprocess.resize_to

@@ -30,7 +30,7 @@ from camcli.output.root import Root
 from camcli.output.unconfirmed import Unconfirmed
 from camcli.output.writers import output_error
 from camcli.output.writing import Rewriter, RunWriter, confirm_all, sweep
-from camcli.records import Checksum, Source, escape_name
+from camcli.records import Checksum, Source
 
 _RETRIED = ("memory", NO_FAILURE)
 """Stages of failures that say nothing of the file: what failed there is tried again by every run."""
@@ -70,19 +70,15 @@ class OutputFolder:
         return self.root.path
 
     def __enter__(self) -> OutputFolder:
-        busy = f"another run is writing into {escape_name(self.path)!r}. Wait for it, or choose another folder with --output."
         check_place(self._shared.path)
         if self.root is not self._shared and self._shared.exists(os.path.basename(self.path)):
             check_place(self.path)
-        try:
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(claimed(self.root, busy, self._is_used))
-                self._folds_case = self.root.exists(f"{OWN}/{os.path.basename(LOCK).upper()}")
-                if not self._overwrite:
-                    self.ledger.load()
-                self._held = stack.pop_all()
-        except OSError as error:
-            raise output_error(error.filename or self.root.at(OWN), error) from error
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(claimed(self.root, "run", self._is_used))
+            self._folds_case = self.root.exists(f"{OWN}/{os.path.basename(LOCK).upper()}")
+            if not self._overwrite:
+                self.ledger.load()
+            self._held = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

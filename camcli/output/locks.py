@@ -12,15 +12,26 @@ from camcli.layout import LOCK, OWN, SCRATCH
 from camcli.output.checks import check_kinds
 from camcli.output.root import Root
 from camcli.output.writers import output_error
+from camcli.records import escape_name
 
 
 @contextmanager
-def claimed(root: Root, busy: str, is_used: Callable[[], bool]) -> Iterator[None]:
+def claimed(root: Root, writer: str, is_used: Callable[[], bool]) -> Iterator[None]:
     """Inside, ``root`` is there, with its marker and an empty scratch folder, and nobody else writes into it.
 
-    A folder that was not there before, and is not used by then (``is_used``), is removed again. Raises InUseError, which says
-    ``busy``, OutputError where something in it has a name of camcli's and is not of its kind, and OSError.
+    ``writer``: what writes into it, for the message of InUseError, which is raised while another one does. A folder that was not
+    there before, and is not used by then (``is_used``), is removed again. Raises OutputError where something in it has a name of
+    camcli's and is not of its kind, and for every OSError, also one from inside.
     """
+    try:
+        with _claimed(root, writer, is_used):
+            yield
+    except OSError as error:
+        raise output_error(error.filename or root.path, error) from error
+
+
+@contextmanager
+def _claimed(root: Root, writer: str, is_used: Callable[[], bool]) -> Iterator[None]:
     made = root.make_self()
     folders: list[str] = []
     held: int | None = None
@@ -29,7 +40,9 @@ def claimed(root: Root, busy: str, is_used: Callable[[], bool]) -> Iterator[None
         folders += [OWN] if root.make_folder(OWN) else []
         held = root.lock(LOCK)
         if held is None:
-            raise InUseError(busy)
+            raise InUseError(
+                f"another {writer} is writing into {escape_name(root.path)!r}. Wait for it, or choose another folder with --output."
+            )
         folders += [SCRATCH] if root.make_folder(SCRATCH) else []
         root.clear_scratch()
         yield

@@ -38,12 +38,17 @@ _ENCODED, _LEGEND, _REGIONS = 2, 3, 7
 """Bytes for a pixel more: of the finished file, with a legend, and for boxes or masks."""
 
 
-def peak_bytes(header: Header, config: RunConfig) -> int:
+def prepared_bytes(header: Header) -> int:
+    """Bytes of memory that an image takes at the most while it is decoded and resized."""
+    return max(header.decoding, 7 * header.pixels)
+
+
+def painted_bytes(header: Header, config: RunConfig) -> int:
     """Bytes of memory that an image takes at the most: while it is decoded, while it is resized, or while it is painted."""
     painted = _PAINTED[config.style] + _ENCODED + _LEGEND * config.legend
     scale = min(1.0, (config.max_side or MAX_SIDE) / max(header.width, header.height))
     painting = painted * scale**2 + _REGIONS * (config.boxes is not None or config.masks) + (3 if scale < 1 else 0) * scale**2
-    return max(header.decoding, 7 * header.pixels, int((3 + painting) * header.pixels))
+    return max(prepared_bytes(header), int((3 + painting) * header.pixels))
 
 
 class Admission:

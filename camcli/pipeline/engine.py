@@ -11,6 +11,7 @@ import torch
 
 from camcli.cam.explain import Explanation, Options, explain_batch, top_classes
 from camcli.errors import CamcliError, OutOfMemoryError, RunError
+from camcli.network.inputs import input_tensor
 from camcli.network.precision import tensor_cores
 from camcli.pipeline.job import Job
 from camcli.records import Findings, Heatmap, Prediction
@@ -71,7 +72,9 @@ class Engine:
         filled = [*inputs, *[inputs[-1]] * missing]  # a network compiled for one size takes a short batch filled up
         known = None if labels is None else [*labels, *[labels[-1]] * missing]
         options = replace(self._job.options, chunk=min(self._job.options.chunk, self._max_batch), before_pass=self._before_pass)
-        return _copy_to_host_async(explain_tensor(normalised(filled, self._job), self._job, known, options))
+        return _copy_to_host_async(
+            explain_tensor(input_tensor(filled, self._job.model.preprocess, self._job.device), self._job, known, options)
+        )
 
     def _shrink(self, count: int, error: Exception) -> None:
         job = self._job
@@ -134,11 +137,6 @@ def explain_tensor(
 
     with tensor_cores(job.network.tf32, job.device):
         return explain_batch(job.network, inputs, job.layers, job.config.method, choose, options or job.options)
-
-
-@lru_cache
-def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 @lru_cache
@@ -218,15 +216,3 @@ def with_status(prediction: Prediction, layer: str, method: str, values: np.ndar
     else:
         status = "ok"
     return Heatmap(prediction, layer, method, values, status, peak)
-
-
-def normalised(inputs: Sequence[np.ndarray], job: Job) -> torch.Tensor:
-    """(h, w, 3) uint8 each -> (B, 3, h, w) float32 on the job's device, scaled to [0, 1], then (x - mean) / std.
-
-    What travels to the device are bytes. The memory format is channels-last, in which the images come.
-    """
-    batch = torch.empty((len(inputs), *inputs[0].shape), dtype=torch.uint8, pin_memory=job.device.type == "cuda")
-    np.stack(inputs, out=batch.numpy())
-    pixels = batch.to(job.device, non_blocking=True).permute(0, 3, 1, 2)
-    mean, std = (_channels(values, job.device) for values in (job.model.preprocess.mean, job.model.preprocess.std))
-    return pixels.float().div_(255).sub_(mean).div_(std)

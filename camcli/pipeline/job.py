@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from camcli.models.sources import class_names, load_model, source_of, weights_at
 from camcli.network import Network, eager
 from camcli.network.memory import fitting_batch_size, refuse_too_little
 from camcli.network.prepare import Preparation, prepare_network, worth_compiling
+from camcli.pipeline.admission import painted_bytes
+from camcli.pipeline.reading import InputSettings
 from camcli.pipeline.true_labels import true_classes
 from camcli.records import Counts, Layer, LoadedModel, Preprocess, Source
 from camcli.timing import StageTimer
@@ -61,6 +64,19 @@ class Job:
         _check_methods(methods, self.layers, self.model, self.device, options, self.network.dtype)
         size = config.batch_size or self.batch_size
         return replace(self, config=config, classes=_found_classes(config, self.model), options=options, batch_size=size)
+
+    @property
+    def inputs(self) -> InputSettings:
+        """How files become inputs of the network."""
+        config = self.config
+        return InputSettings(
+            self.model.preprocess,
+            config.resize_mode,
+            config.max_pixels,
+            config.hash,
+            config.workers,
+            partial(painted_bytes, config=config),
+        )
 
     def results(self) -> list[tuple[str, str]]:
         """(layer, method) of each map of a target, in the order of the rows."""
@@ -136,17 +152,6 @@ def prepare_module(module: nn.Module, config: RunConfig, preprocess: Preprocess 
         model = replace(model, classes=read_labels(config.labels, len(model.classes)))
     layers = tuple(resolve_layers(model, config.layer))
     return Job(config, model, device, layers, (), _options(config, binary=False), None, eager(module), config.batch_size or 16)
-
-
-def feature_job(config: RunConfig, model: LoadedModel, layer: Layer, warn: Callable[[str], None]) -> Job:
-    """A job that explains nothing: the logits of ``model`` (B, C) are features, pooled from ``layer``, on its module's device.
-
-    ``warn`` is told in one sentence what could not be done.
-    """
-    device = next(parameter.device for parameter in model.module.parameters())
-    batch_size = config.batch_size or fitting_batch_size(model, [layer.name], device)
-    network = prepare_network(model, [layer.name], device, Preparation(), warn)
-    return Job(config, model, device, (layer,), (), _options(config, binary=False), None, network, batch_size)
 
 
 def _found_classes(config: RunConfig, model: LoadedModel) -> tuple[int, ...]:

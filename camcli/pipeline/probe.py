@@ -88,7 +88,7 @@ def main() -> None:
     import numpy as np
 
     from camcli.images.decode import decode_image
-    from camcli.images.geometry import input_window, prepare_input
+    from camcli.images.geometry import prepare_pixels
     from camcli.images.limits import allow_any_size
     from camcli.records import Image, Preprocess
     from camcli.render.styles import Style, overlay_bytes, resize_to_fit
@@ -103,8 +103,7 @@ def main() -> None:
         signal.alarm(int(sys.argv[2]))  # which ends the process, also from within C code
         image = decode_image(Source("", os.fsdecode(name)), int(sys.argv[1]))
         if isinstance(image, Image) and 9 * image.pixels.nbytes // 3 < available_memory():
-            view = input_window((image.pixels.shape[1], image.pixels.shape[0]), Preprocess(), "crop")
-            prepare_input(image.pixels, view, Preprocess())
+            view, _ = prepare_pixels(image.pixels, Preprocess(), "crop")
             overlay_bytes(resize_to_fit(image.pixels, None), heatmap, view.box, view.pixels, Style())
         os.write(1, _BACK)
 

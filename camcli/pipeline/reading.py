@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from camcli.images.decode import NOT_ENOUGH, decode_image
-from camcli.images.geometry import InputWindow, input_window, prepare_input
-from camcli.pipeline.admission import Admission, Ticket, peak_bytes
-from camcli.pipeline.job import Job
-from camcli.records import Failure, Image, Source
+from camcli.images.geometry import InputWindow, prepare_pixels
+from camcli.images.header import Header
+from camcli.pipeline.admission import Admission, Ticket, prepared_bytes
+from camcli.records import Failure, Image, Preprocess, Source
 from camcli.resources import available_cores
 from camcli.timing import StageTimer
 
@@ -24,6 +24,28 @@ _MOST_FAILURES = 64
 
 MOST_BYTES = 512 << 20
 """Of decoded images: a batch ends when its images hold so many, and no more are read ahead, nor wait to be painted."""
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """What it takes to make inputs of a network from files.
+
+    ``preprocess`` and ``resize_mode``: how an image becomes the input. ``max_pixels``: larger images are refused. ``hashed``:
+    whether the SHA-256 of each file is computed. ``workers``: threads that read; None for as many as cores. ``peak_bytes``: the
+    memory that an image takes at its peak, from its header.
+    """
+
+    preprocess: Preprocess
+    resize_mode: str
+    max_pixels: int
+    hashed: bool = False
+    workers: int | None = None
+    peak_bytes: Callable[[Header], int] = prepared_bytes
+
+    @property
+    def threads(self) -> int:
+        """How many threads read."""
+        return self.workers or available_cores()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +72,7 @@ Holding = Callable[[str], AbstractContextManager[None]]
 def read_ahead(
     pool: ThreadPoolExecutor,
     sources: Iterable[Source],
-    job: Job,
+    settings: InputSettings,
     timer: StageTimer,
     ahead: int,
     holding: Holding = lambda _: nullcontext(),
@@ -61,7 +83,7 @@ def read_ahead(
     closed before the ``pool`` is, so that no thread waits for memory any longer.
     """
     flying: deque[tuple[Future[PreparedImage | Failure], Ticket]] = deque()
-    admission = Admission(job.config.workers or available_cores(), lambda header: peak_bytes(header, job.config))
+    admission = Admission(settings.threads, settings.peak_bytes)
     remaining, largest, allowed = iter(sources), 0, 1
 
     def held() -> int:
@@ -74,7 +96,7 @@ def read_ahead(
                 if source is None:
                     break
                 ticket = admission.ticket()
-                flying.append((pool.submit(_prepare, source, job, timer, holding, ticket), ticket))
+                flying.append((pool.submit(_prepare, source, settings, timer, holding, ticket), ticket))
             if not flying:
                 return
             with timer.wait("images"):
@@ -94,9 +116,11 @@ def held_bytes(item: PreparedImage | Failure) -> int:
     return item.image.pixels.nbytes + item.input.nbytes if isinstance(item, PreparedImage) else 0
 
 
-def _prepare(source: Source, job: Job, timer: StageTimer, holding: Holding, ticket: Ticket) -> PreparedImage | Failure:
+def _prepare(
+    source: Source, settings: InputSettings, timer: StageTimer, holding: Holding, ticket: Ticket
+) -> PreparedImage | Failure:
     try:
-        item = _decoded(source, job, timer, holding, ticket)
+        item = _decoded(source, settings, timer, holding, ticket)
     except MemoryError:
         item = Failure(source.image, "memory", NOT_ENOUGH)
     finally:
@@ -108,17 +132,18 @@ def _prepare(source: Source, job: Job, timer: StageTimer, holding: Holding, tick
     return item
 
 
-def _decoded(source: Source, job: Job, timer: StageTimer, holding: Holding, ticket: Ticket) -> PreparedImage | Failure:
+def _decoded(
+    source: Source, settings: InputSettings, timer: StageTimer, holding: Holding, ticket: Ticket
+) -> PreparedImage | Failure:
     with holding(source.image):
-        image = decode_image(source, job.config.max_pixels, timer, hashed=job.config.hash, admit=ticket.admit)
-        return image if isinstance(image, Failure) else _prepared(source, image, job, timer, ticket)
+        image = decode_image(source, settings.max_pixels, timer, hashed=settings.hashed, admit=ticket.admit)
+        return image if isinstance(image, Failure) else _prepared(source, image, settings, timer, ticket)
 
 
-def _prepared(source: Source, image: Image, job: Job, timer: StageTimer, ticket: Ticket) -> PreparedImage:
+def _prepared(source: Source, image: Image, settings: InputSettings, timer: StageTimer, ticket: Ticket) -> PreparedImage:
     with timer.work("prepare"):
-        height, width = image.pixels.shape[:2]
-        view = input_window((width, height), job.model.preprocess, job.config.resize_mode)
-        return PreparedImage(source, image, view, prepare_input(image.pixels, view, job.model.preprocess), ticket)
+        view, prepared = prepare_pixels(image.pixels, settings.preprocess, settings.resize_mode)
+        return PreparedImage(source, image, view, prepared, ticket)
 
 
 def batches(

@@ -21,7 +21,7 @@ from camcli.output.writing import RunWriter
 from camcli.pipeline.engine import Engine, Part
 from camcli.pipeline.job import Job
 from camcli.pipeline.painting import OverlayWriter
-from camcli.pipeline.reading import PreparedImage, batches, read_ahead
+from camcli.pipeline.reading import InputSettings, PreparedImage, batches, read_ahead
 from camcli.pipeline.stopping import Stopped, Watch
 from camcli.records import Failure, Outcome, Source
 from camcli.resources import available_cores
@@ -52,7 +52,7 @@ def explain_images(
     depth = 1 if job.device.type == "cuda" else 0  # batches that the device works on while the host goes on
     with _threads(workers, job.config.threads) as (readers, writers), ExitStack() as stack:
         painter = OverlayWriter(writers, job, writer, timer, job.batch_size + workers)
-        prepared = read_ahead(readers, sources, job, timer, job.batch_size + workers, writer.holding)
+        prepared = read_ahead(readers, sources, job.inputs, timer, job.batch_size + workers, writer.holding)
         stack.callback(prepared.close)
         for batch in batches(prepared, _images_at_once(job), stop):
             watch.begin_batch()
@@ -80,18 +80,16 @@ def _images_at_once(job: Job) -> int:
 
 
 def prepared_batches(
-    sources: Sequence[Source], job: Job, stop: threading.Event | None = None
+    sources: Sequence[Source], settings: InputSettings, batch_size: int, stop: threading.Event | None = None
 ) -> Iterator[list[PreparedImage | Failure]]:
-    """``sources`` read and prepared in threads, in order, in batches of the job's size; failures keep their place.
+    """``sources`` read and prepared in threads, in order, in batches of ``batch_size``; failures keep their place.
 
-    Their decoded pixels are left out. While batches are taken the network has its own number of threads, as in
-    ``explain_images``. After ``stop`` is set no more follow.
+    Their decoded pixels are left out. While batches are taken the network has all cores. After ``stop`` is set no more follow.
     """
-    workers = job.config.workers or available_cores()
-    with _threads(workers, job.config.threads) as (readers, _), ExitStack() as stack:
-        prepared = read_ahead(readers, sources, job, StageTimer(), job.batch_size + workers)
+    with _threads(settings.threads, None) as (readers, _), ExitStack() as stack:
+        prepared = read_ahead(readers, sources, settings, StageTimer(), batch_size + settings.threads)
         stack.callback(prepared.close)
-        for batch in batches(prepared, job.batch_size, stop):
+        for batch in batches(prepared, batch_size, stop):
             ready = [item if isinstance(item, Failure) else item.without_pixels() for item in batch]
             del batch  # its memory is needed
             if ready:

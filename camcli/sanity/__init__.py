@@ -1,5 +1,7 @@
-"""Does a map depend on what the network has learned? The check of Adebayo et al. 2018, "Sanity checks for saliency maps".
+"""The model parameter randomization test of Adebayo et al. 2018, "Sanity Checks for Saliency Maps", for ``camcli sanity``.
 
-The weights are redrawn from the top layer down (``randomize``), the maps computed anew after each step (``check``), compared with
-the original's (``similarity``), judged against chance (``verdict``), and shown (``plot``, ``strip``, ``write``).
+It answers the question: does an attribution map depend on what the network has learned? The weights are randomized from the top
+layer down (``randomize``), the maps are computed again after each step (``check``) and compared with the original maps
+(``similarity``), the result is compared with chance (``verdict``) and shown (``plot``, ``strip``). ``study`` prepares and runs a
+check; ``write`` writes its folder.
 """

@@ -1,8 +1,9 @@
-"""The cascade: weights redrawn from the top down, and each layer alone; after each step every map compared with the original's."""
+"""The randomization test itself: randomize weights step by step, and compare every map with the original after each step."""
 
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,32 +11,38 @@ from functools import partial
 import numpy as np
 
 from camcli.errors import LayerError, UsageError
+from camcli.listener import Listener, SilentListener
 from camcli.network import run_hooked
-from camcli.pipeline.engine import Engine, normalised
+from camcli.network.inputs import input_tensor
+from camcli.pipeline.engine import Engine
 from camcli.pipeline.job import Job
+from camcli.pipeline.stopping import Stopped, Watch
 from camcli.records import Findings, Heatmap
 from camcli.sanity.randomize import LayerGroup, randomized
 from camcli.sanity.similarity import NormalizedMap, Similarity, compare_maps, mean_similarity, normalized_map
 
 MODES = ("cascading", "independent")
-"""All layers down to the step's, or the step's alone (Adebayo et al. 2018, section 3)."""
+"""Cascading: all layers from the top down to the current one are randomized. Independent: the current layer alone (Adebayo et al.
+2018, section 3)."""
 
 BN_CALIBRATION_IMAGES = 16
-"""Images, the first ones, by which redrawn BatchNorms learn their mean and variance: a number of its own, so that results do not
-depend on the batch size."""
+"""Randomized BatchNorm layers get their mean and variance from the first 16 images, whatever the batch size is, so that results do
+not depend on the batch size."""
 
 CHANCE_IMAGES = 4
-"""Originals of other images, the next ones, with which a map is compared as well, to learn what chance gives."""
+"""The chance level of a map is its mean similarity to the original maps of the next four images."""
 
 Key = tuple[str, str]
-"""(layer, method): whose map it is."""
+"""(layer, method) of a map."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One map after one step. ``step``: 0 is the original computed again, n the n-th stage. ``status``: as in ``Heatmap``.
+    """The similarity of one map to its original after one step.
 
-    ``similarity``: to its own original; ``chance``: to those of other images, their mean, NaN where there are none.
+    ``step``: 0 is the trained network, computed a second time; n is the step of layer group n, counted from 1. ``group``: the name
+    of that layer group, empty for step 0. ``status``: as in ``Heatmap``. ``similarity``: to the original map of the same image.
+    ``chance``: mean similarity to the original maps of other images, NaN if there is only one image.
     """
 
     image: str
@@ -43,7 +50,7 @@ class Measurement:
     method: str
     mode: str
     step: int
-    stage: str
+    group: str
     class_index: int
     status: str
     similarity: Similarity
@@ -52,7 +59,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class MapStrip:
-    """The maps of one image through the cascade: (layer, method) -> the original's (h, w), then one after each step."""
+    """The maps of one image in cascading mode. ``maps``: for each (layer, method) the original (h, w), then one map per step."""
 
     image: str
     class_name: str
@@ -62,7 +69,7 @@ class MapStrip:
 
 @dataclass(frozen=True)
 class Check:
-    """What a check has found: the steps of the cascade, what was measured after each, and the maps of some images."""
+    """The result of a check: its layer groups in the order of randomization, all measurements, and the maps of some images."""
 
     groups: tuple[LayerGroup, ...]
     measurements: tuple[Measurement, ...]
@@ -74,15 +81,15 @@ class Check:
         return list(dict.fromkeys((one.layer, one.method) for one in self.measurements))
 
 
-def plain_job(job: Job) -> Job:
-    """``job`` with its network as it was loaded: redrawn weights must not be hidden behind folded ones."""
+def eager_job(job: Job) -> Job:
+    """``job`` with the network as it was loaded, without folded layers: folded weights would hide the randomized ones."""
     return replace(job, network=replace(job.network, run=partial(run_hooked, job.model.module), batch=None))
 
 
 def available_methods(job: Job, wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Those of ``wanted`` that the network allows, and the others with the reason. Raises ConfigError for an unknown one.
+    """The methods among ``wanted`` that the network supports, and for each of the others the reason why not.
 
-    Raises UsageError, with the last reason, where none is left.
+    Raises ConfigError for an unknown method, and UsageError if the network supports none.
     """
     found: list[str] = []
     refused: dict[str, str] = {}
@@ -104,35 +111,39 @@ def check_maps(
     *,
     seed: int,
     strips: int = 1,
-    tell: Callable[[int, int], None] = lambda _done, _of: None,
+    listener: Listener | None = None,
+    stop: threading.Event | None = None,
 ) -> Check:
-    """The maps of ``images`` (name -> input (h, w, 3) uint8) after each step of both modes, compared with the original's.
+    """The check of ``images`` (name -> network input (h, w, 3) uint8) over all steps of both modes.
 
-    The class explained is the one that the network predicts before anything is redrawn, or the one that the job asks for, and
-    stays the same. ``job``: of ``plain_job``. ``strips``: of how many images, the first ones, the maps are kept. ``tell``: called
-    with steps done, of how many. The network is as it was afterwards, bit by bit. Raises what explaining raises.
+    The explained class is the one that the trained network predicts, or the one that the job names; it stays the same in every
+    step. ``job`` comes from ``eager_job``. The maps of the first ``strips`` images are kept. ``listener`` receives the number of
+    steps done. The network's weights are restored bit by bit. Once ``stop`` is set Stopped is raised, at the next batch or one
+    second later at the next pass of the current batch. Raises what ``Engine.explain`` raises.
     """
+    listener, stop = listener or SilentListener(), stop or threading.Event()
+    explain = partial(_explain, stop=stop, before_pass=Watch(stop, lambda _: None).before_pass)
     inputs = list(images.values())
-    originals = _explained(job, inputs)
-    prepared = [_prepared(found) for found in originals]
+    originals = explain(job, inputs)
+    normalized = [_normalized(found) for found in originals]
     classes = [found.heatmaps[0].prediction for found in originals]
     fixed = replace(job, config=replace(job.config, topk=0, class_=()), classes=())
-    settling = normalised(inputs[:BN_CALIBRATION_IMAGES], job)
+    calibration = input_tensor(inputs[:BN_CALIBRATION_IMAGES], job.model.preprocess, job.device)
     kept: list[dict[Key, list[np.ndarray]]] = [
         {_key(map_): [map_.values] for map_ in found.heatmaps} for found in originals[:strips]
     ]
     measurements: dict[tuple[str, int], list[Measurement]] = {}
     steps = list(_steps(groups))
-    for done, (mode, step, stage, redrawn) in enumerate(steps):
-        tell(done, len(steps))
-        if mode == MODES[1] and step <= 1:  # what the cascade began with
+    for done, (mode, step, name, changed) in enumerate(steps):
+        listener.progress(done, len(steps))
+        if mode == MODES[1] and step <= 1:  # the cascade begins with the same two steps
             measurements[mode, step] = [replace(one, mode=mode) for one in measurements[MODES[0], step]]
             continue
-        with randomized(job.model.module, redrawn, seed, settling):
-            findings = _explained(fixed, inputs, [prediction.class_index for prediction in classes])
+        with randomized(job.model.module, changed, seed, calibration):
+            findings = explain(fixed, inputs, [prediction.class_index for prediction in classes])
         measurements[mode, step] = [
             Measurement(
-                image, *_key(map_), mode, step, stage, map_.prediction.class_index, map_.status, *_compared(map_, prepared, at)
+                image, *_key(map_), mode, step, name, map_.prediction.class_index, map_.status, *_compared(map_, normalized, at)
             )
             for at, (image, found) in enumerate(zip(images, findings, strict=True))
             for map_ in found.heatmaps
@@ -140,7 +151,7 @@ def check_maps(
         for strip, found in zip(kept, findings, strict=False):
             for map_ in found.heatmaps if mode == MODES[0] and step else ():
                 strip[_key(map_)].append(map_.values)
-    tell(len(steps), len(steps))
+    listener.progress(len(steps), len(steps))
     shown = [
         MapStrip(name, prediction.class_name, pixels, maps)
         for (name, pixels), prediction, maps in zip(images.items(), classes, kept, strict=False)
@@ -149,17 +160,29 @@ def check_maps(
 
 
 def _steps(groups: Sequence[LayerGroup]) -> Iterator[tuple[str, int, str, Sequence[LayerGroup]]]:
-    """(mode, step, name, what is redrawn) of every step; step 0, nothing, once in each mode."""
+    """(mode, step, name of the layer group, groups to randomize) of every step; each mode begins with step 0, nothing."""
     for mode in MODES:
         yield mode, 0, "", ()
-        for step, stage in enumerate(groups, 1):
-            yield mode, step, stage.name, groups[:step] if mode == MODES[0] else (stage,)
+        for step, group in enumerate(groups, 1):
+            yield mode, step, group.name, groups[:step] if mode == MODES[0] else (group,)
 
 
-def _explained(job: Job, inputs: Sequence[np.ndarray], labels: Sequence[int] | None = None) -> list[Findings]:
-    """What is found in each of ``inputs``, in batches; for the classes ``labels`` where the job asks for none."""
-    engine, findings = Engine(job), list[Findings]()
+def _explain(
+    job: Job,
+    inputs: Sequence[np.ndarray],
+    labels: Sequence[int] | None = None,
+    *,
+    stop: threading.Event,
+    before_pass: Callable[[], None],
+) -> list[Findings]:
+    """The findings of each input, computed in batches; for the classes ``labels`` if the job names none.
+
+    Raises Stopped before the next batch if ``stop`` is set, and what ``before_pass`` raises before a pass through the network.
+    """
+    engine, findings = Engine(job, before_pass), list[Findings]()
     for start in range(0, len(inputs), job.batch_size):
+        if stop.is_set():
+            raise Stopped
         part = slice(start, start + job.batch_size)
         findings += engine.collect(engine.explain(inputs[part], None if labels is None else labels[part]))
     return findings
@@ -169,12 +192,12 @@ def _key(map_: Heatmap) -> Key:
     return map_.layer, map_.method
 
 
-def _prepared(found: Findings) -> dict[Key, NormalizedMap]:
+def _normalized(found: Findings) -> dict[Key, NormalizedMap]:
     return {_key(map_): normalized_map(map_.values) for map_ in found.heatmaps}
 
 
-def _compared(map_: Heatmap, prepared: Sequence[Mapping[Key, NormalizedMap]], position: int) -> tuple[Similarity, Similarity]:
-    """How alike a map of the image at ``position`` is to its original, and to those of the next OTHERS images, on average."""
-    ready, key = normalized_map(map_.values), _key(map_)
-    others = [prepared[(position + apart) % len(prepared)][key] for apart in range(1, min(CHANCE_IMAGES + 1, len(prepared)))]
-    return compare_maps(prepared[position][key], ready), mean_similarity([compare_maps(other, ready) for other in others])
+def _compared(map_: Heatmap, originals: Sequence[Mapping[Key, NormalizedMap]], position: int) -> tuple[Similarity, Similarity]:
+    """Similarity of a map of the image at ``position`` to its own original, and its mean over those of the next images."""
+    current, key = normalized_map(map_.values), _key(map_)
+    others = [originals[(position + apart) % len(originals)][key] for apart in range(1, min(CHANCE_IMAGES + 1, len(originals)))]
+    return compare_maps(originals[position][key], current), mean_similarity([compare_maps(other, current) for other in others])

@@ -1,4 +1,4 @@
-"""The curves of a check: what is left of each method's maps after each step, one curve a method, with its spread over images."""
+"""Curves of a check: similarity of each method's maps to the originals after each step, with the spread over images."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from camcli.sanity.check import Check, Key
 from camcli.sanity.similarity import MEASURES, median
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D1F", "#000000")
-"""Told apart by colour-blind eyes too (Okabe and Ito 2008)."""
+"""Colours that colour-blind people can tell apart (Okabe and Ito 2008)."""
 
 _DASHES = ("-", (0, (4, 1.5)))
-"""In turn, so that of two curves that coincide (Grad-CAM and CAM, as pictures) both are seen."""
+"""Line styles, used alternately: two curves that coincide (Grad-CAM and CAM) are both visible."""
 
 _DOTS = (0, (1, 3))
 _TITLES = {
@@ -29,24 +29,24 @@ _TITLES = {
     "hog": "Correlation of oriented gradients (HOG)",
 }
 _HEADINGS = {
-    "cascading": "Weights redrawn from the top layer down to the one named",
-    "independent": "Weights redrawn in the one named alone",
+    "cascading": "Cascading randomization: all layers from the top down to the one named",
+    "independent": "Independent randomization: the layer named alone",
 }
 _LONGEST_NAME = 22
 
 
 def curves_png(check: Check, mode: str, model: str) -> bytes:
-    """The bytes of a PNG of ``curves_figure``."""
+    """``curves_figure`` as a PNG file."""
     buffer = io.BytesIO()
     curves_figure(check, mode, model).savefig(buffer, format="png", metadata={"Software": "camcli"})
     return buffer.getvalue()
 
 
 def curves_figure(check: Check, mode: str, model: str) -> Figure:
-    """A panel for each measure: a method's median over images, and a band over the middle half of them.
+    """A figure with one panel per measure: the median over images of each method, and a band between the quartiles.
 
-    Dotted lines are what chance gives: the median likeness to the originals of other images. ``mode``: one of ``check.MODES``;
-    ``model``: its name, for the heading.
+    Dotted lines show the chance level: the median similarity to the originals of other images. ``mode``: one of ``check.MODES``;
+    ``model``: the model's name for the heading.
     """
     figure = Figure(figsize=(12.5, 8.6), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
@@ -54,7 +54,7 @@ def curves_figure(check: Check, mode: str, model: str) -> Figure:
     for axes, measure in zip(panels.flat, MEASURES, strict=True):
         _draw_panel(axes, check, mode, measure)
     for axes in panels[-1]:
-        axes.set_xticks(range(len(check.groups) + 1), ["original", *(_short(stage.name) for stage in check.groups)])
+        axes.set_xticks(range(len(check.groups) + 1), ["original", *(_short(group.name) for group in check.groups)])
         axes.tick_params(axis="x", labelrotation=60 if len(check.groups) <= 30 else 90)
         for label in axes.get_xticklabels():
             label.set_horizontalalignment("right" if len(check.groups) <= 30 else "center")
@@ -62,7 +62,7 @@ def curves_figure(check: Check, mode: str, model: str) -> Figure:
             label.set_fontsize(9 if len(check.groups) <= 30 else 5)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     between = Line2D([], [], color="#777777", linestyle=_DOTS, linewidth=1.2)
-    handles, labels = [*handles, between], [*labels, "chance: like other images' originals"]
+    handles, labels = [*handles, between], [*labels, "chance: similarity to other images' originals"]
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
     images = len({measurement.image for measurement in check.measurements})
     photos = "1 image" if images == 1 else f"{images} images"
@@ -71,7 +71,7 @@ def curves_figure(check: Check, mode: str, model: str) -> Figure:
 
 
 def label_of(key: Key, keys: Sequence[Key]) -> str:
-    """The method's name, with its layer where the method was computed at several."""
+    """The name of the method, with the layer if the method was computed at several layers."""
     layer, method = key
     return method if sum(other == method for _, other in keys) == 1 else f"{method} at {layer}"
 
@@ -97,7 +97,7 @@ def _draw_panel(axes: Axes, check: Check, mode: str, measure: str) -> None:
 
 
 def _values(check: Check, mode: str, which: str, measure: str) -> dict[Key, dict[int, list[float]]]:
-    """(layer, method) -> step -> a value for each image. ``which``: similarity or chance."""
+    """For each (layer, method) and step the values of all images. ``which``: similarity or chance."""
     found: dict[Key, dict[int, list[float]]] = {key: {} for key in check.keys}
     for measurement in check.measurements:
         if measurement.mode == mode:

@@ -1,11 +1,11 @@
-"""Weights redrawn, a few layers of a network at a time, and put back bit by bit.
+"""Randomize the weights of some layers of a network, and restore them bit by bit.
 
-New weights come from each module's own ``reset_parameters``, that is: the layer as it was before training. Two things need more.
-A BatchNorm that is reset divides by a variance of 1, and behind many layers nothing is left of the image: in the bundled model
-the peak of Grad-CAM falls by a power of ten with each block, in a network four times as deep below what float32 holds. So it gets
-the mean and the variance of what reaches it for the images at hand, as it would have in training. And a parameter whose module has
-no ``reset_parameters`` (class tokens, position embeddings, layer scales) is drawn from a normal distribution of the parameter's own
-deviation, cut at twice that.
+Each module gets new weights from its own ``reset_parameters``: the layer as it was before training. There are two exceptions.
+A reset BatchNorm would divide by a variance of 1, and the signal would fade out over many layers: in the bundled model the peak of
+Grad-CAM falls by a factor of ten with each block, and in a network four times as deep it falls below the range of float32.
+Therefore a randomized BatchNorm gets the mean and variance of its inputs for the given images, as it would have in training.
+A parameter whose module has no ``reset_parameters`` (class tokens, position embeddings, layer scales) is drawn from a normal
+distribution with the parameter's own standard deviation, truncated at two standard deviations.
 """
 
 from __future__ import annotations
@@ -25,34 +25,35 @@ from camcli.errors import ModelError
 from camcli.network.hooks import eval_frozen
 
 FEWEST, MOST = 8, 24
-"""Blocks that are wanted: names are taken apart until there are as many, and not beyond."""
+"""Wanted number of blocks: module names are split into finer parts until there are at least 8, unless that gives more than 24."""
 
 ROOT = "(itself)"
-"""Name of the layer of parameters that belong to the network itself and to no module in it, such as class tokens."""
+"""Layer name for parameters that the network itself holds, outside of its submodules, such as class tokens."""
 
 _FALLBACK_DEVIATION = 0.02
-"""Of the new values of a parameter whose own are all alike, and which its module cannot reset."""
+"""Standard deviation of new values for a constant parameter that its module cannot reset."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerGroup:
-    """Layers that lose their weights together. ``modules``: dotted names of those that hold the weights; empty is the network."""
+    """Layers that are randomized together. ``modules``: dotted names of the modules with weights; an empty name is the network."""
 
     name: str
     modules: tuple[str, ...]
 
 
 def find_layer_groups(module: nn.Module, image: Tensor, steps: str = "blocks") -> list[LayerGroup]:
-    """Every layer with weights that runs on ``image`` (1, 3, H, W), grouped, in the order of the cascade: the last to run first.
+    """The groups of layers to randomize, in the order of the cascade: the layer that runs last comes first.
 
-    The order is that in which modules begin to run, the last time where they run several times; that of registration says
-    nothing. ``steps``: ``all`` for single layers, ``blocks`` for parts of the network, by as few parts of the dotted names as
-    give FEWEST of them. Normalisation goes with what it follows. Raises ModelError for a network without weights.
+    Only layers that have weights and run on ``image`` (1, 3, H, W) count. Their order is the order in which they start to run, the
+    last time if they run several times; the order of registration is not used. ``steps``: ``all`` gives single layers, ``blocks``
+    groups them by the first parts of their dotted names, using as few parts as give FEWEST groups. A normalization layer belongs to
+    the layer before it. Raises ModelError for a network without weights.
     """
     layers = _executed(module, image)
     if not layers:
         raise ModelError("the network has no weights that could be randomized.")
-    norms = {name for layer in layers for name in layer.modules if _normalises(module.get_submodule(name))}
+    norms = {name for layer in layers for name in layer.modules if _is_normalization(module.get_submodule(name))}
     if steps == "all":
         return _grouped(layers, None, norms)[::-1]
     return _blocks(layers, norms)[::-1]
@@ -72,7 +73,10 @@ def _blocks(layers: Sequence[LayerGroup], norms: set[str]) -> list[LayerGroup]:
 
 
 def _grouped(layers: Sequence[LayerGroup], depth: int | None, norms: set[str]) -> list[LayerGroup]:
-    """Layers whose names agree in ``depth`` parts together, where the last of them stands; normalisations with what is before."""
+    """Layers grouped by the first ``depth`` parts of their names, at the position of the last one; None groups nothing.
+
+    A group that contains normalization layers only is joined to the group before it.
+    """
     groups: dict[str, list[str]] = {}
     for layer in layers:
         name = ".".join(layer.name.split(".")[:depth])
@@ -87,20 +91,20 @@ def _grouped(layers: Sequence[LayerGroup], depth: int | None, norms: set[str]) -
     return found
 
 
-def _normalises(module: nn.Module) -> bool:
+def _is_normalization(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower() and not _has_parts(module)
 
 
 def _has_parts(module: nn.Module) -> bool:
-    """Whether modules inside have weights of their own; timm's BatchNorms hold activation functions, which have none."""
+    """Whether a submodule has weights; the activation functions inside timm's BatchNorms have none."""
     return any(any(True for _ in child.parameters()) for child in module.children())
 
 
 def _executed(module: nn.Module, image: Tensor) -> list[LayerGroup]:
-    """A layer for each module that runs and holds weights, in the order in which they last begin to.
+    """One layer for each module that has weights and runs, ordered by when it last starts to run.
 
-    Weights of a module that never runs itself (attention's output matrix, which its parent applies) belong to the nearest module
-    around it that does; where none does (heads used in training only) they are left alone.
+    The weights of a module that is never called (the output matrix of attention, which its parent applies) belong to the nearest
+    enclosing module that is called. If there is none (heads used in training only), they are not randomized.
     """
     began: dict[str, None] = {}
 
@@ -123,26 +127,26 @@ def _executed(module: nn.Module, image: Tensor) -> list[LayerGroup]:
             runs = name
             while runs not in order:
                 runs = runs.rpartition(".")[0]
-            if runs or not name:  # else a part of the network that does not run at all
+            if runs or not name:  # otherwise this part of the network never runs
                 holders.setdefault(runs, []).append(name)
     return [LayerGroup(name or ROOT, tuple(holders[name])) for name in sorted(holders, key=order.__getitem__)]
 
 
 @contextmanager
 def randomized(module: nn.Module, groups: Iterable[LayerGroup], seed: int, inputs: Tensor) -> Iterator[None]:
-    """Inside, the layers of ``groups`` have new weights; afterwards, also after an error, every bit is as it was.
+    """Context in which the layers of ``groups`` have random weights; the old weights are restored bit by bit, also after an error.
 
-    A layer's new weights depend on its name and ``seed`` alone, so that it keeps them from step to step. ``inputs`` (B, 3, H, W),
-    normalised: the images by which the new BatchNorms among the layers learn their mean and variance.
+    The new weights of a layer depend only on its name and ``seed``, so a layer has the same weights in every step. ``inputs``
+    (B, 3, H, W), normalized, are the images from which randomized BatchNorms take their mean and variance.
     """
-    names = [name for stage in groups for name in stage.modules]
-    kept = [(tensor, tensor.detach().clone()) for name in names for tensor in _own(module.get_submodule(name)).values()]
+    names = [name for group in groups for name in group.modules]
+    kept = [(tensor, tensor.detach().clone()) for name in names for tensor in _own_tensors(module.get_submodule(name)).values()]
     try:
         with torch.no_grad():
             for name in names:
-                _redraw(module.get_submodule(name), zlib.crc32(f"{seed} {name}".encode()))
+                _randomize(module.get_submodule(name), zlib.crc32(f"{seed} {name}".encode()))
         if names:
-            _settle_batch_norms(module, names, inputs)
+            _calibrate_batch_norms(module, names, inputs)
         yield
     finally:
         with torch.no_grad():
@@ -150,17 +154,17 @@ def randomized(module: nn.Module, groups: Iterable[LayerGroup], seed: int, input
                 tensor.copy_(values)
 
 
-def _own(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of the module itself, without those of its parts."""
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of the module itself, without those of its submodules."""
     return {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
 
 
-def _redraw(module: nn.Module, seed: int) -> None:
-    """New values for what the module itself holds, the same on every device."""
+def _randomize(module: nn.Module, seed: int) -> None:
+    """Assign new values to the module's own parameters and buffers; the same values on every device."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # the CPU's alone, which is put back
+        torch.default_generator.manual_seed(seed)  # only the CPU's generator; fork_rng restores it
         fresh = _reset_copy(module)
-        for name, tensor in _own(module).items():
+        for name, tensor in _own_tensors(module).items():
             if name in fresh:
                 tensor.copy_(fresh[name])
             elif isinstance(tensor, nn.Parameter):
@@ -168,15 +172,15 @@ def _redraw(module: nn.Module, seed: int) -> None:
 
 
 def _reset_copy(module: nn.Module) -> dict[str, Tensor]:
-    """What the module's own ``reset_parameters`` makes of a copy of it; empty where it has none, or it does not work."""
+    """The tensors of a copy of the module after ``reset_parameters``; empty if it has no such method, or it fails."""
     if not callable(getattr(module, "reset_parameters", None)) or _has_parts(module):
         return {}
     try:
         fresh: Any = copy.deepcopy(module).cpu()
         fresh.reset_parameters()
-    except Exception:  # a user's module may refuse to be copied, or to be reset
+    except Exception:  # copying or resetting a user's module may fail
         return {}
-    return _own(fresh)
+    return _own_tensors(fresh)
 
 
 def _normal_like(parameter: Tensor) -> Tensor:
@@ -185,8 +189,8 @@ def _normal_like(parameter: Tensor) -> Tensor:
     return nn.init.trunc_normal_(torch.empty_like(values), std=deviation, a=-2 * deviation, b=2 * deviation)
 
 
-def _settle_batch_norms(module: nn.Module, names: Sequence[str], inputs: Tensor) -> None:
-    """Give the BatchNorms among ``names`` the mean and variance of what reaches them in one pass over ``inputs`` (B, 3, H, W)."""
+def _calibrate_batch_norms(module: nn.Module, names: Sequence[str], inputs: Tensor) -> None:
+    """Set mean and variance of the BatchNorms in ``names`` to those of their inputs in one pass over ``inputs`` (B, 3, H, W)."""
 
     def measure(norm: nn.Module, arguments: Any) -> None:
         assert isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None  # noqa: PT018

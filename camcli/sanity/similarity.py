@@ -1,7 +1,7 @@
-"""How alike two maps are, in the four ways of Adebayo et al. 2018 (section 3).
+"""Similarity of two maps by the four measures of Adebayo et al. 2018 (section 3).
 
-Ranks are compared cell by cell, at the map's own resolution: enlarging a map of 7 x 7 cells would only repeat them. Structure
-(SSIM) and edges (HOG) are those of the picture that a person sees: negative values cut to 0, divided by the peak, enlarged.
+Rank correlations are computed cell by cell at the resolution of the map; enlarging a map of 7 x 7 cells would only repeat them.
+SSIM and HOG are computed on the map as it is shown: negative values cut to 0, divided by the peak, enlarged to 112 x 112 pixels.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from camcli.render.maps import scale_map
 from camcli.runs.diff import pearson
 
 SIDE = 112
-"""Pixels a side of the pictures: half of what most networks see."""
+"""Width and height of the enlarged maps in pixels: half of the usual network input."""
 
 CELL = 14
-"""Pixels a side of a cell of HOG: 8 x 8 cells, of 9 directions each, normalised in blocks of 2 x 2."""
+"""Width and height of a HOG cell in pixels: 8 x 8 cells with 9 orientations each, normalized in blocks of 2 x 2."""
 
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """Of two maps, each from -1 to 1, and 1 for equal ones; NaN where one of the two has nothing to compare.
+    """Similarity of two maps, each measure from -1 to 1, and 1 for equal maps; NaN if one of the maps cannot be compared.
 
-    ``spearman``: rank correlation of the values, ``spearman_abs`` of their absolute values. ``ssim``: structural similarity of
-    the pictures (Wang et al. 2004), ``hog``: correlation of their histograms of oriented gradients (Dalal and Triggs 2005).
+    ``spearman``: rank correlation of the values. ``spearman_abs``: rank correlation of the absolute values. ``ssim``: structural
+    similarity (Wang et al. 2004). ``hog``: correlation of the histograms of oriented gradients (Dalal and Triggs 2005).
     """
 
     spearman: float
@@ -40,12 +40,12 @@ class Similarity:
 
 
 MEASURES = tuple(field.name for field in fields(Similarity))
-"""Columns of the table."""
+"""Names of the measures, which are columns of ``sanity.csv``."""
 
 
 @dataclass(frozen=True)
 class NormalizedMap:
-    """A map made ready for comparing: what each measure needs, None where the map does not give it."""
+    """A map prepared for comparison: the input of each measure, None where the map has none."""
 
     ranks: np.ndarray | None
     ranks_abs: np.ndarray | None
@@ -54,9 +54,9 @@ class NormalizedMap:
 
 
 def normalized_map(values: np.ndarray) -> NormalizedMap:
-    """``values`` (h, w), raw, made ready for any number of comparisons.
+    """The raw map ``values`` (h, w), prepared for comparisons.
 
-    A map with NaN or infinity gives nothing, a constant one no ranks, one without a positive value no picture.
+    A map with NaN or infinity cannot be compared at all. A constant map has no ranks; a map without positive values has no picture.
     """
     if not np.isfinite(values).all():
         return NormalizedMap(None, None, None, None)
@@ -70,7 +70,7 @@ def normalized_map(values: np.ndarray) -> NormalizedMap:
 
 
 def compare_maps(one: NormalizedMap, other: NormalizedMap) -> Similarity:
-    """How alike two maps of the same size are. Raises ValueError where their sizes differ."""
+    """The similarity of two maps of the same size. Raises ValueError if their sizes differ."""
     ssim = np.nan
     if one.picture is not None and other.picture is not None:
         ssim = float(structural_similarity(one.picture, other.picture, data_range=1.0))  # type: ignore[no-untyped-call]
@@ -83,24 +83,24 @@ def compare_maps(one: NormalizedMap, other: NormalizedMap) -> Similarity:
 
 
 def mean_similarity(found: Sequence[Similarity]) -> Similarity:
-    """The mean of each measure over those of ``found`` in which it is a number; NaN where it is in none."""
+    """The mean of each measure, without NaN values; NaN if all are NaN."""
     return Similarity(*(mean(getattr(one, measure) for one in found) for measure in MEASURES))
 
 
 def mean(values: Iterable[float]) -> float:
-    """The mean of those that are numbers; NaN where none is."""
+    """The mean of the finite values; NaN if there are none."""
     known = [value for value in values if np.isfinite(value)]
     return float(np.mean(known)) if known else np.nan
 
 
 def median(values: Iterable[float]) -> float:
-    """The median of those that are numbers; NaN where none is."""
+    """The median of the finite values; NaN if there are none."""
     known = [value for value in values if np.isfinite(value)]
     return float(np.median(known)) if known else np.nan
 
 
 def _ranks(values: np.ndarray) -> np.ndarray | None:
-    """The rank of each cell, the mean of their ranks for equal ones: (h * w,). None where all are equal."""
+    """The rank of each cell (h * w,), ties averaged; None if all cells are equal."""
     ranks: np.ndarray = rankdata(values)
     return None if ranks.min() == ranks.max() else ranks.ravel()
 

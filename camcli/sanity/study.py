@@ -1,8 +1,9 @@
-"""A check from names to files: what is asked for, whether it is there already, the images, the record it leaves."""
+"""A check from names to files: settings, prepared network, images, the check itself, and the record that is written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,23 +15,28 @@ from camcli.config.fingerprint import run_settings
 from camcli.config.run import RunConfig
 from camcli.errors import InputError
 from camcli.images.decode import decode_image
-from camcli.images.geometry import input_window, prepare_input
+from camcli.images.geometry import prepare_pixels
+from camcli.listener import Listener
 from camcli.pipeline.job import Job, package_versions, prepare_job
+from camcli.pipeline.stopping import Stopped
 from camcli.records import Failure, Source, stamp_of
 from camcli.resources import available_cores
-from camcli.sanity.check import available_methods, check_maps, plain_job
+from camcli.sanity.check import Check, available_methods, check_maps, eager_job
 from camcli.sanity.config import SanityConfig
 from camcli.sanity.randomize import LayerGroup, find_layer_groups
 from camcli.sanity.verdict import JUDGED_BY, KEEPS, LOSES, Verdict, judge
-from camcli.sanity.write import known, write_check
+from camcli.sanity.write import none_if_nan, write_check
 
 _SHARED = ("model", "weights", "labels", "layer", "fit", "max-pixels")
-"""Options of a run that decide what a check finds."""
+"""Options of ``camcli run`` that affect the results of a check."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A check before its first image: the network, its ``groups`` from the top, and ``refused``: methods it does not allow."""
+    """A prepared check: the network with all names resolved, and its layer groups from the top layer down.
+
+    ``refused``: methods that the network does not support, with the reason.
+    """
 
     config: SanityConfig
     job: Job
@@ -38,26 +44,26 @@ class Study:
     refused: Mapping[str, str]
 
 
-def check_settings_of(config: SanityConfig, run: RunConfig, root: str) -> dict[str, Any]:
-    """What must be equal for a check to be the same, as JSON values. ``root``: the folder that names of images are relative to."""
+def study_settings(config: SanityConfig, run: RunConfig, root: str) -> dict[str, Any]:
+    """The settings that a folder's check must have to be the same check, as JSON values. ``root``: folder of the image names."""
     shared = run_settings(run, root)
     settings = {name: value for name, value in shared.items() if name in _SHARED or name == "inputs" or name.endswith("-sha256")}
     return settings | config.settings()
 
 
-def images_of(sources: Sequence[Source]) -> dict[str, Any]:
-    """Name -> size and modification time of each image, as JSON values; None where there is no file."""
+def image_stamps(sources: Sequence[Source]) -> dict[str, Any]:
+    """For each image name its size and modification time, as JSON values; None if there is no such file."""
     stamps = {source.image: stamp_of(source.path) for source in sources}
     return {name: None if stamp is None else [stamp.size, stamp.mtime_ns] for name, stamp in stamps.items()}
 
 
-def prepare_study(config: SanityConfig, run: RunConfig, info: Callable[[str], None], *, show_progress: bool = False) -> Study:
-    """Load the model, look every name up, and find the order of its layers. Raises as ``prepare_job`` does.
+def prepare_study(config: SanityConfig, run: RunConfig, listener: Listener, *, show_progress: bool = False) -> Study:
+    """Load the model, resolve all names and find the order of the layers. Raises as ``prepare_job`` does.
 
-    A method that the network does not allow is left out; UsageError where none is left.
+    Methods that the network does not support are left out; UsageError if none is left. ``show_progress``: of a download.
     """
     first = replace(run, method=("gradcam",), class_=() if config.class_ is None else (config.class_,), topk=None)
-    job = plain_job(prepare_job(first.check(), show_progress=show_progress, info=info))
+    job = eager_job(prepare_job(first.check(), show_progress=show_progress, info=listener.info))
     methods, refused = available_methods(job, config.method)
     job = job.with_targets(method=tuple(methods))
     generator = torch.Generator().manual_seed(0)
@@ -66,9 +72,9 @@ def prepare_study(config: SanityConfig, run: RunConfig, info: Callable[[str], No
 
 
 def read_inputs(sources: Sequence[Source], job: Job) -> tuple[dict[str, np.ndarray], list[Failure]]:
-    """Name -> input of the network (h, w, 3) uint8 of each image that can be read, and what is wrong with the others.
+    """The network inputs (h, w, 3) uint8 of all images that can be read, by name, and the failures of the others.
 
-    Raises InputError where none can be read.
+    Raises InputError if no image can be read.
     """
     inputs: dict[str, np.ndarray] = {}
     failures: list[Failure] = []
@@ -77,45 +83,48 @@ def read_inputs(sources: Sequence[Source], job: Job) -> tuple[dict[str, np.ndarr
         if isinstance(image, Failure):
             failures.append(image)
             continue
-        view = input_window((image.pixels.shape[1], image.pixels.shape[0]), job.model.preprocess, job.config.resize_mode)
-        inputs[source.image] = prepare_input(image.pixels, view, job.model.preprocess)
+        _, inputs[source.image] = prepare_pixels(image.pixels, job.model.preprocess, job.config.resize_mode)
     if not inputs:
         raise InputError(f"none of the images can be read; the first: {failures[0].image}: {failures[0].reason}")
     return inputs, failures
 
 
-def run_study(
-    study: Study,
-    inputs: Mapping[str, np.ndarray],
-    record: Mapping[str, Any],
-    tell: Callable[[int, int], None],
-) -> dict[str, Any]:
-    """Check the maps of ``inputs`` (name -> (h, w, 3) uint8) and write everything; the record of the check, JSON values.
+def run_study(study: Study, inputs: Mapping[str, np.ndarray], listener: Listener, stop: threading.Event) -> Check | None:
+    """The check of ``inputs`` (name -> (h, w, 3) uint8); None if ``stop`` was set before its end. Nothing is written.
 
-    ``record``: what is to stand in it besides. Raises what explaining raises, and OutputError.
+    Raises what ``Engine.explain`` raises.
     """
     config, threads = study.config, torch.get_num_threads()
     try:
         torch.set_num_threads(study.job.config.threads or available_cores())
-        found = check_maps(study.job, inputs, study.groups, seed=config.seed, strips=config.strip, tell=tell)
+        return check_maps(study.job, inputs, study.groups, seed=config.seed, strips=config.strip, listener=listener, stop=stop)
+    except Stopped:
+        return None
     finally:
         torch.set_num_threads(threads)
-    verdicts = judge(found)
-    whole = {**record, **_facts(study, verdicts)}
-    write_check(config.output, found, verdicts, whole)
-    return whole
 
 
-def _facts(study: Study, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def write_study(study: Study, check: Check, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the folder of a finished check and return its record, JSON values. Raises OutputError.
+
+    ``record``: what the record says besides the results: settings, images, failures.
+    """
+    verdicts = judge(check)
+    complete = {**record, **_results(study, verdicts)}
+    write_check(study.config.output, check, verdicts, complete)
+    return complete
+
+
+def _results(study: Study, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     job = study.job
     return {
         "camcli": __version__,
         "model": {"name": job.model.name, "weights": job.model.weights, "classes": len(job.model.classes)},
         "device": str(job.device),
         "layers": [layer.name for layer in job.layers],
-        "stages": {stage.name: list(stage.modules) for stage in study.groups},
+        "stages": {group.name: list(group.modules) for group in study.groups},
         "not_checked": dict(study.refused),
         "judged_by": {"measure": JUDGED_BY, "keeps_from": KEEPS, "loses_below": LOSES},
-        "verdicts": [{name: known(value) for name, value in asdict(verdict).items()} for verdict in verdicts],
+        "verdicts": [{name: none_if_nan(value) for name, value in asdict(verdict).items()} for verdict in verdicts],
         "versions": package_versions("scipy", "scikit-image", "matplotlib"),
     }

@@ -1,4 +1,4 @@
-"""The folder of a check: tables, pictures and the record, which is written last and says that the rest is complete."""
+"""The output folder of a check: tables, pictures, and the record, which comes last and so proves that the rest is complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from camcli.output.checks import check_place, refuse_differences
 from camcli.output.exchange import exchange_files, finish_exchange
 from camcli.output.locks import claimed
 from camcli.output.root import Root
-from camcli.output.writers import csv_line, json_bytes, output_error, table_line
+from camcli.output.writers import csv_line, json_bytes, table_line
 from camcli.records import escape_name
 from camcli.sanity.check import MODES, Check
 from camcli.sanity.plot import curves_png
@@ -27,7 +27,7 @@ from camcli.sanity.verdict import Verdict
 TABLE, VERDICTS, RECORD = "sanity.csv", "verdicts.csv", "sanity.json"
 
 FILES = (TABLE, VERDICTS, *SANITY_PICTURES, RECORD)
-"""What a check leaves, in the order of writing."""
+"""The files of a check, in the order of writing."""
 
 COLUMNS = ("image", "layer", "method", "mode", "step", "stage", "class_index", "status", *MEASURES,
            *(f"chance_{measure}" for measure in MEASURES))  # fmt: skip
@@ -36,29 +36,25 @@ VERDICT_COLUMNS = tuple(field.name for field in fields(Verdict))
 
 @contextmanager
 def sanity_folder(path: str, settings: Mapping[str, Any], *, overwrite: bool) -> Iterator[dict[str, Any] | None]:
-    """Inside, the folder at ``path`` is this process's; gives the record of a complete check that is in it, or None.
+    """Context that holds the lock of the folder ``path``; yields the record of a complete check with these settings, or None.
 
-    ``settings``: of the check that is asked for. Raises OutputError where the folder cannot be written or holds something else,
-    InUseError while another check is at work in it, and SettingsError where it holds one with other settings and is not to be
-    overwritten. A folder into which nothing was written is left as it was found.
+    Raises OutputError if the folder cannot be written or holds other files, InUseError if another check is writing into it, and
+    SettingsError if it holds a check with other settings and ``overwrite`` is not set. A folder is left as it was if nothing is
+    written into it.
     """
     root = Root(path)
     check_place(root.path)
     _refuse_others(root)
-    busy = f"another check is writing into {escape_name(root.path)!r}. Wait for it, or choose another --output."
-    try:
-        with claimed(root, busy, lambda: any(map(root.exists, FILES))):
-            finish_exchange(root, FILES)
-            record = read_check(root)
-            if record is not None and not overwrite:
-                refuse_differences(root.path, record["settings"], settings)
-            yield record if record is not None and record["settings"] == dict(settings) and not overwrite else None
-    except OSError as error:
-        raise output_error(error.filename or root.path, error) from error
+    with claimed(root, "camcli sanity", lambda: any(map(root.exists, FILES))):
+        finish_exchange(root, FILES)
+        record = read_check(root)
+        if record is not None and not overwrite:
+            refuse_differences(root.path, record["settings"], settings)
+        yield record if record is not None and record["settings"] == dict(settings) and not overwrite else None
 
 
 def _refuse_others(root: Root) -> None:
-    """Raise OutputError where ``root`` holds a run, or files of our names that camcli did not write."""
+    """Raise OutputError if ``root`` holds a run, or files with our names that camcli did not write."""
     if not os.path.isdir(root.path):
         return
     ours = root.is_folder(OWN)
@@ -69,7 +65,7 @@ def _refuse_others(root: Root) -> None:
 
 
 def read_check(root: Root) -> dict[str, Any] | None:
-    """The record of the check in ``root``; None where there is none, or where a file of it is gone."""
+    """The record of the check in ``root``; None if there is none, or if one of its files is missing."""
     try:
         record = parse_json(root.read(RECORD))
         whole = all(map(root.size, FILES))
@@ -81,7 +77,7 @@ def read_check(root: Root) -> dict[str, Any] | None:
 
 
 def write_check(path: str, check: Check, verdicts: Sequence[Verdict], record: Mapping[str, Any]) -> None:
-    """Write all files of a check into the folder ``path``, all at once: an earlier check stays until then. Raises OutputError."""
+    """Write all files of a check into the folder ``path``, replacing an earlier check in one step. Raises OutputError."""
     model = str(record["model"]["name"])
     contents = {
         TABLE: _table(check),
@@ -95,20 +91,20 @@ def write_check(path: str, check: Check, verdicts: Sequence[Verdict], record: Ma
 
 
 def _table(check: Check) -> bytes:
-    """``sanity.csv``: a row for each map and step."""
+    """The contents of ``sanity.csv``: a row for each map and step."""
     lines = [csv_line(COLUMNS)]
     for one in check.measurements:
-        facts = (one.image, one.layer, one.method, one.mode, one.step, one.stage, one.class_index, one.status)
-        lines.append(table_line((*facts, *map(known, (*astuple(one.similarity), *astuple(one.chance))))))
+        facts = (one.image, one.layer, one.method, one.mode, one.step, one.group, one.class_index, one.status)
+        lines.append(table_line((*facts, *map(none_if_nan, (*astuple(one.similarity), *astuple(one.chance))))))
     return b"".join(lines)
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> bytes:
-    """``verdicts.csv``: a row for each method and layer."""
-    rows = (table_line(tuple(known(value) for value in astuple(verdict))) for verdict in verdicts)
+    """The contents of ``verdicts.csv``: a row for each method and layer."""
+    rows = (table_line(tuple(none_if_nan(value) for value in astuple(verdict))) for verdict in verdicts)
     return b"".join([csv_line(VERDICT_COLUMNS), *rows])
 
 
-def known(value: Any) -> Any:
-    """``value`` itself, None for NaN: an empty cell of a table, and null in JSON."""
+def none_if_nan(value: Any) -> Any:
+    """``value``, or None for NaN: an empty cell in a table, null in JSON."""
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""``camcli diff``: two runs side by side, and a gate for cron."""
+"""``camcli diff``: compare two runs; with ``--fail-below`` a check for scripts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _COLUMNS = ("image", "predicted_a", "predicted_b", "probability_a", "probability
 
 @command("diff", "Finished runs")
 def diff(
-    first: Annotated[str, typer.Argument(metavar="A", help="An output folder of camcli run.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another, over the same images.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="Output folder of camcli run.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Output folder of another run over the same images.")],
     fail_below: Annotated[
         float | None,
         typer.Option(
@@ -24,30 +24,31 @@ def diff(
             metavar="R",
             min=0.0,
             max=1.0,
-            help="Exit code 1 when the share of equal predictions, or the median correlation of the maps, is below R.",
+            help="Exit with code 1 if the share of equal predictions or the median correlation of the maps is below R, 0 to 1.",
             show_default=False,
         ),
     ] = None,
     threshold: Annotated[
-        float, typer.Option("--threshold", "-t", min=0.0, max=1.0, help="Of the overlap: what counts, as a fraction of the peak.")
+        float,
+        typer.Option("--threshold", "-t", min=0.0, max=1.0, help="Overlap counts the cells at or above this fraction of the peak."),
     ] = 0.15,
     limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="Only the N largest changes.", show_default=False)
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Print the N largest changes only.", show_default=False)
     ] = None,
     report: Annotated[
         str | None,
         typer.Option(
             "--report",
             metavar="FILE.html",
-            help="Write a page that shows the pairs, the largest changes first.",
+            help="Write an HTML page that shows the pairs, the largest changes first.",
             show_default=False,
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the exit code, and errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Compare two runs over the same images: two checkpoints, layers or methods. The largest changes come first.
 
-    [dim]Maps are compared where both runs have stored them (--save-maps): correlation (Pearson), and overlap of what is hot.[/dim]
+    [dim]If both runs have stored their maps (--save-maps), these are compared too: Pearson correlation and overlap.[/dim]
     """
     from camcli.runs.diff import compare_runs
 
@@ -66,7 +67,7 @@ def diff(
     flips = sum(change.flipped for change in found.changes)
     console.info(f"{count_words(len(found.changes), 'image')} in both runs, {flips:,} predicted differently.")
     if found.correlation is None:
-        console.info("No maps to compare: make both runs with --save-maps.")
+        console.info("The maps are not compared: both runs need --save-maps.")
     else:
         console.info(f"Median correlation of the maps: {found.correlation:.4f}.")
     for number, folder in zip(found.only, (first, second), strict=True):
@@ -76,7 +77,7 @@ def diff(
         from camcli.report.diff_page import write_changes
 
         write_changes(found, (first, second), report)
-        console.info(f"Look at {escape_name(report)}.")
+        console.info(f"Report in {escape_name(report)}.")
     measured = [found.agreement, *([] if found.correlation is None else [found.correlation])]
     if fail_below is not None and min(measured) < fail_below:
         correlation = _number(found.correlation) or "unknown"

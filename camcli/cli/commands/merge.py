@@ -15,20 +15,23 @@ from camcli.records import count_words, escape_name
 
 @command("merge", "Finished runs")
 def merge(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="The --output that the parts of a run share.")] = RunConfig.output,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="The --output folder that the shards of a run share.")
+    ] = RunConfig.output,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Join the parts that camcli run --shard left in a folder into one run, as if one machine had made it.
+    """Combine the shards that camcli run --shard wrote into a folder into one run, as if one machine had made it.
 
-    [dim]All parts must be there and finished. They stay and can go on; overlays are hard links where there are such.[/dim]
+    [dim]All shards must be finished. They are kept and can be resumed. Overlays are hard links if the file system has them.[/dim]
     """
     from camcli.runs.merge import merge_shards
 
     merged = merge_shards(folder)
     console = Console(quiet=quiet)
     console.info(
-        f"{count_words(merged.parts, 'part')} joined in {escape_name(folder)}: {count_words(merged.explained, 'image')} explained."
+        f"{count_words(merged.parts, 'shard')} combined in {escape_name(folder)}: "
+        f"{count_words(merged.explained, 'image')} explained."
     )
     if merged.failed:
         console.error(failed_words(merged.failed, folder))
-        raise typer.Exit(1)  # as the run would have ended
+        raise typer.Exit(1)  # the exit code of the whole run

@@ -16,18 +16,18 @@ from camcli.records import count_words, escape_name
 
 
 def render_command() -> Callable[..., None]:
-    """The command's function, with an option for each setting that overlays depend on."""
+    """The command's function, with an option for each setting that changes how overlays look."""
 
     def render(context: typer.Context, folder: str, quiet: bool = False, **values: Any) -> None:
-        """Draw the overlays of a run anew, in another style, from its stored maps and without the model.
+        """Redraw the overlays of a run in another style, from its stored maps and without the model.
 
-        [dim]The run must have been made with --save-maps. What is not given stays as it was.[/dim]
+        [dim]The run must have been made with --save-maps. Options that are not given keep their present values.[/dim]
         """
         _render(folder, changed_settings(context, values), Console(quiet=quiet))
 
     positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    about_folder = typer.Argument(metavar="DIR", help="An output folder of camcli run --save-maps.")
-    about_quiet = typer.Option("--quiet", "-q", help="Say nothing but errors.")
+    about_folder = typer.Argument(metavar="DIR", help="Output folder of camcli run --save-maps.")
+    about_quiet = typer.Option("--quiet", "-q", help="Print errors only.")
     parameters = [
         inspect.Parameter("context", positional, annotation=typer.Context),
         inspect.Parameter("folder", positional, default=RunConfig.output, annotation=Annotated[str, about_folder]),
@@ -48,7 +48,7 @@ def _render(folder: str, changes: dict[str, Any], console: Console) -> None:
     for image, reason in drawn.left[:5]:
         console.info(f"camcli: {escape_name(image)}: {escape_name(reason)}")
     if drawn.left:
-        console.error(f"{count_words(len(drawn.left), 'image')} kept the overlays they had.")
+        console.error(f"{count_words(len(drawn.left), 'image')} kept their present overlays.")
         raise typer.Exit(1)
 
 

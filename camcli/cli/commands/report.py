@@ -15,13 +15,13 @@ from camcli.config.run import RunConfig
 
 @command("report", "Finished runs")
 def report(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="An output folder of camcli run.")] = RunConfig.output,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Output folder of camcli run.")] = RunConfig.output,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Write a page that shows a run, DIR/report.html, with its data and thumbnails in DIR/report: open it in a browser.
+    """Write an HTML report of a run to DIR/report.html, with data and thumbnails in DIR/report. Open it in a browser.
 
-    [dim]It needs no server and no network. Written again, only what has changed is. Values under the mouse, and sorting by entropy
-    or share at the border, need the raw maps of camcli run --save-maps.[/dim]
+    [dim]The report works offline. Run the command again to update it; only changed files are written. Values under the mouse
+    pointer, and sorting by entropy or share at the border, need the raw maps of camcli run --save-maps.[/dim]
     """
     from camcli.images.limits import allow_any_size
     from camcli.report.write import report_run

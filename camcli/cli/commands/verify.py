@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @command("verify", "Finished runs")
 def verify(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="An output folder of camcli run.")] = RunConfig.output,
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Output folder of camcli run.")] = RunConfig.output,
     inputs: Annotated[
-        bool, typer.Option("--inputs", help="Also whether the images are still there, and those that were explained.")
+        bool, typer.Option("--inputs", help="Also check that the input images still exist and have not changed.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the exit code, and errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Check that journal, tables and files of an output folder agree: a line for each problem, exit code 1 where there is one.
+    """Check that the journal, tables and files of an output folder agree. Prints a line per problem; exit code 1 if there is one.
 
-    [dim]Nothing is changed. What camcli run would mend, the same command as before mends.[/dim]
+    [dim]Nothing is changed. To repair the folder, run the command again that made it.[/dim]
     """
     from camcli.runs.verify import missing_parts, run_folders, verify_folder
 
@@ -43,7 +43,7 @@ def verify(
         if not quiet:
             print_table(("file", "problem"), problems)
         console.info(
-            f"{count_words(len(problems), 'problem')} in {escape_name(folder)}; the command that made it mends what can be mended."
+            f"{count_words(len(problems), 'problem')} in {escape_name(folder)}. To repair it, run the command again that made it."
         )
         raise typer.Exit(1)
     console.info(f"{escape_name(folder)}: journal, tables and files agree{missing_parts(folders)}.")
@@ -53,7 +53,7 @@ def verify(
 
 
 def _failed_images(runs: Sequence[Root]) -> int:
-    """How many images failed in a folder with these ``runs``, as its records say; in its parts where they are not merged."""
+    """The number of failed images in ``runs``, from their records; the sum over shards if they are not merged."""
     from camcli.output.names import shard_of_name
     from camcli.output.record import part_of, read_record
 
