@@ -33,6 +33,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@tests/javascript/check.sh
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 oracle: $(VENV)/.installed-dev
@@ -56,4 +57,4 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo heatmaps .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) tests/javascript/node_modules demo heatmaps .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -15,27 +15,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-RUN_MARKER = ".camcli"
-"""The folder that marks an output folder. A run creates it first; input searches leave out the overlays beside it."""
-
-EXCHANGE = f"{RUN_MARKER}/exchange"
-"""The folder of complete files that will be moved to their places together."""
-
-ROW_FOLDERS = ("overlays", "maps", "masks")
-"""Folders in an output folder whose files belong to rows of the table."""
-
-REPORT_FOLDER, REPORT_PAGE = "report", "report.html"
-"""What ``camcli report`` writes into an output folder."""
-
-SANITY_PICTURES = ("curves.png", "curves-independent.png", "strip.png")
-"""Pictures that ``camcli sanity`` writes."""
-
-OUTPUT_FOLDERS = (*ROW_FOLDERS, REPORT_FOLDER)
-"""Folders in an output folder whose pictures are not input images."""
-
-FITTED_MARK, FITTED_WEIGHTS = "model.json", "model.safetensors"
-"""The files that make a folder a model of ``camcli fit``: its description and its weights."""
-
 _JOINER = "\u200d"
 """The zero-width joiner, which connects the parts of an emoji."""
 

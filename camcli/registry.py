@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Registered items by name. ``noun``: what they are, for messages. ``homes``: modules that register them, imported on demand."""
+    """Registered items by name. ``noun``: what they are, for messages. ``homes``: modules that register them when imported."""
 
     def __init__(self, noun: str, *homes: str) -> None:
         self.noun = noun

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from camcli.cli import app, signals
+from camcli.cli import app
+from camcli.cli.signals import SIGNALS
 from tests.folders import TINY
 from tests.pictures import encoded, photo
 
@@ -31,17 +32,30 @@ def _alarm(*_: object) -> None:
     raise Hangs
 
 
-def command(*arguments: object) -> tuple[int, str]:
-    """Exit code of a command and all that it said; Hangs where it does not end."""
+@contextlib.contextmanager
+def own_signals() -> Iterator[None]:
+    """Inside, a command installs no signal handler, and none has arrived. Afterwards handlers and ``SIGNALS`` are as they were."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    untouched = {"install": lambda: None, "ignore": lambda: None, "number": None, "raised": False, "_deferring": False}
+    with mock.patch.multiple(SIGNALS, **untouched):
+        try:
+            yield
+        finally:
+            SIGNALS.stop.clear()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def command(*arguments: object, patience: int = PATIENCE) -> tuple[int, str]:
+    """Exit code of a command and all that it said; Hangs where it does not end within ``patience`` seconds."""
     said, before = io.StringIO(), signal.signal(signal.SIGALRM, _alarm)
-    nothing = mock.patch.multiple(app.SIGNALS, install=lambda: None, ignore=lambda: None)
-    with nothing, mock.patch.object(signals.SIGNALS, "number", None), contextlib.ExitStack() as stack:
+    with own_signals(), contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(said))
         stack.enter_context(mock.patch.object(app, "abandon_stdout"))
         stack.enter_context(contextlib.redirect_stderr(said))
         stack.callback(signal.signal, signal.SIGALRM, before)
         stack.callback(signal.alarm, 0)
-        signal.alarm(PATIENCE)
+        signal.alarm(patience)
         try:
             app.main([str(argument) for argument in arguments])
         except SystemExit as ended:

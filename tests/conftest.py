@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from torch import nn
 
 from tests.browser import chromium
+from tests.commands import own_signals
+from tests.forks import Forks, shared
 from tests.pictures import encoded, photo
 
 # no test may reach a model hub, nor take the weights that a developer has cached
@@ -34,6 +35,12 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def forks() -> Forks:
+    """A server that forks runs of the command."""
+    return shared()
+
+
 @dataclass
 class Result:
     """What a command left: exit code and the two streams."""
@@ -44,23 +51,18 @@ class Result:
 
 
 @pytest.fixture
-def camcli(capsys, monkeypatch):
+def camcli(capsys):
     """Call the command line as ``camcli("run", "imgs")``."""
-    from camcli.cli import app, signals
+    from camcli.cli import app
 
     def call(*arguments: object) -> Result:
-        monkeypatch.setattr(app.SIGNALS, "install", lambda: None)
-        monkeypatch.setattr(app.SIGNALS, "ignore", lambda: None)
-        monkeypatch.setattr(signals.SIGNALS, "number", None)
         capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
+        with own_signals(), pytest.raises(SystemExit) as ended:
             app.main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return Result(int(ended.value.code or 0), captured.out, captured.err)
 
-    yield call
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return call
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ COMMAND = [sys.executable, "-m", "camcli"]
 
 
 def start(*arguments, **options):
+    """The command in a fresh process, whose start is part of the test; ``tests.forks.forked`` costs a tenth."""
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         cwd=Path(__file__).parent.parent, **options,

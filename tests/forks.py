@@ -1,137 +1,295 @@
-"""Runs in other processes, to be killed: fresh ones, and children of a process that has imported everything once."""
+"""Runs of the command in processes of their own: fresh ones, and children of a server that has imported everything once.
+
+A fresh process needs three seconds to import PyTorch, a child 0.2. Both run ``camcli.__main__.main``: they differ in nothing else.
+``forked`` starts a child from Python, ``COMMAND_IN_SHELL`` from a shell script. Fresh are those whose start itself is tested.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
+import functools
 import json
 import os
 import select
+import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 ROOT = Path(__file__).parent.parent
+CLIENT = Path(__file__).with_name("forked.py")
 
 
 class Run(Protocol):
-    """A run in another process."""
+    """A run in another process, as ``subprocess.Popen`` is one."""
 
     pid: int
 
     def poll(self) -> int | None:
         """The exit code, negative after a signal; None while it runs."""
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float | None = None) -> int:
         """The exit code, when the run has ended."""
 
     def send_signal(self, number: int) -> None:
         """Send a signal."""
 
 
-def fresh(arguments: list[Any], log: Path, *, before: tuple[str, ...] = (), **environment: str) -> Run:
-    """A run in a fresh process, both streams into ``log``. ``before``: a command in front of it."""
+def fresh(arguments: list[Any], log: Path, **environment: str) -> Run:
+    """A run in a fresh process, both streams into ``log``."""
     with open(log, "wb") as file:
         return subprocess.Popen(
-            [*before, sys.executable, "-m", "camcli", *map(str, arguments)],
+            [sys.executable, "-m", "camcli", *map(str, arguments)],
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=ROOT, env={**os.environ, **environment},
         )  # fmt: skip
 
 
 class Forks:
-    """A process that has imported everything and forks one child a run: 0.3 s instead of 3 s. A context manager."""
+    """A server that has imported everything and forks one child a run. A context manager."""
 
     def __enter__(self) -> Forks:
+        self._folder = tempfile.mkdtemp(prefix="forks-")
+        self.place = os.path.join(self._folder, "socket")
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.forks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, cwd=ROOT
-        )
+            [sys.executable, "-m", "tests.forks", self.place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        )  # fmt: skip
         assert self._server.stdout is not None
         assert self._server.stdout.readline() == b"ready\n"
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._server.stdin is not None
+        assert self._server.stdout is not None
         self._server.stdin.close()
+        self._server.stdout.close()
         self._server.wait(60)
+        shutil.rmtree(self._folder)
 
-    def start(self, arguments: list[Any], log: Path, **environment: str) -> Run:
-        """A run in a child, in a session of its own, both streams into ``log``; one at a time."""
-        order = {"arguments": list(map(str, arguments)), "log": str(log), "environment": environment}
-        assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps(order).encode() + b"\n")
-        return _Fork(self._server)
+    def start(self, arguments: Iterable[object], log: Path, *, prelude: str = "", **environment: str) -> Forked:
+        """A run that reads nothing, both streams into ``log``. ``prelude``: Python that the child runs before the command."""
+        with open(os.devnull, "rb") as nothing, open(log, "wb") as file:
+            streams = [nothing.fileno(), file.fileno(), file.fileno()]
+            return self.run(arguments, streams, prelude=prelude, env={**os.environ, **environment})
+
+    def run(
+        self, arguments: Iterable[object], streams: list[int], *, prelude: str = "",
+        cwd: Path = ROOT, env: Mapping[str, str] | None = None,
+    ) -> Forked:  # fmt: skip
+        """A run with these three descriptors as its streams."""
+        order = {
+            "arguments": [os.fsdecode(os.fsencode(str(argument))) for argument in arguments],
+            "cwd": str(cwd),
+            "environment": dict(os.environ if env is None else env),
+            "prelude": prelude,
+            "streams": [0, 1, 2],
+        }
+        return Forked(self.place, order, streams)
 
 
-class _Fork:
-    def __init__(self, server: subprocess.Popen[bytes]) -> None:
-        assert server.stdout is not None
-        self._answers = server.stdout
-        self.pid = int(self._answers.readline())
-        self._code: int | None = None
+class Forked:
+    """A run in a child of the server, in a session of its own."""
+
+    def __init__(self, place: str, order: dict[str, Any], streams: list[int]) -> None:
+        data = json.dumps(order).encode()
+        self._answers = socket.socket(socket.AF_UNIX)
+        self._answers.connect(place)
+        socket.send_fds(self._answers, [len(data).to_bytes(8, "big")], streams)
+        self._answers.sendall(data)
+        self._lines = self._answers.makefile("rb", buffering=0)
+        self.pid = int(self._lines.readline())
+        self.returncode: int | None = None
+        self.stdout: IO[str] | None = None
+        self.stderr: IO[str] | None = None
 
     def poll(self) -> int | None:
         return self._answer(0)
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float | None = None) -> int:
         code = self._answer(timeout)
         if code is None:
-            raise TimeoutError(f"the run goes on after {timeout} s")
+            raise subprocess.TimeoutExpired("camcli", timeout or 0)
         return code
 
-    def _answer(self, timeout: float) -> int | None:
-        if self._code is None and select.select([self._answers], [], [], timeout)[0]:
-            self._code = int(self._answers.readline())
-        return self._code
+    def _answer(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._answers], [], [], timeout)[0]:
+            self.returncode = int(self._lines.readline())
+            self._lines.close()
+            self._answers.close()
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
-def _serve() -> None:
-    """Answer every line of stdin, an order, with the pid of its child and then the child's exit code."""
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """All that is still to come on stdout and stderr, and the end of the run."""
+        streams = {name: stream for name in ("stdout", "stderr") if (stream := getattr(self, name)) is not None}
+        found, deadline = dict.fromkeys(("stdout", "stderr"), b""), None if timeout is None else time.monotonic() + timeout
+        open_ones = {stream.fileno(): name for name, stream in streams.items()}
+        while open_ones:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready = select.select(list(open_ones), [], [], left)[0]
+            if not ready:
+                raise subprocess.TimeoutExpired("camcli", timeout or 0)
+            for number in ready:
+                data = os.read(number, 1 << 16)
+                found[open_ones[number]] += data
+                if not data:
+                    del open_ones[number]
+        for stream in streams.values():
+            stream.close()
+        self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return found["stdout"].decode("utf-8"), found["stderr"].decode("utf-8")
+
+
+@functools.cache
+def shared() -> Forks:
+    """The server of this process; it ends with it."""
+    server = Forks()
+    atexit.register(server.__exit__)
+    return server.__enter__()
+
+
+def forked(*arguments: object, stdin: int | None = None, **options: Any) -> Forked:
+    """A run of ``camcli`` whose ``stdout`` and ``stderr`` can be read, as ``subprocess.Popen`` gives one."""
+    pipes = [os.pipe(), os.pipe()]
+    with open(os.devnull, "rb") as nothing:
+        run = shared().run(arguments, [nothing.fileno() if stdin is None else stdin, *(end for _, end in pipes)], **options)
+    for _, end in pipes:
+        os.close(end)
+    run.stdout, run.stderr = (open(start, encoding="utf-8", buffering=1) for start, _ in pipes)  # noqa: SIM115 - closed by communicate
+    return run
+
+
+def completed(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The end of a run of ``camcli``, with what it said."""
+    run = forked(*arguments, **options)
+    out, err = run.communicate(timeout=300)
+    assert run.returncode is not None
+    return subprocess.CompletedProcess(["camcli", *map(str, arguments)], run.returncode, out, err)
+
+
+def command_in_shell() -> str:
+    """What stands for ``camcli`` in a shell script: its streams, folder, environment and end are those of a child of the server."""
+    return shlex.join([sys.executable, "-I", "-S", str(CLIENT), shared().place])
+
+
+def _serve(place: str) -> None:
+    """Give each connection a process that forks the run and says its pid, then its exit code. Ends when stdin does."""
     import torchvision  # noqa: F401 - imported here once and not in every child; nothing is computed before the fork
 
-    import camcli.cli.app
-    import camcli.images.discover
-    import camcli.output.folder
-    import camcli.pipeline.job
-    import camcli.pipeline.stages
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(place)
+        listener.listen(64)
+        print("ready", flush=True)
+        answering: set[int] = set()
+        while 0 not in select.select([listener, 0], [], [])[0]:
+            connection, _ = listener.accept()
+            child = os.fork()
+            if child == 0:
+                listener.close()
+                _answer(connection)
+            answering.add(child)
+            connection.close()
+            answering -= {child for child in answering if os.waitpid(child, os.WNOHANG)[0]}
+        for child in answering:
+            os.waitpid(child, 0)
 
-    print("ready", flush=True)
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            _become(json.loads(line))
-            _run(camcli.cli.app.main)
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+def _answer(connection: socket.socket) -> None:
+    """Fork the run that ``connection`` orders; in this process never return."""
+    length, streams, _, _ = socket.recv_fds(connection, 8, 3)
+    data = b""
+    while len(data) < int.from_bytes(length, "big"):
+        data += connection.recv(1 << 20)
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        _become(json.loads(data), streams)
+        code = 1
+        try:
+            from camcli.__main__ import main
+
+            main()
+        except SystemExit as ended:  # after compiling: the processes that did it have to be told
+            atexit._run_exitfuncs()
+            code = ended.code if isinstance(ended.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    for number in streams:
+        os.close(number)
+    with contextlib.suppress(OSError):  # nobody waits for it any more
+        connection.sendall(b"%d\n" % child)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        connection.sendall(b"%d\n" % code)
+    os._exit(0)
 
 
-def _become(order: dict[str, Any]) -> None:
+def _become(order: dict[str, Any], streams: list[int]) -> None:
+    """Make of this process what a fresh interpreter would be that was started like that."""
     os.setsid()
+    os.chdir(order["cwd"])
+    os.environ.clear()
     os.environ.update(order["environment"])
-    nowhere, log = os.open(os.devnull, os.O_RDONLY), os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for number, source in enumerate((nowhere, log, log)):
-        os.dup2(source, number)
-    os.close(nowhere)
-    os.close(log)
-    sys.argv[1:] = order["arguments"]
+    for number in range(3):
+        if number in order["streams"]:
+            os.dup2(streams[order["streams"].index(number)], number)
+        else:
+            os.close(number)
+    for number in streams:
+        os.close(number)
+    told = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = [order["cwd"], *filter(None, told), *(place for place in sys.path[1:] if place not in told)]
+    sys.argv[:] = [str(ROOT / "camcli" / "__main__.py"), *order["arguments"]]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        stream = None
+        if number in order["streams"]:
+            errors = "backslashreplace" if name == "stderr" else "strict"
+            lines = name == "stderr" or (mode == "w" and os.isatty(number))
+            stream = open(number, mode, encoding="utf-8", errors=errors, buffering=1 if lines else -1, closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    exec(order["prelude"], {})
 
 
-def _run(main: Callable[[list[str]], None]) -> None:
-    """Run to the end of the interpreter, or with FORKS_HASTY only to that of the run: PyTorch takes a second to be torn down."""
-    try:
-        main(sys.argv[1:])
-    except SystemExit as ended:
-        if "FORKS_HASTY" not in os.environ:
-            raise
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(int(ended.code or 0))
+ORDINARY_USER = "from tests.forks import give_up_rights; give_up_rights()"
+"""A prelude: from there on permissions bind root too, as they bind everybody else."""
+
+
+def give_up_rights() -> None:
+    """Take root's rights over the files of all from this process, and from those that it starts."""
+    if os.geteuid() != 0:
+        return
+    libc, right = ctypes.CDLL(None, use_errno=True), 0
+    while libc.prctl(23, right, 0, 0, 0) >= 0:  # PR_CAPBSET_READ: there is such a right
+        libc.prctl(24, right, 0, 0, 0)  # PR_CAPBSET_DROP: programs that are started do not get it
+        right += 1
+    version, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if libc.capset(version, none) != 0:
+        os._exit(RIGHTS_KEPT)
+
+
+RIGHTS_KEPT = 77
+"""Exit code where root may not give up its rights."""
 
 
 def listens(run: Run) -> bool:
@@ -174,4 +332,4 @@ def rows_written(out: Path) -> int:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(sys.argv[1])

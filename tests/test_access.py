@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import subprocess
 import sys
@@ -12,26 +10,15 @@ import time
 import pytest
 
 from tests.conftest import ROOT
-from tests.folders import COMMAND, TINY, contents_of, failures_of, rows_of, start
+from tests.folders import TINY, contents_of, failures_of, rows_of
+from tests.forks import ORDINARY_USER, RIGHTS_KEPT, completed, forked
 from tests.pictures import encoded, photo
-
-_PR_CAPBSET_DROP, _CAPABILITIES = 24, (1, 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: root reads and writes everything by them
-
-
-def give_up_rights():
-    """Before a program starts: from there on permissions bind root too, as they bind everybody else."""
-    for capability in _CAPABILITIES:
-        if ctypes.CDLL(None, use_errno=True).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
-            os._exit(77)
 
 
 def as_ordinary_user(*arguments):
     """The command without root's right to read and write everything."""
-    before = give_up_rights if os.geteuid() == 0 else None
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, preexec_fn=before
-    )
-    if done.returncode == 77:
+    done = completed(*arguments, prelude=ORDINARY_USER)
+    if done.returncode == RIGHTS_KEPT:
         pytest.skip("root may not give up its rights here")
     return done
 
@@ -77,7 +64,7 @@ def test_the_second_run_is_refused_at_once_and_a_killed_one_leaves_no_lock(imgs,
     for k in range(200):
         (imgs / f"more-{k:03d}.jpg").write_bytes(encoded(photo(k, (300, 200)), "JPEG"))
     out = tmp_path / "out"
-    holder = start("run", imgs, *TINY, "-o", out, "--batch-size", 1, "--workers", 1, "--quiet")
+    holder = forked("run", imgs, *TINY, "-o", out, "--batch-size", 1, "--workers", 1, "--quiet")
     while not (out / "predictions.csv").exists() and holder.poll() is None:
         time.sleep(0.005)
     holder.send_signal(signal.SIGSTOP)
@@ -94,6 +81,6 @@ def test_the_second_run_is_refused_at_once_and_a_killed_one_leaves_no_lock(imgs,
     finally:
         holder.kill()
         holder.wait()
-    after = start("run", imgs, *TINY, "-o", out, "--quiet")
+    after = forked("run", imgs, *TINY, "-o", out, "--quiet")
     assert after.wait(120) == 0
     assert len(rows_of(out)) == 206

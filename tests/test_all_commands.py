@@ -209,7 +209,7 @@ def after_kills(forks: Forks, case: Case, place: Path, draw: random.Random, expe
     with copied(case.base, place) as copy:
         kills, found = 0, []
         while True:
-            run = forks.start(list(case.arguments(copy)), place / "log", FORKS_HASTY="yes")
+            run = forks.start(list(case.arguments(copy)), place / "log")
             time.sleep(draw.uniform(0.0, 0.35) if kills < 6 else 60)
             run.send_signal(signal.SIGKILL)
             if run.wait(60) != -signal.SIGKILL:

@@ -16,6 +16,7 @@ from camcli.pipeline import probe
 from camcli.records import Source
 from tests.conftest import ROOT
 from tests.folders import TINY, contents_of, failures_of, rows_of
+from tests.forks import completed
 from tests.pictures import encoded, photo
 
 DEADLY = """
@@ -51,10 +52,8 @@ def deadly(tmp_path, monkeypatch):
 
 
 def run(*arguments, **environment):
-    command = [sys.executable, "-m", "camcli", "run", *map(str, arguments), *TINY, "--batch-size", "2"]
-    return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False
-    )
+    """A run that meets that decoder, and whose probes do."""
+    return completed("run", *arguments, *TINY, "--batch-size", 2, prelude=DEADLY, env={**os.environ, **environment})
 
 
 @pytest.fixture

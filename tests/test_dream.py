@@ -25,7 +25,8 @@ from camcli.listener import SilentListener
 from camcli.models.bundled import load_module
 from camcli.models.request import ModelRequest
 from tests.conftest import ROOT
-from tests.folders import contents_of, start, state_of
+from tests.folders import contents_of, state_of
+from tests.forks import forked
 from tests.walks import pictures_of, run_walk, shortened, walk_commands
 
 BRIGHT = ("dream", "tests.networks:brightness", "--size", 32, "--steps", 3)
@@ -279,7 +280,7 @@ def test_stopped_it_keeps_what_is_finished_and_goes_on(camcli, place):
 def test_an_interrupt_ends_with_its_exit_code(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = ("dream", "tests.networks:brightness", "--size", 32, "-c", "bright", "-o", tmp_path / "out", "--steps", 100_000)
-    running = start(*words)
+    running = forked(*words)
     while not (tmp_path / "out" / ".camcli" / "lock").exists():  # the optimization begins
         assert running.poll() is None, running.stderr.read()
         time.sleep(0.02)

@@ -14,10 +14,10 @@ import torch
 
 from camcli import resources as machine
 from camcli.config.run import RunConfig
+from camcli.pipeline import engine, reading
 from camcli.pipeline.engine import Engine
 from camcli.pipeline.job import prepare_job
 from camcli.pipeline.reading import PreparedImage, batches, held_bytes, read_ahead
-from camcli.pipeline.stages import engine, reading
 from camcli.records import Failure, Image, Source, Stamp
 from camcli.timing import STAGES, StageTimer
 from tests.conftest import SAMPLES

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -36,8 +35,10 @@ from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
 from camcli.network.hooks import capture_outputs
 from camcli.records import Preprocess
+from tests.commands import command
 from tests.conftest import ROOT, SAMPLES
-from tests.folders import COMMAND, rows_of, state_of
+from tests.folders import rows_of, state_of
+from tests.forks import forked
 from tests.pictures import encoded
 from tests.walks import pictures_of, run_walk
 
@@ -496,8 +497,7 @@ def test_what_a_stopped_fitting_has_computed_is_kept(data, tmp_path):
 def test_an_interrupted_command_ends_with_its_code(data, tmp_path):
     for k in range(300):
         paint(data / "red" / f"more-{k}.png", (200, 20, 20), 1000 + k)
-    command = [*COMMAND, "fit", str(data), "-o", str(tmp_path / "model"), *FIT, "--batch-size", "1"]
-    child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    child = forked("fit", data, "-o", tmp_path / "model", *FIT, "--batch-size", 1)
     lock = tmp_path / "model" / ".camcli" / "lock"
     while not lock.exists() and child.poll() is None:
         time.sleep(0.02)
@@ -616,7 +616,7 @@ def test_faces_are_told_from_the_rest_and_found_in_larger_pictures(faces):
 
     flags = ["--layer", "blocks.5", "--fit", "squash", "--quiet"]
     model = faces / "model"
-    subprocess.run([*COMMAND, "fit", str(faces / "data"), "-o", str(model), *flags], cwd=ROOT, check=True)
+    assert command("fit", faces / "data", "-o", model, *flags, patience=600) == (0, "")
     assert json.loads((model / "metrics.json").read_text())["validation"]["accuracy"] >= 0.95
     held_out = [row["image"] for row in split_of(model) if (row["class"], row["part"]) == ("face", "val")]
     assert len(held_out) == 20
@@ -632,8 +632,7 @@ def test_faces_are_told_from_the_rest_and_found_in_larger_pictures(faces):
         photo.save(faces / "larger" / f"{number:02}.png")
         places[f"{number:02}.png"] = x, y
     flags = ["--method", "cam", "--class", "face", "--save-maps", "--quiet"]
-    run = ["run", faces / "larger", "-o", faces / "out", "--model", model, *flags]
-    subprocess.run([*COMMAND, *map(str, run)], cwd=ROOT, check=True)
+    assert command("run", faces / "larger", "-o", faces / "out", "--model", model, *flags, patience=600) == (0, "")
     inside = 0
     for row in rows_of(faces / "out"):
         if row["class_name"] != "face":

@@ -7,6 +7,7 @@ import pytest
 
 from camcli.records import Box
 from camcli.render.maps import place_map, scale_map
+from tests.commands import command
 from tests.conftest import SAMPLES
 from tests.folders import rows_of
 
@@ -22,13 +23,9 @@ OBJECTS = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    from camcli.cli import app
-
-    app.SIGNALS.install = app.SIGNALS.ignore = lambda: None
     out = tmp_path_factory.mktemp("meaning") / "out"
-    with pytest.raises(SystemExit) as ended:
-        app.main(["run", str(SAMPLES), "-o", str(out), "--save-maps", "--quiet"])
-    assert not ended.value.code
+    code, said = command("run", SAMPLES, "-o", out, "--save-maps", "--quiet", patience=300)
+    assert code == 0, said
     return out
 
 

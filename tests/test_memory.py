@@ -24,9 +24,9 @@ from camcli.images import decode
 from camcli.images.decode import decode_image
 from camcli.images.header import MAX_SIDE, Header, read_header
 from camcli.images.jpeg import check_jpeg_end
+from camcli.pipeline import admission
 from camcli.pipeline.admission import Admission, peak_bytes
 from camcli.pipeline.probe import find_crashing
-from camcli.pipeline.stages import admission
 from camcli.records import Failure, Image, Source
 from tests.conftest import ROOT, Result
 from tests.folders import TINY, failures_of, rows_of

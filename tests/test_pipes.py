@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import math
 import os
 import shlex
 import signal
+import struct
 import subprocess
 import sys
-import time
+import termios
 from pathlib import Path
 
 import pytest
 
 from camcli.records import unescape_name
 from tests.conftest import ROOT
-from tests.folders import TINY, contents_of, failures_of, rows_of, start
+from tests.folders import TINY, contents_of, failures_of, rows_of
+from tests.forks import command_in_shell, forked, wait_for
 from tests.pictures import encoded, photo
 from tests.test_run import NAMES
 
-SHELL = {"env": {**os.environ, "PYTHONPATH": str(ROOT), "camcli": f"{sys.executable} -m camcli"}, "timeout": 120}
 RUN = f"$camcli run {shlex.join(TINY)}"
+FRESH = f"$fresh run {shlex.join(TINY)}"
 
 
-def sh(script, cwd, **options):
-    """A pipeline as a user types it, by bash with pipefail; ``$camcli`` is the command."""
-    return subprocess.run(["bash", "-o", "pipefail", "-c", script], cwd=cwd, capture_output=True, **{**SHELL, **options})
+def sh(script, cwd):
+    """A pipeline as a user types it, by bash with pipefail; ``$camcli`` is the command, ``$fresh`` too, in a fresh process."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "fresh": f"{sys.executable} -m camcli", "camcli": command_in_shell()}
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script], cwd=cwd, capture_output=True, env=environment, timeout=120, check=False
+    )
 
 
 @pytest.fixture
@@ -153,7 +159,7 @@ def test_rows_come_as_images_finish(imgs, tmp_path):
     """The first row is there long before the last image is done."""
     for k in range(400):
         (imgs / f"more-{k:03d}.jpg").write_bytes(encoded(photo(k, (300, 200)), "JPEG"))
-    process = start("run", imgs, *TINY, "-o", tmp_path / "out", "--csv", "-", "--batch-size", 2, "--workers", 1, "--quiet")
+    process = forked("run", imgs, *TINY, "-o", tmp_path / "out", "--csv", "-", "--batch-size", 2, "--workers", 1, "--quiet")
     lines = [process.stdout.readline() for _ in range(2)]
     assert not (tmp_path / "out" / "run.json").exists(), "the run was over before the first row came"
     rest = process.stdout.read()
@@ -181,7 +187,7 @@ def test_a_reader_that_leaves_ends_the_run_cleanly(imgs, tmp_path):
     [(">/dev/full", 3, "cannot write the rows to stdout"), (">&-", 0, "6 images explained"), ("2>/dev/full | cat", 0, None)],
 )
 def test_streams_that_cannot_be_written(imgs, tmp_path, stream, code, said):
-    done = sh(f"{RUN} imgs -o out --csv - {stream}", tmp_path)
+    done = sh(f"{FRESH} imgs -o out --csv - {stream}", tmp_path)
     assert done.returncode == code, done.stderr
     assert b"Traceback" not in done.stderr
     if said is not None:
@@ -251,12 +257,18 @@ def test_no_cell_is_a_formula(camcli, on_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_paths_are_awaited(tmp_path, number, code):
-    """Nobody writes to stdin: the signal ends the wait."""
+    """One line has been read, and nobody writes another: the signal ends the wait."""
     reader, writer = os.pipe()
-    process = start("run", "-", "-o", tmp_path / "out", *TINY, stdin=reader)
-    time.sleep(1.5)
+    process = forked("run", "-", "-o", tmp_path / "out", *TINY, stdin=reader)
+    os.write(writer, b"a.jpg\n")
+    assert wait_for(lambda: not unread(reader)), "nobody reads the paths"
     process.send_signal(number)
     assert process.wait(10) == code
     os.close(writer)
     os.close(reader)
     assert "Traceback" not in process.communicate()[1]
+
+
+def unread(pipe):
+    """How many bytes lie in a pipe."""
+    return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]

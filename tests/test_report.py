@@ -516,6 +516,23 @@ def test_originals_that_are_gone(browser, camcli, imgs, tmp_path):
         assert camcli("report", out).code == 0
 
 
+@pytest.mark.parametrize("option", ["--legend", "--caption"])
+def test_an_original_without_an_overlay_is_shown_whole(browser, camcli, tmp_path, option):
+    """A legend and a caption belong to overlays: an empty map has none, and its original is as high as the picture."""
+    picture(tmp_path / "imgs" / "bright.png", 90)
+    (tmp_path / "imgs" / "black.png").write_bytes(encoded(np.zeros((48, 64, 3), np.uint8), "PNG"))
+    out = tmp_path / "out"
+    assert camcli("run", tmp_path / "imgs", "-o", out, *TINY, option, "--report").code == 0
+    page = opened(browser, out)
+    for status in ("ok", "empty"):  # the other picture first: nothing of it may stay
+        page.execute_script("openView(grid.items.findIndex((item) => statusOf(item) === arguments[0]))", status)
+        wait(page, "byId('original').naturalWidth === 64")
+    height = page.execute_script("return ['original', 'easel'].map((id) => byId(id).getBoundingClientRect().height)")
+    assert height[0] == pytest.approx(height[1], abs=1)
+    assert page.execute_script("return byId('picture-note').textContent").startswith("Nothing is painted: the map is empty.")
+    assert complaints(page) == []
+
+
 def test_without_a_mouse(browser, reported):
     page = opened(browser, reported)
     page.execute_script("byId('reset').focus()")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import struct
 import threading
@@ -378,6 +379,10 @@ def test_a_page_of_hostile_texts_and_numbers_works(browser, camcli, tmp_path):
     open_page(browser, out / "report.html")
     wait(browser, "document.querySelectorAll('.card').length > 0")
     complaints(browser)
+    places = browser.execute_script("return rows.image.map((_, row) => mapBox(row, 64, 48)).filter((box) => box !== null)")
+    assert 0 < len(places) < 2 * len(images), "a map lies somewhere or, where the table names no area, nowhere"
+    assert all(value is not None and math.isfinite(value) for box in places for value in box.values())
+    assert all(box["w"] > 0 and box["h"] > 0 for box in places)
     for sort in ("wrong", "probability", "margin", "peak", "path"):
         browser.execute_script("change({sort: arguments[0], single: false})", sort)
         assert browser.execute_script("return grid.items.length") == 2 * len(images)

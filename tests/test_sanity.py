@@ -24,9 +24,10 @@ from camcli.cam.explain import explain_batch
 from camcli.config.run import RunConfig
 from camcli.errors import ModelError
 from camcli.images.discover import discover_sources
+from camcli.layout import SANITY_PICTURES
 from camcli.listener import SilentListener
 from camcli.pipeline.job import prepare_module
-from camcli.records import SANITY_PICTURES, Grid, Layer, Preprocess, Source
+from camcli.records import Grid, Layer, Preprocess, Source
 from camcli.sanity.check import MODES, Check, Measurement, check_maps
 from camcli.sanity.config import SanityConfig
 from camcli.sanity.plot import curves_figure

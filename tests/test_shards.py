@@ -188,8 +188,6 @@ def test_a_part_that_was_killed_is_not_joined_although_it_had_finished_before(ca
         with contextlib.suppress(KeyboardInterrupt):  # a part without a new image has nothing to do
             camcli("run", imgs, "-o", out, *TINY, "--shard", part)
     monkeypatch.undo()
-    monkeypatch.setattr("camcli.cli.app.SIGNALS.install", lambda: None)
-    monkeypatch.setattr("camcli.cli.app.SIGNALS.ignore", lambda: None)
     assert "is not finished" in camcli("merge", out).err
 
 
@@ -270,8 +268,6 @@ def test_folders_that_can_be_read_again_leave_no_row_in_parts(camcli, imgs, tmp_
     assert camcli("merge", out).code == 1
     assert {row["image"] for row in failures_of(out)} == {f"d{k}" for k in range(6)}
     monkeypatch.undo()
-    for act in ("install", "ignore"):
-        monkeypatch.setattr(f"camcli.cli.app.SIGNALS.{act}", lambda: None)
     assert run_parts(camcli, imgs, out) == [0, 0, 0]
     assert camcli("merge", out).code == 0
     camcli("run", imgs, "-o", whole, *TINY)

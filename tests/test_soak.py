@@ -21,7 +21,6 @@ from tests.test_faults import (
     Sweep,
     combinations_that_differ,
     discovered,
-    forks,  # noqa: F401 - a fixture
     growth,
     signals_at_random,
     sweep,  # noqa: F401 - a fixture
@@ -62,7 +61,7 @@ def memory_disk(tmp_path) -> Iterator[Path]:
         yield Path(place)
 
 
-def test_law_1_two_hundred_kills(forks, tmp_path, report):  # noqa: F811
+def test_law_1_two_hundred_kills(forks, tmp_path, report):
     images = tmp_path / "imgs"
     fill_album(images, 300)
     flags = (*TINY, "--batch-size", 4, "--quiet")
@@ -73,7 +72,7 @@ def test_law_1_two_hundred_kills(forks, tmp_path, report):  # noqa: F811
     assert not violations, "\n".join(violations)
 
 
-def test_law_2_sixty_signals(forks, tmp_path, report):  # noqa: F811
+def test_law_2_sixty_signals(forks, tmp_path, report):
     fill_album(tmp_path / "imgs", 200)
     violations, met = signals_at_random(forks, tmp_path / "imgs", tmp_path, 60, seed=1)
     report(str(dict(met)))
@@ -141,7 +140,7 @@ def test_law_20_a_million_entries(memory_disk, report):
     assert found.growth < 300
 
 
-def test_law_21_a_hundred_thousand_images(forks, memory_disk, report):  # noqa: F811
+def test_law_21_a_hundred_thousand_images(forks, memory_disk, report):
     """Memory grows by the journal's few hundred bytes an image and by nothing else; then another division of labour, and EQ."""
     images, out, other = memory_disk / "imgs", memory_disk / "out", memory_disk / "other"
     fill_with_copies(images, 100_000)
@@ -162,7 +161,7 @@ def test_law_21_a_hundred_thousand_images(forks, memory_disk, report):  # noqa: 
     assert differences(out, other, same_bytes=False) == []
 
 
-def test_law_21_every_division_of_labour(forks, tmp_path, report):  # noqa: F811
+def test_law_21_every_division_of_labour(forks, tmp_path, report):
     fill_album(tmp_path / "imgs", 2000, largest=200)
     combinations = [(workers, batch) for batch in (1, 32) for workers in (1, 2, 8)]
     assert combinations_that_differ(forks, tmp_path / "imgs", tmp_path, combinations) == []

@@ -26,7 +26,7 @@ from camcli.sanity.write import FILES
 from tests.conftest import Cam
 from tests.faults import differences, fill_album
 from tests.folders import contents_of, rows_of
-from tests.forks import Forks, wait_for
+from tests.forks import wait_for
 from tests.pictures import noise
 
 VARIATIONS = ({}, {"smooth": 3}, {"augment": True}, {"chunk": 2})
@@ -100,14 +100,10 @@ def test_what_was_in_the_network_is_dropped_and_done_by_the_next_run(camcli, tmp
     def stop_at_30(progress, number):
         passes.append(number)
         if len(passes) == 30:
-            SIGNALS.stop.set()
+            SIGNALS._arrived(signal.SIGINT, None)
 
     monkeypatch.setattr(RunProgress, "pass_begins", stop_at_30)
-    monkeypatch.setattr(SIGNALS, "number", signal.SIGINT)
-    try:
-        camcli(*command, "-o", tmp_path / "out")
-    finally:
-        SIGNALS.stop.clear()
+    assert camcli(*command, "-o", tmp_path / "out").code == 130
     assert len(passes) == 30, "passes went on"
     left = rows_of(tmp_path / "out")
     assert len(left) < len(rows_of(tmp_path / "whole"))
@@ -116,7 +112,7 @@ def test_what_was_in_the_network_is_dropped_and_done_by_the_next_run(camcli, tmp
     assert contents_of(tmp_path / "out") == contents_of(tmp_path / "whole")
 
 
-def test_law_2_an_interrupt_ends_a_slow_method_within_five_seconds(tmp_path):
+def test_law_2_an_interrupt_ends_a_slow_method_within_five_seconds(forks, tmp_path):
     """Each image takes eight seconds. The command says at once what it does."""
     fill_album(tmp_path / "imgs", 3)
     command = [
@@ -132,18 +128,17 @@ def test_law_2_an_interrupt_ends_a_slow_method_within_five_seconds(tmp_path):
         1,
     ]
     log, asleep = tmp_path / "log", tmp_path / "asleep"
-    with Forks() as forks:
-        slowly = {"FAULTS_SLEEP": "0.2", "FAULTS_ASLEEP": str(asleep), "FORKS_HASTY": "yes"}
-        run = forks.start([*command, "-o", tmp_path / "out"], log, **slowly)
-        assert wait_for(lambda: (asleep.exists() and asleep.stat().st_size > 20) or run.poll() is not None)
-        run.send_signal(signal.SIGINT)
-        begun = time.monotonic()
-        assert wait_for(lambda: "Finishing the images in progress; press Ctrl-C again to stop now.\n" in log.read_text(), 1)
-        assert run.wait(30) == 130, log.read_text()
-        assert time.monotonic() - begun < 5
-        assert "Traceback" not in log.read_text()
-        for folder in ("whole", "out"):
-            assert forks.start([*command, "-o", tmp_path / folder, "--quiet"], log, FORKS_HASTY="yes").wait(60) == 0
+    slowly = {"FAULTS_SLEEP": "0.2", "FAULTS_ASLEEP": str(asleep)}
+    run = forks.start([*command, "-o", tmp_path / "out"], log, **slowly)
+    assert wait_for(lambda: (asleep.exists() and asleep.stat().st_size > 20) or run.poll() is not None)
+    run.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    assert wait_for(lambda: "Finishing the images in progress; press Ctrl-C again to stop now.\n" in log.read_text(), 1)
+    assert run.wait(30) == 130, log.read_text()
+    assert time.monotonic() - begun < 5
+    assert "Traceback" not in log.read_text()
+    for folder in ("whole", "out"):
+        assert forks.start([*command, "-o", tmp_path / folder, "--quiet"], log).wait(60) == 0
     assert differences(tmp_path / "out", tmp_path / "whole") == []
 
 
@@ -155,38 +150,36 @@ def test_law_2_an_interrupt_ends_a_slow_method_within_five_seconds(tmp_path):
     ],
     ids=["sanity", "dream"],
 )
-def test_law_2_holds_for_studies_too(tmp_path, command):
+def test_law_2_holds_for_studies_too(forks, tmp_path, command):
     """In the middle of what takes minutes."""
     fill_album(tmp_path / "imgs", 3)
     log, asleep = tmp_path / "log", tmp_path / "asleep"
     arguments = [tmp_path / "imgs" if word == "imgs" else word for word in command]
-    with Forks() as forks:
-        slowly = {"FAULTS_SLEEP": "0.2", "FAULTS_ASLEEP": str(asleep), "FORKS_HASTY": "yes"}
-        run = forks.start([*arguments, "-o", tmp_path / "out"], log, **slowly)
-        assert wait_for(lambda: (asleep.exists() and asleep.stat().st_size > 20) or run.poll() is not None)
-        run.send_signal(signal.SIGINT)
-        begun = time.monotonic()
-        assert run.wait(30) == 130, log.read_text()
-        assert time.monotonic() - begun < 5
-        assert "Traceback" not in log.read_text()
+    slowly = {"FAULTS_SLEEP": "0.2", "FAULTS_ASLEEP": str(asleep)}
+    run = forks.start([*arguments, "-o", tmp_path / "out"], log, **slowly)
+    assert wait_for(lambda: (asleep.exists() and asleep.stat().st_size > 20) or run.poll() is not None)
+    run.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    assert run.wait(30) == 130, log.read_text()
+    assert time.monotonic() - begun < 5
+    assert "Traceback" not in log.read_text()
 
 
-def test_an_interrupted_check_says_so_writes_nothing_and_starts_again(tmp_path):
+def test_an_interrupted_check_says_so_writes_nothing_and_starts_again(forks, tmp_path):
     """After the restart the folder equals that of a check that was never interrupted."""
     fill_album(tmp_path / "imgs", 3)
     command = ["sanity", tmp_path / "imgs", "-m", "tests.faults:sluggish", "-l", "cells", "--method", "scorecam"]
     log, asleep, out = tmp_path / "log", tmp_path / "asleep", tmp_path / "out"
-    with Forks() as forks:
-        slowly = {"FAULTS_SLEEP": "0.2", "FAULTS_ASLEEP": str(asleep), "FORKS_HASTY": "yes"}
-        check = forks.start([*command, "-o", out], log, **slowly)
-        assert wait_for(lambda: (asleep.exists() and asleep.stat().st_size > 20) or check.poll() is not None)
-        check.send_signal(signal.SIGINT)
-        assert wait_for(lambda: "Stopping after the maps in progress; press Ctrl-C again to stop now.\n" in log.read_text(), 1)
-        assert check.wait(30) == 130, log.read_text()
-        assert "interrupted; nothing was written" in log.read_text()
-        assert not out.exists()
-        for folder in ("whole", "out"):
-            assert forks.start([*command, "-o", tmp_path / folder, "--quiet"], log, FORKS_HASTY="yes").wait(60) == 0
+    slowly = {"FAULTS_SLEEP": "0.2", "FAULTS_ASLEEP": str(asleep)}
+    check = forks.start([*command, "-o", out], log, **slowly)
+    assert wait_for(lambda: (asleep.exists() and asleep.stat().st_size > 20) or check.poll() is not None)
+    check.send_signal(signal.SIGINT)
+    assert wait_for(lambda: "Stopping after the maps in progress; press Ctrl-C again to stop now.\n" in log.read_text(), 1)
+    assert check.wait(30) == 130, log.read_text()
+    assert "interrupted; nothing was written" in log.read_text()
+    assert not out.exists()
+    for folder in ("whole", "out"):
+        assert forks.start([*command, "-o", tmp_path / folder, "--quiet"], log).wait(60) == 0
     for name in FILES:
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 

@@ -104,13 +104,13 @@ def test_on_a_terminal_only_our_own_colours_are_raw(monkeypatch):
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", Guarded(terminal))
-    talk = Console()
-    talk.say(POISON)
-    talk.say_beside_bar(POISON)
-    talk.warn(POISON)
-    talk.complain(POISON)
-    with talk.bar(2) as tell:
+    console = Console()
+    console.info(POISON)
+    console.warn(POISON)
+    console.error(POISON)
+    with console.bar(2) as tell:
         tell(1, 2, POISON)
+        console.info(POISON)
     text = terminal.getvalue()
     for own in ("\x1b[31mcamcli: \x1b[0m", "\x1b[33mcamcli: note: \x1b[0m"):
         assert own in text

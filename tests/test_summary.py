@@ -14,6 +14,7 @@ from camcli.cli.console import Console
 from camcli.cli.loading import loading
 from camcli.timing import StageTimer
 from tests.folders import TINY, failures_of, start
+from tests.forks import forked
 from tests.pictures import encoded, photo
 
 
@@ -111,7 +112,7 @@ def test_run_json_says_how_and_when_the_command_was_given(imgs, tmp_path):
     with open(odd + b"/x y.jpg", "wb") as file:
         file.write(encoded(photo(), "JPEG"))
     before = datetime.datetime.now().astimezone()
-    process = start("run", os.fsdecode(odd), imgs / "sub", *TINY, "-o", tmp_path / "out", "--quiet")
+    process = forked("run", os.fsdecode(odd), imgs / "sub", *TINY, "-o", tmp_path / "out", "--quiet")
     assert process.wait(60) == 0
     this_run = json.loads((tmp_path / "out" / "run.json").read_text("ascii"))["this_run"]
     assert this_run["inputs"] == [os.fsdecode(odd), str(imgs / "sub")]

@@ -241,8 +241,6 @@ def test_what_failed_is_tried_again_only_when_asked(camcli, imgs, tmp_path, monk
     assert camcli("run", imgs, "-o", out, *TINY).code == 1
     assert len(failures_of(out)) == 3
     monkeypatch.undo()
-    monkeypatch.setattr("camcli.cli.app.SIGNALS.install", lambda: None)
-    monkeypatch.setattr("camcli.cli.app.SIGNALS.ignore", lambda: None)
     assert "Nothing to do" in camcli("run", imgs, "-o", out, *TINY).err
     kept = state_of(out / "overlays")
     retried = camcli("run", imgs, "-o", out, *TINY, "--retry-failed")

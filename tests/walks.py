@@ -7,7 +7,6 @@ option -> value, put in place of the page's own or added to it; nothing else of 
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -15,7 +14,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.conftest import ROOT, Result
+from tests.conftest import Result
+from tests.forks import command_in_shell
 
 _BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"^ {4}((?:[^#\n]*\| )?(?:\.venv/bin/)?camcli .*)$", re.MULTILINE)
@@ -69,11 +69,8 @@ def run_command(command: str, camcli: Callable[..., Result], changes: Mapping[st
 
 
 def _in_shell(command: str) -> Result:
-    python = shlex.quote(sys.executable)
-    program = f'camcli() {{ PYTHONPATH={shlex.quote(str(ROOT))} {python} -P -m camcli "$@"; }}; python() {{ {python} "$@"; }}; '
-    ended = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {program}{command}"], capture_output=True, text=True, timeout=300, env=os.environ
-    )
+    program = f'camcli() {{ {command_in_shell()} "$@"; }}; python() {{ {shlex.quote(sys.executable)} "$@"; }}; '
+    ended = subprocess.run(["bash", "-c", f"set -o pipefail; {program}{command}"], capture_output=True, text=True, timeout=300)
     assert "Traceback" not in ended.stderr
     return Result(ended.returncode, ended.stdout, ended.stderr)
 

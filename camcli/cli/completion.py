@@ -19,8 +19,8 @@ import typer
 from camcli.config.run import RunConfig
 from camcli.documents import parse_json, read_document
 from camcli.errors import LabelsError
+from camcli.layout import FITTED_MARK
 from camcli.models.labels import IMAGENET_SIZE, read_labels
-from camcli.records import FITTED_MARK
 
 Completion = Callable[[typer.Context, str], list[str]]
 

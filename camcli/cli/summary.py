@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from camcli.cli.console import Console
-from camcli.records import REPORT_PAGE, count_words, escape_name
+from camcli.layout import FAILURES, REPORT_PAGE
+from camcli.records import count_words, escape_name
 
 if TYPE_CHECKING:
     from camcli.pipeline.runner import RunSummary
@@ -82,5 +83,5 @@ def failed_words(failed: int, output: str) -> str:
 
 def failed_before_words(failed: int, output: str) -> str:
     """How many images failed in earlier runs, which have told it."""
-    where = escape_name(os.path.join(output, "failures.csv"))
+    where = escape_name(os.path.join(output, FAILURES))
     return f"{count_words(failed, 'image')} failed before; see {where}. To try again: --retry-failed."

@@ -14,7 +14,8 @@ from camcli.config.field import option_name
 from camcli.config.run import RunConfig
 from camcli.documents import read_document
 from camcli.errors import ConfigError
-from camcli.records import EXCHANGE, FITTED_MARK, FITTED_WEIGHTS, escape_name
+from camcli.layout import EXCHANGE, FITTED_MARK, FITTED_WEIGHTS
+from camcli.records import escape_name
 
 
 def run_settings(config: RunConfig, root: str) -> dict[str, Any]:

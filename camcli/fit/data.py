@@ -11,7 +11,8 @@ import numpy as np
 
 from camcli.errors import InputError
 from camcli.images.discover import discover_sources
-from camcli.records import FITTED_MARK, Source, escape_name
+from camcli.layout import FITTED_MARK
+from camcli.records import Source, escape_name
 
 PARTS = ("train", "val")
 _FEWEST = 2

@@ -14,7 +14,7 @@ import torch
 
 from camcli.documents import parse_json
 from camcli.errors import ConfigError, OutOfMemoryError
-from camcli.fit.folder import FEATURES
+from camcli.layout import FEATURES
 from camcli.output.root import Root
 from camcli.pipeline.engine import normalised, out_of_memory
 from camcli.pipeline.job import Job

@@ -18,23 +18,18 @@ from camcli.documents import parse_json
 from camcli.errors import OutputError, SettingsError
 from camcli.fit.data import Dataset
 from camcli.fit.metrics import Metrics
-from camcli.output.exchange import DECIDED, exchange_files, finish_exchange
+from camcli.layout import DRAFT, EXCHANGE, FAILURES, FEATURES, FITTED_MARK, FITTED_WEIGHTS, LOCK, OWN, SCRATCH
+from camcli.output.exchange import exchange_files, finish_exchange
 from camcli.output.locks import claimed
 from camcli.output.root import Root
 from camcli.output.writers import json_bytes, output_error
-from camcli.records import FITTED_MARK, FITTED_WEIGHTS, RUN_MARKER, Failure, escape_name, stamp_of, unescape_name
+from camcli.records import Failure, escape_name, stamp_of, unescape_name
 
 if TYPE_CHECKING:
     from camcli.models.fitted import Fitted
 
-FILES = (FITTED_WEIGHTS, "labels.txt", "split.csv", "metrics.json", "README.md", "failures.csv", FITTED_MARK)
+FILES = (FITTED_WEIGHTS, "labels.txt", "split.csv", "metrics.json", "README.md", FAILURES, FITTED_MARK)
 """The files that ``camcli fit`` writes into a model's folder."""
-
-FEATURES = f"{RUN_MARKER}/features"
-"""The folder of computed features."""
-
-FAILURES = "failures.csv"
-"""Table of images that could not be read; absent if all could."""
 
 
 def dataset_digest(dataset: Dataset) -> str:
@@ -85,10 +80,10 @@ class ModelFolder:
         path = self.root.path
         if os.path.lexists(path) and not os.path.isdir(path):
             raise OutputError(f"{self._shown!r} is a file; choose a folder for the model.")
-        if not os.path.isdir(path) or self._is_used() or self.root.exists(DECIDED):
+        if not os.path.isdir(path) or self._is_used() or self.root.exists(EXCHANGE):
             return
-        inner = set(self.root.names(RUN_MARKER)) if self.root.is_folder(RUN_MARKER) else set()
-        if set(self.root.names()) - {RUN_MARKER} or inner - {"lock", "scratch", "draft"}:
+        inner = set(self.root.names(OWN)) if self.root.is_folder(OWN) else set()
+        if set(self.root.names()) - {OWN} or {f"{OWN}/{name}" for name in inner} - {LOCK, SCRATCH, DRAFT}:
             raise OutputError(f"{self._shown!r} is not empty and holds no model of camcli fit; choose another folder.")
 
     def _is_done(self) -> bool:

@@ -12,12 +12,12 @@ from torch import Tensor
 from camcli import __version__
 from camcli.fit.config import FitConfig
 from camcli.fit.data import Dataset, counts_of
-from camcli.fit.folder import FAILURES
 from camcli.fit.metrics import Metrics
 from camcli.fit.records import Backbone, Examples, Training
+from camcli.layout import FAILURES, FITTED_WEIGHTS
 from camcli.output.writers import FAILURE_COLUMNS, csv_line, failure_line, json_bytes, table_line
 from camcli.pipeline.job import package_versions
-from camcli.records import FITTED_WEIGHTS, escape_name
+from camcli.records import escape_name
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~])")
 _MOST_CONFUSED = 20

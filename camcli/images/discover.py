@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from camcli.errors import InputError, RunError
-from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, SANITY_PICTURES, Source, escape_name
+from camcli.layout import OUTPUT_FOLDERS, OWN, SANITY_PICTURES
+from camcli.records import Source, escape_name
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"})
 """Extensions of image files inside folders, in lower case."""
@@ -91,7 +92,7 @@ def _without_outputs(paths: dict[str, bool], output: str) -> dict[str, bool]:
         inside = known[folder]
         for place in reversed(unknown):
             above, name = os.path.split(place)
-            marked = name in OUTPUT_FOLDERS and (above == output or os.path.lexists(os.path.join(above, RUN_MARKER)))
+            marked = name in OUTPUT_FOLDERS and (above == output or os.path.lexists(os.path.join(above, OWN)))
             inside = known[place] = inside or marked
         return inside
 
@@ -202,7 +203,7 @@ def _listed(path: str, output: str, *, is_top: bool) -> _Folder:
             for entry in scan:
                 name = entry.name
                 if name.startswith("."):
-                    holds_run |= name == RUN_MARKER
+                    holds_run |= name == OWN
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.add(name)

@@ -10,9 +10,10 @@ from typing import Any
 from camcli.config.fingerprint import fitted_file
 from camcli.documents import parse_json, read_document
 from camcli.errors import ModelError, WeightsError
+from camcli.layout import FITTED_MARK, FITTED_WEIGHTS
 from camcli.models.gap_classifier import GapClassifier, cut_classifier
 from camcli.models.request import ModelInfo, ModelRequest, ModelSource
-from camcli.records import FITTED_MARK, FITTED_WEIGHTS, Grid, Layer, LoadedModel, Preprocess, escape_name, preprocess_of
+from camcli.records import Grid, Layer, LoadedModel, Preprocess, escape_name, preprocess_of
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ from camcli.config.fingerprint import comparable_settings
 from camcli.config.run import LOOKS, RunConfig
 from camcli.documents import kind_of
 from camcli.errors import OutputError, SettingsError
+from camcli.layout import FITTED_MARK, OUTPUT_FOLDERS, OUTPUT_NAMES, OWN, OWN_FOLDERS
 from camcli.output.advice import ways_on
-from camcli.output.journal import TABLES, Header
+from camcli.output.journal import Header
 from camcli.output.root import Root
-from camcli.records import FITTED_MARK, OUTPUT_FOLDERS, REPORT_PAGE, RUN_MARKER, Stamp, escape_name, stamp_of
+from camcli.records import Stamp, escape_name, stamp_of
 
-OURS = (*TABLES, "run.json", "boxes.json", REPORT_PAGE, *OUTPUT_FOLDERS)
-
-_FOLDERS = frozenset({*OUTPUT_FOLDERS, "scratch", "draft", "exchange", "features"})
+_FOLDERS = frozenset({*OUTPUT_FOLDERS, *OWN_FOLDERS})
 """Names of folders in an output folder, and in its marker; all else that camcli makes there are files."""
 
 
@@ -79,8 +78,8 @@ def check_place(path: str) -> None:
         raise OutputError(f"{escape_name(path)!r} is the root of the file system; name a folder of its own with --output.")
     if os.path.lexists(os.path.join(path, FITTED_MARK)):
         raise OutputError(f"{escape_name(path)!r} is a model of camcli fit; choose another folder with --output.")
-    if not os.path.lexists(os.path.join(path, RUN_MARKER)):
-        foreign = [name for name in OURS if os.path.lexists(os.path.join(path, name))]
+    if not os.path.lexists(os.path.join(path, OWN)):
+        foreign = [name for name in OUTPUT_NAMES if os.path.lexists(os.path.join(path, name))]
         if foreign:
             raise OutputError(
                 f"{escape_name(path)!r} holds {', '.join(foreign)}, which camcli did not write; choose another folder "
@@ -93,12 +92,12 @@ def check_kinds(root: Root) -> None:
 
     Every later step refuses it too; here it is told at once, before a model is loaded.
     """
-    inner = [f"{RUN_MARKER}/{name}" for name in root.names(RUN_MARKER)] if root.is_folder(RUN_MARKER) else []
-    for name in (RUN_MARKER, *OURS, *inner):
+    inner = [f"{OWN}/{name}" for name in root.names(OWN)] if root.is_folder(OWN) else []
+    for name in (OWN, *OUTPUT_NAMES, *inner):
         status = root.status(name)
         if status is None:
             continue
-        is_folder = name == RUN_MARKER or os.path.basename(name) in _FOLDERS
+        is_folder = name == OWN or os.path.basename(name) in _FOLDERS
         if stat.S_ISDIR(status.st_mode) if is_folder else stat.S_ISREG(status.st_mode):
             continue
         expected, found = ("folder", "a file") if is_folder else ("file", "a folder")

@@ -12,13 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
+from camcli.layout import DRAFT, EXCHANGE
 from camcli.output.root import Root
 from camcli.output.writers import output_error
-from camcli.records import EXCHANGE, RUN_MARKER
 
-_DRAFT, DECIDED = f"{RUN_MARKER}/draft", EXCHANGE
-
-LEFTOVERS = (_DRAFT, DECIDED)
+LEFTOVERS = (DRAFT, EXCHANGE)
 """What a process leaves that dies at it."""
 
 
@@ -28,7 +26,7 @@ def _inner(folder: str, place: str) -> str:
 
 def present(root: Root, place: str) -> str:
     """Where the file that belongs at ``place`` is now: there, or on its way there."""
-    decided = _inner(DECIDED, place)
+    decided = _inner(EXCHANGE, place)
     return decided if root.exists(decided) else place
 
 
@@ -41,14 +39,14 @@ def exchanged(root: Root, places: Sequence[str]) -> Iterator[Mapping[str, Binary
     try:
         finish_exchange(root, places)
         _discard(root, places)
-        root.make_folder(_DRAFT)
+        root.make_folder(DRAFT)
         with contextlib.ExitStack() as stack:
-            files = {place: stack.enter_context(root.create(_inner(_DRAFT, place))) for place in places}
+            files = {place: stack.enter_context(root.create(_inner(DRAFT, place))) for place in places}
             yield files
             for file in files.values():
                 file.flush()
                 os.fsync(file.fileno())
-        root.rename(_DRAFT, DECIDED)  # from here on the new files are the truth
+        root.rename(DRAFT, EXCHANGE)  # from here on the new files are the truth
         finish_exchange(root, places)
     except OSError as error:
         _discard(root, places)
@@ -67,21 +65,21 @@ def exchange_files(root: Root, contents: Mapping[str, bytes]) -> None:
 
 def finish_exchange(root: Root, places: Sequence[str]) -> None:
     """Move what a process that died had decided, and not moved yet, to its ``places``. Raises OSError."""
-    if not root.exists(DECIDED):
+    if not root.exists(EXCHANGE):
         return
     for place in places:
-        decided = _inner(DECIDED, place)
+        decided = _inner(EXCHANGE, place)
         if root.size(decided):
             root.rename(decided, place)
         elif root.exists(decided):
             root.remove(place)
             root.remove(decided)
-    root.remove_folder(DECIDED, above=False)
+    root.remove_folder(EXCHANGE, above=False)
 
 
 def _discard(root: Root, places: Sequence[str]) -> None:
     """Remove a draft, as far as it is one; nothing that is in the way is of any harm."""
     with contextlib.suppress(OSError):
         for place in places:
-            root.remove(_inner(_DRAFT, place))
-        root.remove_folder(_DRAFT, above=False)
+            root.remove(_inner(DRAFT, place))
+        root.remove_folder(DRAFT, above=False)

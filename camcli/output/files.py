@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from camcli.layout import REPORT_PAGE, ROW_FOLDERS, map_file, mask_file
 from camcli.output.names import is_output_name
 from camcli.output.root import Root
-from camcli.records import REPORT_PAGE, ROW_FOLDERS, unescape_name
+from camcli.records import unescape_name
 
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 ARRAY_START = re.compile(
@@ -29,22 +30,13 @@ def files_of(overlay: str, settings: Mapping[str, Any]) -> list[str]:
     if settings.get("save-maps"):
         files.append(map_file(overlay))
     if settings.get("masks"):
-        files.append(f"masks/{_stem(overlay)}.png")
+        files.append(mask_file(overlay))
     return files
 
 
 def row_files(rows: list[dict[str, str]], settings: Mapping[str, Any]) -> list[str]:
     """The files of all ``rows`` of an image, in order."""
     return [file for row in rows for file in files_of(unescape_name(row["overlay"]), settings)]
-
-
-def map_file(overlay: str) -> str:
-    """Where the raw map of ``overlay`` is, if it was stored; both paths are relative to the output folder."""
-    return f"maps/{_stem(overlay)}.npy"
-
-
-def _stem(overlay: str) -> str:
-    return os.path.splitext(overlay.removeprefix("overlays/"))[0]
 
 
 def stray_files(root: Root, named: set[str]) -> Iterator[str]:

@@ -14,22 +14,23 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 from camcli.errors import SettingsError
-from camcli.output.checks import OURS, check_place, is_readable, is_unchanged
+from camcli.layout import BOXES, JOURNAL, LOCK, NEW_LOOK, OUTPUT_NAMES, OVERLAYS, OWN, RUN_RECORD
+from camcli.output.checks import check_place, is_readable, is_unchanged
 from camcli.output.files import row_files
 from camcli.output.inflight import InFlight
-from camcli.output.journal import JOURNAL, Entry, read_header
+from camcli.output.journal import Entry, read_header
 from camcli.output.ledger import Ledger, own_files
-from camcli.output.locks import LOCK, claimed
+from camcli.output.locks import claimed
 from camcli.output.manifest import remove_report
 from camcli.output.names import shard_name
 from camcli.output.order import NO_FAILURE, in_order
-from camcli.output.record import RECORD, read_record
-from camcli.output.redrawing import MARKER, redrawing_look
+from camcli.output.record import read_record
+from camcli.output.redrawing import redrawing_look
 from camcli.output.root import Root
 from camcli.output.unconfirmed import Unconfirmed
 from camcli.output.writers import output_error
 from camcli.output.writing import Rewriter, RunWriter, confirm_all, sweep
-from camcli.records import RUN_MARKER, Checksum, Source, escape_name
+from camcli.records import Checksum, Source, escape_name
 
 _RETRIED = ("memory", NO_FAILURE)
 """Stages of failures that say nothing of the file: what failed there is tried again by every run."""
@@ -76,12 +77,12 @@ class OutputFolder:
         try:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(claimed(self.root, busy, self._is_used))
-                self._folds_case = self.root.exists(f"{RUN_MARKER}/{os.path.basename(LOCK).upper()}")
+                self._folds_case = self.root.exists(f"{OWN}/{os.path.basename(LOCK).upper()}")
                 if not self._overwrite:
                     self.ledger.load()
                 self._held = stack.pop_all()
         except OSError as error:
-            raise output_error(error.filename or self.root.at(RUN_MARKER), error) from error
+            raise output_error(error.filename or self.root.at(OWN), error) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -94,7 +95,7 @@ class OutputFolder:
         self._held.close()
 
     def _is_used(self) -> bool:
-        return any(map(self.root.exists, (JOURNAL, *OURS)))
+        return any(map(self.root.exists, (JOURNAL, *OUTPUT_NAMES)))
 
     def begin(self, todo: Sequence[Source], deaths: Mapping[str, int] = MappingProxyType({})) -> RunWriter:
         """Make room for the results of ``todo``: drop their old rows, or everything with ``overwrite``. Raises OutputError.
@@ -105,12 +106,12 @@ class OutputFolder:
             if self._overwrite:
                 self._clear()
             else:
-                self.root.remove(RECORD)  # which says that the run has come to its end
+                self.root.remove(RUN_RECORD)  # which says that the run has come to its end
                 self._drop({source.image for source in todo} & self.ledger.entries.keys())
                 sweep(self.root, self.ledger, self._unconfirmed)
             self._in_flight.begin(deaths)
         except OSError as error:
-            raise output_error(error.filename or self.root.at(RUN_MARKER), error) from error
+            raise output_error(error.filename or self.root.at(OWN), error) from error
         return RunWriter(self.root, self.ledger, self._unconfirmed, self._in_flight, folds_case=self._folds_case)
 
     def rewriting(self) -> Rewriter:
@@ -122,9 +123,9 @@ class OutputFolder:
         files = list(own_files(self.root))
         self._unconfirmed.doubt(files)
         self.ledger.clear()
-        for name in (RECORD, "boxes.json", MARKER):
+        for name in (RUN_RECORD, BOXES, NEW_LOOK):
             self.root.remove(name)
-        remove_report(self.root, [file for file in files if file.startswith("overlays/")])
+        remove_report(self.root, [file for file in files if file.startswith(f"{OVERLAYS}/")])
         sweep(self.root, self.ledger, self._unconfirmed)
 
     def _drop(self, stale: set[str]) -> None:

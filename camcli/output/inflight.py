@@ -19,10 +19,9 @@ import threading
 from collections.abc import Iterator, Mapping
 
 from camcli.documents import parse_json
+from camcli.layout import DEATHS, IN_FLIGHT
 from camcli.output.root import Root
-from camcli.records import RUN_MARKER
 
-_SLOTS, _DEATHS = f"{RUN_MARKER}/in-flight", f"{RUN_MARKER}/in-flight-deaths"
 _SLOT = 8192
 _LENGTH = 4
 """Bytes of a slot, and of the length at its beginning."""
@@ -40,7 +39,7 @@ class InFlight:
     def left_over(self) -> list[str]:
         """The images that a run which did not come to its end had in hand; none where the last run ended by itself."""
         try:
-            with self._root.open(_SLOTS) as file:
+            with self._root.open(IN_FLIGHT) as file:
                 slots = iter(lambda: file.read(_SLOT), b"")
                 names = [slot[_LENGTH : _LENGTH + int.from_bytes(slot[:_LENGTH], "little")] for slot in slots]
         except OSError:
@@ -51,7 +50,7 @@ class InFlight:
         """How often in a row a process died with that image alone in hand, for each that was in hand at any of the last deaths."""
         counts: dict[str, int] = {}
         with contextlib.suppress(OSError, ValueError):
-            found = parse_json(self._root.read(_DEATHS))
+            found = parse_json(self._root.read(DEATHS))
             counts = {image: number for image, number in found.items() if type(number) is int} if isinstance(found, dict) else {}
         names = self.left_over()
         for name in names:
@@ -64,11 +63,11 @@ class InFlight:
         These are written first: a process may be killed here as well.
         """
         if deaths:
-            self._root.write(_DEATHS, json.dumps(dict(deaths)).encode("ascii"))
+            self._root.write(DEATHS, json.dumps(dict(deaths)).encode("ascii"))
         else:
-            self._root.remove(_DEATHS)
-        self._root.remove(_SLOTS)
-        with self._root.create(_SLOTS) as file:
+            self._root.remove(DEATHS)
+        self._root.remove(IN_FLIGHT)
+        with self._root.create(IN_FLIGHT) as file:
             self._handle = os.dup(file.fileno())
 
     def end(self) -> None:
@@ -80,7 +79,7 @@ class InFlight:
 
     def forget(self) -> None:
         """Remove the files."""
-        for name in (_SLOTS, _DEATHS):
+        for name in (IN_FLIGHT, DEATHS):
             with contextlib.suppress(OSError):
                 self._root.remove(name)
 

@@ -29,16 +29,12 @@ from camcli.config.field import default_values, from_json, option_name
 from camcli.config.run import RunConfig
 from camcli.documents import parse_json
 from camcli.errors import ConfigError, SettingsError
+from camcli.layout import FAILURES, JOURNAL, PREDICTIONS, TABLES
 from camcli.output.exchange import present
 from camcli.output.root import Root
-from camcli.records import RUN_MARKER, Checksum, Stamp, escape_name
+from camcli.records import Checksum, Stamp, escape_name
 
 VERSION = 1
-
-JOURNAL = f"{RUN_MARKER}/journal.jsonl"
-
-TABLES = ("predictions.csv", "failures.csv")
-"""The tables of every run."""
 
 _STAGE = re.compile(r"[a-z]{0,20}")
 _MOST_LINE = 1 << 20
@@ -84,7 +80,7 @@ class Entry:
     @property
     def table(self) -> str:
         """The table that its rows are in."""
-        return "failures.csv" if self.stage else "predictions.csv"
+        return FAILURES if self.stage else PREDICTIONS
 
     def line(self, ends: Mapping[str, int]) -> bytes:
         """The entry as a line of the journal. ``ends``: the sizes of the tables after its rows."""
@@ -93,7 +89,7 @@ class Entry:
             record.update(size=self.stamp.size, mtime_ns=self.stamp.mtime_ns)
             if self.stamp.sha256:
                 record["sha256"] = self.stamp.sha256
-        record.update(stage=self.stage, predictions=ends["predictions.csv"], failures=ends["failures.csv"])
+        record.update(stage=self.stage, predictions=ends[PREDICTIONS], failures=ends[FAILURES])
         if self.rows is not None:
             record["rows"] = self.rows
         if self.files is not None:

@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_type_hints
 
 from camcli.errors import InputError, SettingsError
+from camcli.layout import FAILURES, JOURNAL, PREDICTIONS, TABLES
 from camcli.output.checks import check_settings
 from camcli.output.exchange import exchanged, finish_exchange, present
 from camcli.output.files import row_files
-from camcli.output.journal import JOURNAL, TABLES, Entry, Header, entries_of, read_header, table_ends
+from camcli.output.journal import Entry, Header, entries_of, read_header, table_ends
 from camcli.output.names import is_own_overlay
 from camcli.output.root import Root
 from camcli.output.writers import (
@@ -43,8 +44,8 @@ def _table_headers(settings: Mapping[str, Any]) -> dict[str, bytes]:
     """The first line of each table of a run with ``settings``."""
     labelled, boxed = settings.get("class-from") is not None, settings.get("boxes") is not None
     return {
-        "predictions.csv": csv_line(prediction_columns(labelled=labelled, boxed=boxed)),
-        "failures.csv": csv_line(FAILURE_COLUMNS),
+        PREDICTIONS: csv_line(prediction_columns(labelled=labelled, boxed=boxed)),
+        FAILURES: csv_line(FAILURE_COLUMNS),
     }
 
 
@@ -297,7 +298,7 @@ def _foreign_table(path: str) -> SettingsError:
 
 def rows_by_cells(root: Root) -> Iterator[dict[str, str]]:
     """Each row of the table of predictions as it stands there, whatever the journal says: for a folder that is to be emptied."""
-    with contextlib.suppress(FileNotFoundError), root.open("predictions.csv") as file:
+    with contextlib.suppress(FileNotFoundError), root.open(PREDICTIONS) as file:
         lines = (line.decode("utf-8", "replace").replace("\0", "") for line in file)
         with contextlib.suppress(csv.Error):
             rows = csv.reader(lines)

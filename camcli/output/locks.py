@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from camcli.errors import InUseError
+from camcli.layout import LOCK, OWN, SCRATCH
 from camcli.output.checks import check_kinds
-from camcli.output.root import SCRATCH, Root
+from camcli.output.root import Root
 from camcli.output.writers import output_error
-from camcli.records import RUN_MARKER
-
-LOCK = f"{RUN_MARKER}/lock"
 
 
 @contextmanager
@@ -28,7 +26,7 @@ def claimed(root: Root, busy: str, is_used: Callable[[], bool]) -> Iterator[None
     held: int | None = None
     try:
         check_kinds(root)
-        folders += [RUN_MARKER] if root.make_folder(RUN_MARKER) else []
+        folders += [OWN] if root.make_folder(OWN) else []
         held = root.lock(LOCK)
         if held is None:
             raise InUseError(busy)
@@ -38,7 +36,7 @@ def claimed(root: Root, busy: str, is_used: Callable[[], bool]) -> Iterator[None
     finally:
         with contextlib.suppress(OSError):  # what cannot be looked at may be used
             if not is_used():  # while the lock is held: nobody else can be using what is removed
-                if RUN_MARKER in folders and held is not None:
+                if OWN in folders and held is not None:
                     root.remove(LOCK)
                 for folder in reversed(folders):
                     root.remove_folder(folder, above=False)

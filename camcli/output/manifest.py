@@ -10,19 +10,13 @@ import re
 from collections.abc import Iterable
 
 from camcli.documents import parse_json
+from camcli.layout import REPORT_FOLDER, REPORT_MANIFEST, REPORT_MAPS, REPORT_PAGE, REPORT_ROWS, thumbnail_file
 from camcli.output.files import is_report
 from camcli.output.names import is_output_name
 from camcli.output.root import Root
-from camcli.records import REPORT_FOLDER, REPORT_PAGE, RUN_MARKER
 
-_MANIFEST = f"{RUN_MARKER}/report.jsonl"
 _MOST_LINE = 1 << 20
 _SCRIPT = re.compile(r"rows\.js|maps/\d+\.js")
-
-
-def thumbnail_of(overlay: str) -> str:
-    """The thumbnail of an overlay; both paths are relative to the output folder."""
-    return f"{REPORT_FOLDER}/thumbs/{os.path.splitext(overlay.removeprefix('overlays/'))[0]}.jpg"
 
 
 def report_names(root: Root) -> set[str]:
@@ -31,12 +25,12 @@ def report_names(root: Root) -> set[str]:
     Those of its manifest, and the scripts, which earlier versions wrote without one.
     """
     names: set[str] = set()
-    with contextlib.suppress(FileNotFoundError), root.open(_MANIFEST) as file:
+    with contextlib.suppress(FileNotFoundError), root.open(REPORT_MANIFEST) as file:
         while line := file.readline(_MOST_LINE):
             with contextlib.suppress(ValueError):
                 name = parse_json(line)
                 names.update([name] if isinstance(name, str) and _is_part(name) else [])
-    scripts = itertools.chain([f"{REPORT_FOLDER}/rows.js"], (f"{REPORT_FOLDER}/maps/{n}.js" for n in itertools.count()))
+    scripts = itertools.chain([REPORT_ROWS], (f"{REPORT_MAPS}/{n}.js" for n in itertools.count()))
     return names | set(itertools.takewhile(root.exists, scripts))
 
 
@@ -47,15 +41,15 @@ def _is_part(name: str) -> bool:
 
 def write_manifest(root: Root, names: Iterable[str]) -> None:
     """Put down which files are the report's, before they are written and after others are removed. Raises OutputError."""
-    root.write_changed(_MANIFEST, b"".join(json.dumps(name).encode("ascii") + b"\n" for name in sorted(names)))
+    root.write_changed(REPORT_MANIFEST, b"".join(json.dumps(name).encode("ascii") + b"\n" for name in sorted(names)))
 
 
 def remove_report(root: Root, overlays: Iterable[str] = ()) -> None:
     """Remove the report in ``root``; ``overlays``: those whose thumbnails are its too. Raises OSError."""
     if is_report(root):
         root.remove(REPORT_PAGE)
-    remove_parts(root, report_names(root) | set(map(thumbnail_of, overlays)))
-    root.remove(_MANIFEST)
+    remove_parts(root, report_names(root) | set(map(thumbnail_file, overlays)))
+    root.remove(REPORT_MANIFEST)
 
 
 def remove_parts(root: Root, names: Iterable[str]) -> None:

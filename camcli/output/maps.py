@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from camcli.output.files import ARRAY_START, map_file
+from camcli.layout import map_file
+from camcli.output.files import ARRAY_START
 from camcli.output.root import Root
 
 _MOST_BYTES = 1 << 30

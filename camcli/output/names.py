@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from camcli.config.run import IMAGE_FORMATS
+from camcli.layout import OVERLAYS
 from camcli.records import Prediction
 
 MAX_NAME_BYTES = 255
@@ -56,11 +57,11 @@ def is_own_overlay(overlay: str, image: str, prediction: Prediction, extras: Ite
     stem, dot, extension = overlay.rpartition(".")
     if not dot or extension not in IMAGE_FORMATS or "\0" in overlay:
         return False
-    beginning = f"overlays/{image}.{prediction.rank}-"
+    beginning = f"{OVERLAYS}/{image}.{prediction.rank}-"
     if stem.startswith(beginning) and "/" not in stem[len(beginning) :]:
         return True  # the usual case, told without making the name
     wanted = (file_stem(image, prediction, extra, folding=folding) for extra in extras for folding in (False, True))
-    return any(stem == f"overlays/{name}" for name in wanted)
+    return any(stem == f"{OVERLAYS}/{name}" for name in wanted)
 
 
 def slug(text: str) -> str:

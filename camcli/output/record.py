@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from camcli.documents import parse_json
+from camcli.layout import RUN_RECORD
 from camcli.output.root import Root
-
-RECORD = "run.json"
 
 _MOST_BYTES = 16 << 20
 
@@ -24,7 +23,7 @@ def read_record(root: Root) -> dict[str, Any]:
 
 def checked_record(root: Root) -> dict[str, Any]:
     """``run.json`` in ``root``. Raises OSError, and ValueError where it is damaged."""
-    record = parse_json(root.read(RECORD, _MOST_BYTES))
+    record = parse_json(root.read(RUN_RECORD, _MOST_BYTES))
     if not isinstance(record, dict):
         raise ValueError("not an object")
     return record

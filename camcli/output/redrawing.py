@@ -10,11 +10,9 @@ from camcli.config.field import from_json, option_name
 from camcli.config.run import LOOKS, RunConfig
 from camcli.documents import parse_json
 from camcli.errors import ConfigError, SettingsError
+from camcli.layout import NEW_LOOK
 from camcli.output.root import Root
-from camcli.records import RUN_MARKER, escape_name
-
-MARKER = f"{RUN_MARKER}/redrawing"
-"""Holds the look that the overlays are given, as JSON, for as long as not all have it."""
+from camcli.records import escape_name
 
 
 def redrawing_look(root: Root) -> Mapping[str, Any] | None:
@@ -23,7 +21,7 @@ def redrawing_look(root: Root) -> Mapping[str, Any] | None:
     Empty where the file does not say. Raises OSError.
     """
     try:
-        found = parse_json(root.read(MARKER))
+        found = parse_json(root.read(NEW_LOOK))
         fields = {option_name(field): field for field in dataclasses.fields(RunConfig)}
         for name, value in found.items():
             from_json(fields[name if name in LOOKS else ""], value)
@@ -36,7 +34,7 @@ def redrawing_look(root: Root) -> Mapping[str, Any] | None:
 
 def check_one_look(root: Root) -> None:
     """Raise SettingsError where the overlays in ``root`` are of two looks, and OSError."""
-    if root.exists(MARKER):
+    if root.exists(NEW_LOOK):
         raise SettingsError(
             f"a camcli render was interrupted in {escape_name(root.path)!r}, so its overlays are of two looks. "
             f"Finish it with: camcli render {escape_name(root.path)}"

@@ -21,12 +21,10 @@ from typing import BinaryIO
 
 from camcli.documents import MOST_BYTES, kind_of, read_regular
 from camcli.errors import ImageError
+from camcli.layout import SCRATCH
 from camcli.output.openat import ABSENT, NOT_INSIDE, fill_file, open_file, opened_folder, parts_of, regular_size
 from camcli.output.writers import output_error
-from camcli.records import RUN_MARKER, escape_name
-
-SCRATCH = f"{RUN_MARKER}/scratch"
-"""Where files are written before they get their names: on the same file system."""
+from camcli.records import escape_name
 
 _TEMPORARY = re.compile(r"\d+-\d+")
 _numbers = itertools.count()

@@ -14,11 +14,9 @@ import threading
 from collections.abc import Sequence
 
 from camcli.documents import parse_json
+from camcli.layout import ROW_FOLDERS, UNCONFIRMED
 from camcli.output.names import is_output_name
 from camcli.output.root import Root
-from camcli.records import ROW_FOLDERS, RUN_MARKER
-
-LOG = f"{RUN_MARKER}/unconfirmed.jsonl"
 
 _ENOUGH = 1 << 20
 """Bytes after which the log is written again, without what has been confirmed since."""
@@ -48,7 +46,7 @@ class Unconfirmed:
     def read(self) -> set[str]:
         """The files that stand in the log, as far as their names are those of overlays, maps and masks. Raises OSError."""
         found: set[str] = set()
-        with contextlib.suppress(FileNotFoundError), self._root.open(LOG) as file:
+        with contextlib.suppress(FileNotFoundError), self._root.open(UNCONFIRMED) as file:
             while line := file.readline(_ENOUGH):
                 with contextlib.suppress(ValueError):
                     names = parse_json(line)
@@ -73,19 +71,19 @@ class Unconfirmed:
             self._waiting.pop(image, None)
             if self._size > _ENOUGH:
                 self.close()
-                self._root.write(LOG, b"".join(map(_line, self._waiting.values())))
+                self._root.write(UNCONFIRMED, b"".join(map(_line, self._waiting.values())))
 
     def _append(self, names: Sequence[str]) -> None:
         if not names:
             return
         if self._handle is None:
-            self._handle = self._root.append(LOG)
+            self._handle = self._root.append(UNCONFIRMED)
             self._size = os.fstat(self._handle).st_size
             if self._size:  # its last line may be torn
                 os.write(self._handle, b"\n")
         line = _line(names)
         if os.write(self._handle, line) < len(line):  # torn, as by a full disk: these files are not written then
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._root.at(LOG))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._root.at(UNCONFIRMED))
         self._size += len(line)
 
     def close(self) -> None:
@@ -99,7 +97,7 @@ class Unconfirmed:
         self.close()
         self._waiting.clear()
         self._doubtful = False
-        self._root.remove(LOG)
+        self._root.remove(UNCONFIRMED)
 
 
 def _line(names: Sequence[str]) -> bytes:

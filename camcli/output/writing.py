@@ -11,17 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from camcli.layout import NEW_LOOK, OWN, PREDICTIONS, RUN_RECORD
 from camcli.output.files import row_files
 from camcli.output.inflight import InFlight
 from camcli.output.journal import Entry
 from camcli.output.ledger import Ledger
 from camcli.output.order import in_order
-from camcli.output.record import RECORD, checked_record, part_of
-from camcli.output.redrawing import MARKER
+from camcli.output.record import checked_record, part_of
 from camcli.output.root import Root
 from camcli.output.unconfirmed import Unconfirmed
 from camcli.output.writers import json_bytes, output_error
-from camcli.records import RUN_MARKER, Checksum, Outcome, Source, Success, checksum_of
+from camcli.records import Checksum, Outcome, Source, Success, checksum_of
 
 
 class RunWriter:
@@ -46,7 +46,7 @@ class RunWriter:
         try:
             self._unconfirmed.expect(image, list(files))
         except OSError as error:
-            raise output_error(self._root.at(RUN_MARKER), error) from error
+            raise output_error(self._root.at(OWN), error) from error
         for name, data in files.items():
             self._root.write(name, data)
         return tuple(map(checksum_of, files.values()))
@@ -58,7 +58,7 @@ class RunWriter:
             try:
                 self._unconfirmed.confirm(outcome.image)
             except OSError as error:
-                raise output_error(self._root.at(RUN_MARKER), error) from error
+                raise output_error(self._root.at(OWN), error) from error
 
     def arrange(self, sources: Sequence[Source]) -> ArrangedRun:
         """Bring the tables into the order of ``sources`` where they are not, and make empty ones where there are none.
@@ -69,7 +69,7 @@ class RunWriter:
             self._ledger.open()
             confirm_all(self._root, self._ledger, self._unconfirmed)
         except OSError as error:
-            raise output_error(error.filename or self._root.at("predictions.csv"), error) from error
+            raise output_error(error.filename or self._root.at(PREDICTIONS), error) from error
         ranked = in_order(self._ledger, sources)
         if ranked != list(self._ledger.entries):
             self._ledger.keep(ranked)
@@ -88,7 +88,7 @@ class ArrangedRun:
 
     def finish(self, run_record: Mapping[str, Any]) -> None:
         """Write ``run.json``, after which the run has come to its end. Raises OutputError."""
-        self.write(RECORD, json_bytes(run_record))
+        self.write(RUN_RECORD, json_bytes(run_record))
 
 
 class Rewriter:
@@ -102,22 +102,22 @@ class Rewriter:
         try:
             self._unconfirmed.doubt(names)
         except OSError as error:
-            raise output_error(self._root.at(RUN_MARKER), error) from error
+            raise output_error(self._root.at(OWN), error) from error
 
     def begin_look(self, look: Mapping[str, Any]) -> None:
         """From now on overlays are of two looks, and on their way to ``look``. Raises OutputError."""
-        self._root.write(MARKER, json_bytes(look))
+        self._root.write(NEW_LOOK, json_bytes(look))
 
     def exchange_look(self, look: Mapping[str, Any], contents: Iterable[tuple[Entry, bytes]]) -> None:
         """All overlays have ``look``: write that down, with entries and rows that name them. Raises OutputError."""
         try:
             record = checked_record(self._root)
         except OSError as error:
-            raise output_error(error.filename or self._root.at(RECORD), error) from error
+            raise output_error(error.filename or self._root.at(RUN_RECORD), error) from error
         self._ledger.drawn = {key: value for key, value in look.items() if value != self._ledger.settings.get(key)}
         self._ledger.exchange(contents)
         ArrangedRun(self._root).finish({**record, "settings": {**part_of(record, "settings"), **look}})
-        self._root.remove(MARKER)
+        self._root.remove(NEW_LOOK)
         sweep(self._root, self._ledger, self._unconfirmed)
 
     def exchange(self, contents: Iterable[tuple[Entry, bytes]]) -> ArrangedRun:

@@ -13,6 +13,7 @@ import numpy as np
 
 from camcli.errors import ImageError
 from camcli.images.decode import NOT_ENOUGH
+from camcli.layout import map_file, mask_file, overlay_file
 from camcli.output.names import file_stem
 from camcli.output.writing import RunWriter
 from camcli.pipeline.admission import Ticket
@@ -102,13 +103,13 @@ class OverlayWriter:
                     mask = encode_image(region, "png", config.quality)
             notes = Notes(tuple(boxes), caption_of(heatmap))
             overlay = overlay_bytes(canvas, heatmap.values, view.box, view.pixels, self._style, notes)
-            files[f"overlays/{stem}.{config.image_format}"] = overlay
+            files[overlay_file(stem, config.image_format)] = overlay
         if config.save_maps:
             buffer = io.BytesIO()
             np.save(buffer, heatmap.values.astype(np.float32))
-            files[f"maps/{stem}.npy"] = buffer.getvalue()
+            files[map_file(overlay_file(stem, config.image_format))] = buffer.getvalue()
         if config.masks:
-            files[f"masks/{stem}.png"] = mask
+            files[mask_file(overlay_file(stem, config.image_format))] = mask
         with self._timer.work("write"):
             checksums = self._writer.write_files(prepared.source.image, files)
         return tuple(boxes), checksums
@@ -120,7 +121,7 @@ class OverlayWriter:
         stem = file_stem(prepared.source.image, heatmap.prediction, tuple(names), folding=self._writer.folds_case)
         overlay, boxes, checksums = "", tuple[Box, ...](), tuple[Checksum, ...]()
         if heatmap.status == "ok":
-            overlay = f"overlays/{stem}.{job.config.image_format}"
+            overlay = overlay_file(stem, job.config.image_format)
             boxes, checksums = self._write_files(heatmap, prepared, canvas, stem)
         height, width = prepared.image.pixels.shape[:2]
         seen = prepared.view.pixels

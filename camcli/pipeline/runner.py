@@ -17,13 +17,14 @@ from camcli.config.field import with_values
 from camcli.config.fingerprint import idle_options, run_settings, with_former_defaults
 from camcli.config.run import RunConfig
 from camcli.images.limits import pillow_unlimited
+from camcli.layout import BOXES, FAILURES, OVERLAYS, PREDICTIONS, REPORT_PAGE
 from camcli.listener import Listener, Messages, SilentListener
 from camcli.output.folder import OutputFolder, recorded_settings
 from camcli.output.writing import RunWriter
 from camcli.pipeline.inputs import Inputs, explainable, misspelt_names_first
 from camcli.pipeline.invocation import Invocation
 from camcli.pipeline.progress import RunProgress
-from camcli.records import REPORT_PAGE, Counts, Failure, Outcome, Source, Success, count_words, escape_name, stamp_of
+from camcli.records import Counts, Failure, Outcome, Source, Success, count_words, escape_name, stamp_of
 from camcli.runs import coco
 from camcli.timing import StageTimer
 
@@ -60,17 +61,17 @@ class RunSummary:
     @property
     def predictions(self) -> str:
         """The path of the table of predictions."""
-        return os.path.join(self.folder, "predictions.csv")
+        return os.path.join(self.folder, PREDICTIONS)
 
     @property
     def failures(self) -> str:
         """The path of the table of failures."""
-        return os.path.join(self.folder, "failures.csv")
+        return os.path.join(self.folder, FAILURES)
 
     @property
     def overlays(self) -> str:
         """The path of the folder of overlays."""
-        return os.path.join(self.folder, "overlays")
+        return os.path.join(self.folder, OVERLAYS)
 
     @property
     def report_page(self) -> str | None:
@@ -208,8 +209,8 @@ def _hand_on_earlier_rows(todo: Sequence[Source], run: _Run) -> None:
 def _nothing_to_do(run: _Run) -> RunSummary:
     folder = run.folder
     folder.tidy()
-    if run.config.boxes_json and not folder.root.exists(coco.NAME):
-        folder.root.write(coco.NAME, coco.coco_boxes(folder.ledger))
+    if run.config.boxes_json and not folder.root.exists(BOXES):
+        folder.root.write(BOXES, coco.coco_boxes(folder.ledger))
     explained, failed = folder.totals(run.sources)
     run.listener.info(f"Nothing to do: {count_words(explained, 'image')} already explained in {escape_name(folder.place)}.")
     report = _report(run, threading.Event())
@@ -237,7 +238,7 @@ def _explain(todo: Sequence[Source], run: _Run, stop: AbstractContextManager[thr
         with timer.work("finish"):
             arranged = writer.arrange(run.sources)
             if run.config.boxes_json:
-                arranged.write(coco.NAME, coco.coco_boxes(folder.ledger))
+                arranged.write(BOXES, coco.coco_boxes(folder.ledger))
         summary = _summary(todo, counts, run, told=failures_were_told)
         listener.summary(summary)
         arranged.finish(_record(job, summary, run))

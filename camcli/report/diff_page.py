@@ -19,7 +19,7 @@ from camcli.report.scripts import filled_page, folder_urls, json_script, quoted
 from camcli.report.thumbnails import current_thumbnail
 from camcli.runs.diff import Change, Comparison
 
-_SCRIPTS = ("base.js", "address.js", "grid.js", "shapes.js", "dialog.js", "changes.js")
+_SCRIPTS = ("base.js", "address.js", "grid.js", "shapes.js", "dialog.js", "diff.js")
 
 
 def write_diff_page(found: Comparison, runs: tuple[str, str], page: str) -> None:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from PIL import Image as PillowImage
 
 from camcli.errors import ImageError
-from camcli.output.manifest import thumbnail_of
+from camcli.layout import thumbnail_file
 from camcli.output.root import Root
 
 LONGER_SIDE = 176
@@ -48,7 +48,7 @@ class Made:
 
 def current_thumbnail(root: Root, overlay: str) -> str:
     """The name of the thumbnail of ``overlay`` in ``root``; empty if it is missing or outdated."""
-    name = thumbnail_of(overlay)
+    name = thumbnail_file(overlay)
     try:
         return name if _is_current(root, name, overlay) else ""
     except OSError:
@@ -100,7 +100,7 @@ class _SharedNames:
 
 def _make(root: Root, overlay: str) -> bool | None:
     """True if the thumbnail was made, False if it cannot be made, None if it was up to date."""
-    target = thumbnail_of(overlay)
+    target = thumbnail_file(overlay)
     try:
         if _is_current(root, target, overlay):
             return None

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import InputError, OutputError
+from camcli.layout import REPORT_FOLDER, REPORT_PAGE, SCRATCH, thumbnail_file
 from camcli.output.checks import check_kinds
 from camcli.output.files import is_report
 from camcli.output.journal import read_header
 from camcli.output.ledger import Ledger
 from camcli.output.locks import undisturbed
-from camcli.output.manifest import remove_parts, report_names, thumbnail_of, write_manifest
+from camcli.output.manifest import remove_parts, report_names, write_manifest
 from camcli.output.record import read_record
 from camcli.output.redrawing import check_one_look
-from camcli.output.root import SCRATCH, Root
+from camcli.output.root import Root
 from camcli.output.writers import output_error
-from camcli.records import REPORT_FOLDER, REPORT_PAGE, escape_name
+from camcli.records import escape_name
 from camcli.report.about import about_run
 from camcli.report.data import Gathered, gather
 from camcli.report.scripts import filled_page, json_script
@@ -88,7 +89,7 @@ def write_report(root: Root, stop: threading.Event | None = None) -> Report:
         ledger.load()
         found = gather(root, ledger)
         earlier = report_names(root)
-        write_manifest(root, earlier | set(map(thumbnail_of, found.overlays)))
+        write_manifest(root, earlier | set(map(thumbnail_file, found.overlays)))
     except OSError as error:
         raise output_error(error.filename or root.at(REPORT_PAGE), error) from error
     thumbnails = make_thumbnails(root, found.overlays, available_cores(), stop)
@@ -110,7 +111,7 @@ def _write_page(root: Root, found: Gathered, settings: Mapping[str, Any], earlie
     record = read_record(root)
     files = dict(_data_files(found, settings, record, root.path))
     page = page_html(_title(root.path), record, settings, found).encode("utf-8")
-    named = {*files, *map(thumbnail_of, found.overlays)}
+    named = {*files, *map(thumbnail_file, found.overlays)}
     try:
         write_manifest(root, earlier | named)
         for name, data in {**files, REPORT_PAGE: page}.items():

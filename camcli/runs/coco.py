@@ -9,9 +9,6 @@ from camcli.output.ledger import Ledger
 from camcli.output.writers import json_bytes
 from camcli.records import unescape_name
 
-NAME = "boxes.json"
-"""Of the file in the output folder."""
-
 
 def coco_boxes(ledger: Ledger) -> bytes:
     """``boxes.json`` for the table of ``ledger``: images, categories, and an annotation for each box.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from camcli.errors import InputError
-from camcli.output.files import map_file
+from camcli.layout import map_file
 from camcli.output.ledger import read_ledger
 from camcli.output.maps import read_map
 from camcli.output.root import Root

@@ -10,6 +10,7 @@ from typing import Any
 
 from camcli.config.fingerprint import effective_settings
 from camcli.errors import ImageError, InputError, OutputError, SettingsError
+from camcli.layout import BOXES
 from camcli.output.checks import check_kinds, differences
 from camcli.output.files import row_files
 from camcli.output.folder import OutputFolder
@@ -77,7 +78,7 @@ def _merged(path: str, root: Root) -> Merged:
         joined = rewriter.exchange(contents[image] for image in sorted(contents, key=lambda image: image.split("/")))
         explained, failed = folder.totals()
         if part_of(records[0], "settings").get("boxes-json") is True:
-            joined.write(coco.NAME, coco.coco_boxes(folder.ledger))
+            joined.write(BOXES, coco.coco_boxes(folder.ledger))
         joined.finish(_joined(records, header.present, explained, failed))
     return Merged(len(parts), explained, failed)
 

@@ -15,11 +15,12 @@ from camcli.config.run import LOOKS
 from camcli.errors import ImageError, InputError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import input_window
+from camcli.layout import OVERLAYS, RUN_RECORD
 from camcli.output.checks import is_unchanged
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, Header, read_header
 from camcli.output.maps import read_map
-from camcli.output.record import RECORD, checked_record
+from camcli.output.record import checked_record
 from camcli.output.root import Root
 from camcli.output.writers import csv_line
 from camcli.records import Box, Checksum, Failure, Preprocess, Source, checksum_of, escape_name, preprocess_of, unescape_name
@@ -130,7 +131,8 @@ def _preprocess(folder: OutputFolder) -> Preprocess:
         return preprocess_of(checked_record(folder.root).get("preprocess"))
     except (FileNotFoundError, ValueError) as error:
         raise InputError(
-            f"{escape_name(folder.place)!r} has no {RECORD} that says how images were prepared: run the same command again first."
+            f"{escape_name(folder.place)!r} has no {RUN_RECORD} that says how images were prepared: run the same "
+            "command again first."
         ) from error
 
 
@@ -163,7 +165,7 @@ def _redrawn(entry: Entry, rows: _Rows, look: _Look) -> list[Checksum] | str:
 def _checksums(files: Sequence[tuple[str, Checksum | None]], drawn: Sequence[Checksum]) -> tuple[Checksum, ...] | None:
     """The checksums of an image's ``files``, those of its overlays being ``drawn``; None where an earlier version recorded none."""
     new = iter(drawn)
-    found = [next(new) if name.startswith("overlays/") else checksum for name, checksum in files]
+    found = [next(new) if name.startswith(f"{OVERLAYS}/") else checksum for name, checksum in files]
     return None if None in found else tuple(checksum for checksum in found if checksum is not None)
 
 

@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import InputError, OutputError, SettingsError
+from camcli.layout import IN_FLIGHT, JOURNAL, NEW_LOOK, OUTPUT_FOLDERS, OWN, RUN_RECORD, TABLES, UNCONFIRMED
 from camcli.output.checks import check_kinds, is_unchanged
 from camcli.output.exchange import LEFTOVERS, present
 from camcli.output.files import is_whole_file, stray_files
-from camcli.output.journal import JOURNAL, TABLES, Entry, read_header, table_ends
+from camcli.output.journal import Entry, read_header, table_ends
 from camcli.output.ledger import Ledger
 from camcli.output.locks import undisturbed
 from camcli.output.names import shard_of_name
-from camcli.output.record import RECORD, checked_record, part_of
-from camcli.output.redrawing import MARKER
+from camcli.output.record import checked_record, part_of
 from camcli.output.root import Root
-from camcli.output.unconfirmed import LOG
-from camcli.records import OUTPUT_FOLDERS, RUN_MARKER, Checksum, escape_name, unescape_name
+from camcli.records import Checksum, escape_name, unescape_name
 
 _MOST_NAMED = 5
 """Parts that are named where several are missing."""
@@ -42,7 +41,7 @@ def run_folders(path: str) -> list[Root]:
     root = Root(path)
     try:
         parts = [root.below(name) for name in root.names() if shard_of_name(name) and root.is_folder(name)]
-        found = [folder for folder in (root, *parts) if folder.is_folder(RUN_MARKER) and folder.exists(JOURNAL)]
+        found = [folder for folder in (root, *parts) if folder.is_folder(OWN) and folder.exists(JOURNAL)]
     except OSError as error:
         raise InputError(f"cannot read {escape_name(error.filename or path)!r}: {error.strerror}.") from error
     if not found:
@@ -90,7 +89,7 @@ def _problems(root: Root, *, with_inputs: bool) -> Iterator[Problem]:
     if header is None:
         yield Problem(JOURNAL, "its first line is damaged; nothing can be said of the rest")
         return
-    for name in (*LEFTOVERS, f"{RUN_MARKER}/in-flight", MARKER, LOG):
+    for name in (*LEFTOVERS, IN_FLIGHT, NEW_LOOK, UNCONFIRMED):
         if root.exists(name):
             yield Problem(name, "left over: the last run did not end by itself")
     ledger = Ledger(root, header.settings, header.drawn)
@@ -108,7 +107,7 @@ def _problems(root: Root, *, with_inputs: bool) -> Iterator[Problem]:
             yield Problem(name, f"{beyond} bytes at its end that the journal does not know")
     named: set[str] = set()
     yield from _entries(root, ledger, named)
-    for top in (*OUTPUT_FOLDERS, RUN_MARKER):
+    for top in (*OUTPUT_FOLDERS, OWN):
         for name, kind in root.strange(top):
             yield Problem(name, f"it is {kind}; camcli makes files and folders only")
     for stray in stray_files(root, named):
@@ -159,14 +158,14 @@ def _record(root: Root, entries: list[Entry]) -> Iterator[Problem]:
     try:
         record = checked_record(root)
     except FileNotFoundError:
-        yield Problem(RECORD, "missing: the run has not come to its end")
+        yield Problem(RUN_RECORD, "missing: the run has not come to its end")
         return
     except (OSError, ValueError) as error:
-        yield Problem(RECORD, f"cannot be read: {escape_name(str(error))}")
+        yield Problem(RUN_RECORD, f"cannot be read: {escape_name(str(error))}")
         return
     if record.get("state") != "finished":
         yield Problem(
-            RECORD, f"the last run was {escape_name(str(record.get('state')))[:40]}: run the same command again to resume"
+            RUN_RECORD, f"the last run was {escape_name(str(record.get('state')))[:40]}: run the same command again to resume"
         )
         return
     images = part_of(record, "images")
@@ -175,7 +174,7 @@ def _record(root: Root, entries: list[Entry]) -> Iterator[Problem]:
         counts = (
             f"{escape_name(str(images.get('explained')))[:40]} explained and {escape_name(str(images.get('failed')))[:40]} failed"
         )
-        yield Problem(RECORD, f"counts {counts}; the tables hold {len(entries) - failed} explained and {failed} failed")
+        yield Problem(RUN_RECORD, f"counts {counts}; the tables hold {len(entries) - failed} explained and {failed} failed")
 
 
 def _inputs(settings: Mapping[str, Any], entries: list[Entry]) -> Iterator[Problem]:

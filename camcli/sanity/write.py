@@ -11,12 +11,13 @@ from typing import Any
 
 from camcli.documents import parse_json
 from camcli.errors import OutputError
-from camcli.output.checks import OURS, check_place, refuse_differences
+from camcli.layout import OUTPUT_NAMES, OWN, SANITY_PICTURES
+from camcli.output.checks import check_place, refuse_differences
 from camcli.output.exchange import exchange_files, finish_exchange
 from camcli.output.locks import claimed
 from camcli.output.root import Root
 from camcli.output.writers import csv_line, json_bytes, output_error, table_line
-from camcli.records import RUN_MARKER, SANITY_PICTURES, escape_name
+from camcli.records import escape_name
 from camcli.sanity.check import MODES, Check
 from camcli.sanity.plot import curves_png
 from camcli.sanity.similarity import MEASURES
@@ -60,8 +61,8 @@ def _refuse_others(root: Root) -> None:
     """Raise OutputError if ``root`` holds a run, or files with our names that camcli did not write."""
     if not os.path.isdir(root.path):
         return
-    ours = root.is_folder(RUN_MARKER)
-    foreign = [name for name in (FILES if not ours else OURS) if root.exists(name)]
+    ours = root.is_folder(OWN)
+    foreign = [name for name in (FILES if not ours else OUTPUT_NAMES) if root.exists(name)]
     if foreign:
         what = "a run of camcli" if ours else f"{', '.join(foreign)}, which camcli did not write"
         raise OutputError(f"{escape_name(root.path)!r} holds {what}; choose another folder with --output.")

@@ -2,13 +2,34 @@
 // What is asked for, in the page's address (#search=cat&sort=wrong): a copied address shows the same, back and forward work.
 // A page has a state {open, panel, ...}, update() and followOpened(). Whatever an address says is checked; what means nothing here is ignored.
 
+/**
+ * A field of the address: read() takes its text, or null where the address does not have it; write() gives the text, or null for none.
+ * @typedef {{read: (text: string | null) => void, write: () => string | null}} AddressField
+ */
+
 const LONGEST_PART = 8000;
 const PAUSE = 400; // milliseconds; browsers refuse to rewrite an address more often than about three times a second
 
-const address = { fields: {}, follow: null, kind: "", text: "", timer: 0, leaving: 0 };
+const address = {
+  /** @type {Record<string, AddressField>} */
+  fields: {},
+  follow: () => {},
+  kind: "",
+  text: "",
+  timer: 0,
+  leaving: 0,
+};
 
-// A part of the address that stands for holder[key]. parse: text -> value, undefined for a text that means nothing.
-function part(holder, key, { start, parse = (text) => text, format = String }) {
+/**
+ * A field of the address that stands for holder[key]. parse: text -> value, undefined for a text that means nothing.
+ * @template {object} H
+ * @template {keyof H} K
+ * @param {H} holder
+ * @param {K} key
+ * @param {{start: H[K], parse?: (text: string) => H[K] | undefined, format?: (value: H[K]) => string}} how
+ * @returns {AddressField}
+ */
+function part(holder, key, { start, parse = (text) => /** @type {any} */ (text), format = String }) {
   return {
     read(text) {
       const value = text === null ? undefined : parse(text);
@@ -18,9 +39,13 @@ function part(holder, key, { start, parse = (text) => text, format = String }) {
   };
 }
 
-const oneOf = (values) => (text) => (values.includes(text) ? text : undefined);
+/** @type {<T extends string>(values: readonly T[]) => (text: string) => T | undefined} */
+const oneOf = (values) => (text) => values.find((value) => value === text);
+/** @type {(text: string) => true | undefined} */
 const isSet = (text) => (text === "1" ? true : undefined);
+/** @type {<K extends string>(holder: Record<K, boolean>, key: K) => AddressField} */
 const flag = (holder, key) => part(holder, key, { start: false, parse: isSet, format: () => "1" });
+/** @type {(low: number, high: number) => (text: string) => number | undefined} */
 const numberIn = (low, high) => (text) => {
   const value = text.trim() === "" ? NaN : Number(text);
   return value >= low && value <= high ? value : undefined;
@@ -45,6 +70,10 @@ function readAddress() {
   address.kind = "";
 }
 
+/**
+ * @param {"pushState" | "replaceState"} how
+ * @param {{opened?: boolean} | null} mark
+ */
 function putAddress(how, mark) {
   clearTimeout(address.timer);
   address.timer = 0;
@@ -55,7 +84,11 @@ function putAddress(how, mark) {
   }
 }
 
-// After the state has changed. Changes of one kind in a row, as by typing, are one step back.
+/**
+ * After the state has changed. Changes of one kind in a row, as by typing, are one step back.
+ * @param {string} kind
+ * @param {boolean} [opened]
+ */
 function writeAddress(kind, opened) {
   const text = addressText();
   if (text === address.text) return;
@@ -93,7 +126,10 @@ function goneTo() {
   address.follow();
 }
 
-// follow(): show what the fields say now.
+/**
+ * @param {Record<string, AddressField>} fields
+ * @param {() => void} follow shows what the fields say now
+ */
 function startAddress(fields, follow) {
   Object.assign(address, { fields, follow });
   readAddress();

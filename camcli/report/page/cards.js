@@ -1,14 +1,23 @@
 "use strict";
 // The cards of a run: a map, or an image that could not be explained.
 
+/** @type {(room: number) => number} */
 const cardWidth = (room) => (room < 520 ? 150 : 190);
 
+/**
+ * @param {HTMLElement} card
+ * @param {number} item
+ */
 function drawCard(card, item) {
   if (isFailure(item)) fillFailure(card, item - rowCount);
   else fillCard(card, item);
   card.append(pathLine(images.name[imageOf(item)]));
 }
 
+/**
+ * @param {HTMLElement} card
+ * @param {number} row
+ */
 function fillCard(card, row) {
   const image = rows.image[row];
   card.append(thumbnail(row));
@@ -23,6 +32,10 @@ function fillCard(card, row) {
   card.append(heading, element("span", "under", under.join(" · ")));
 }
 
+/**
+ * @param {HTMLElement} card
+ * @param {number} failure
+ */
 function fillFailure(card, failure) {
   card.classList.add("failed");
   const thumb = element("span", "thumb");
@@ -30,7 +43,10 @@ function fillFailure(card, failure) {
   card.append(thumb, element("span", "class", "failed"), element("span", "under", "at stage " + failures.stage[failure]));
 }
 
-// The small picture of a row, or why there is none.
+/**
+ * The small picture of a row, or why there is none.
+ * @param {number} row
+ */
 function thumbnail(row) {
   const box = element("span", "thumb");
   const url = thumbUrl(row);

@@ -5,18 +5,24 @@ const MOST_BARS = 12;
 const MOST_CONFUSED = 12;
 const BINS = 10;
 
+/** @type {(image: number) => number | null} */
 const binOf = (image) => {
   const value = images.confidence[image];
   return value === null ? null : Math.min(BINS - 1, Math.max(0, Math.floor(value * BINS + 1e-9)));
 };
-const allImages = data ? images.name.map((_, image) => image) : [];
-const totals = data && {
+const allImages = images.name.map((_, image) => image);
+const totals = {
   predicted: tally((image) => images.predicted[image], allImages),
   bins: tally(binOf, allImages),
   label: tally((image) => images.label[image], allImages),
 };
+/** Classes and their counts, the most frequent first. @type {(counts: Map<WordNumber, number>) => [WordNumber, number][]} */
 const common = (counts) => [...counts].sort((a, b) => b[1] - a[1] || (data.words[a[0]] < data.words[b[0]] ? -1 : 1));
 
+/**
+ * @param {Set<number>} passing images
+ * @param {Change} change
+ */
 function drawClasses(passing, change) {
   const now = tally((image) => images.predicted[image], passing);
   const bars = common(totals.predicted).slice(0, MOST_BARS);
@@ -30,7 +36,7 @@ function drawClasses(passing, change) {
     const brief = name.length > 34 ? name.slice(0, 33) + "…" : name;
     group.append(
       shape("text", { x: 0, y: 13 }, brief),
-      shape("text", { x: 280, y: 13, class: "number" }, shown === count ? count : `${shown} of ${count}`),
+      shape("text", { x: 280, y: 13, class: "number" }, shown === count ? String(count) : `${shown} of ${count}`),
       shape("rect", { x: 0, y: 18, width: (280 * count) / most, height: 7, rx: 2, class: "all" }),
       shape("rect", { x: 0, y: 18, width: (280 * shown) / most, height: 7, rx: 2, class: "now" }),
       shape("rect", { x: -4, y: 0, width: 288, height: 28, rx: 4, class: "hit" }),
@@ -42,6 +48,10 @@ function drawClasses(passing, change) {
   replaceChart("classes", [svg, ...(rest > 0 ? [element("p", "quiet", `and ${rest.toLocaleString("en")} more`)] : [])]);
 }
 
+/**
+ * @param {Set<number>} passing images
+ * @param {Change} change
+ */
 function drawHistogram(passing, change) {
   const svg = histogram({ all: totals.bins, now: tally(binOf, passing), bins: BINS, label: "Images by confidence" }, (bin) => {
     const [low, high] = [bin / BINS, (bin + 1) / BINS];
@@ -52,7 +62,10 @@ function drawHistogram(passing, change) {
   replaceChart("histogram", [svg]);
 }
 
-// The classes that were taken for one another most often, then the largest.
+/**
+ * The classes that were taken for one another most often, then the largest; and how many classes there are.
+ * @returns {[classes: WordNumber[], count: number]}
+ */
 function confusedClasses() {
   const wrong = tally((image) => (images.correct[image] === 0 ? images.label[image] + " " + images.predicted[image] : null), allImages);
   const pairs = [...wrong].sort((a, b) => b[1] - a[1]).flatMap(([pair]) => pair.split(" ").map(Number));
@@ -61,11 +74,16 @@ function confusedClasses() {
   return [keys.slice(0, MOST_CONFUSED).sort((a, b) => (word(a) < word(b) ? -1 : 1)), keys.length];
 }
 
-const confused = data && totals.label.size ? confusedClasses() : [[], 0];
+const confused = confusedClasses();
 
+/**
+ * @param {Set<number>} passing images
+ * @param {Change} change
+ */
 function drawConfusion(passing, change) {
   const [classes, count] = confused;
   if (!classes.length) return;
+  /** @type {(image: number) => string | null} */
   const pair = (image) => (images.label[image] === null ? null : images.label[image] + " " + images.predicted[image]);
   const all = tally(pair, allImages);
   const now = tally(pair, passing);
@@ -85,6 +103,13 @@ function drawConfusion(passing, change) {
   replaceChart("confusion", [table, ...note]);
 }
 
+/**
+ * @param {WordNumber} label
+ * @param {WordNumber[]} classes
+ * @param {Map<string, number>} all counts of pairs "label predicted"
+ * @param {Map<string, number>} now
+ * @param {Change} change
+ */
 function confusionRow(label, classes, all, now, change) {
   const line = element("tr");
   const name = element("th", "", word(label));
@@ -99,7 +124,7 @@ function confusionRow(label, classes, all, now, change) {
     const pressed = state.label === word(label) && state.predicted === word(predicted);
     const button = element("button", (label === predicted ? "diagonal" : "") + (shown ? "" : " none"), String(shown));
     button.type = "button";
-    button.style.setProperty("--share", Math.max(0.15, total / (totals.label.get(label) || 1)));
+    button.style.setProperty("--share", String(Math.max(0.15, total / (totals.label.get(label) || 1))));
     button.setAttribute("aria-pressed", String(pressed));
     button.title = `${word(label)} taken for ${word(predicted)}: ${shown} of ${total}`;
     button.setAttribute("aria-label", button.title);

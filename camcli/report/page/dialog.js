@@ -1,17 +1,24 @@
 "use strict";
 // The large view as a dialog that goes from one item of the grid to the next. A page has a view {place, turn} and openView(place).
 
+/** @type {Record<string, number>} */
+const STEPS = { ArrowRight: 1, ArrowDown: 1, PageDown: 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1 };
+
+/** @param {number} step */
 function go(step) {
   const place = view.place + step;
   if (place >= 0 && place < grid.items.length) openView(place);
 }
 
-// ownKey(event): whether the page itself has taken the key. lay(): called when the picture's frame has another size.
+/**
+ * @param {(event: KeyboardEvent) => boolean} ownKey whether the page itself has taken the key
+ * @param {() => void} lay called when the picture's frame has another size
+ */
 function startDialog(ownKey, lay) {
   const dialog = byId("view");
   dialog.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || ownKey(event)) return;
-    const step = { ArrowRight: 1, ArrowDown: 1, PageDown: 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1 }[event.key];
+    const step = STEPS[event.key];
     if (step === undefined) return;
     event.preventDefault();
     go(step);
@@ -31,8 +38,12 @@ function startDialog(ownKey, lay) {
   startSwipes(byId("frame"));
 }
 
-// A quick stroke to the left or the right with one finger; a slow one reads values.
+/**
+ * A quick stroke to the left or the right with one finger; a slow one reads values.
+ * @param {HTMLElement} frame
+ */
 function startSwipes(frame) {
+  /** @type {{x: number, y: number, at: number} | null} */
   let from = null;
   frame.addEventListener("pointerdown", (event) => {
     from = event.pointerType === "touch" && event.isPrimary ? { x: event.clientX, y: event.clientY, at: event.timeStamp } : null;

@@ -7,7 +7,25 @@ const BEYOND = 2;
 const TALLEST = 15e6; // pixels: no browser lays out an element that is much taller
 
 // every: what was asked for; items: as many of it as the page has room for.
-const grid = { every: [], items: [], active: 0, cards: new Map(), columns: 1, width: 0, height: 0, fill: null, least: null, shape: 0 };
+const grid = {
+  /** @type {number[]} */
+  every: [],
+  /** @type {number[]} */
+  items: [],
+  active: 0,
+  /** @type {Map<number, HTMLButtonElement>} */
+  cards: new Map(),
+  columns: 1,
+  width: 0,
+  height: 0,
+  /** @type {(card: HTMLElement, item: number) => void} */
+  fill: () => {},
+  /** @type {(room: number) => number} */
+  least: (room) => room,
+  shape: 0,
+};
+const pageHeader = /** @type {HTMLElement} */ (document.querySelector("header"));
+const pageTools = /** @type {HTMLElement} */ (document.querySelector("header .tools"));
 
 function measureGrid() {
   const room = byId("grid").clientWidth;
@@ -21,6 +39,7 @@ function measureGrid() {
   byId("rest").textContent = `These are the first ${most.toLocaleString("en")}. Search or filter to reach the others.`;
 }
 
+/** @param {number[]} items */
 function showItems(items) {
   grid.every = items;
   grid.active = 0;
@@ -46,6 +65,10 @@ function drawGrid() {
   for (const [place, card] of grid.cards) placeCard(place, card);
 }
 
+/**
+ * @param {number} place
+ * @param {HTMLElement} card
+ */
 function placeCard(place, card) {
   const column = place % grid.columns;
   const row = Math.floor(place / grid.columns);
@@ -55,35 +78,40 @@ function placeCard(place, card) {
   card.tabIndex = place === grid.active ? 0 : -1;
 }
 
+/** @param {number} place */
 function addCard(place) {
   const item = grid.items[place];
   const card = element("button", "card");
   card.type = "button";
-  card.dataset.place = place;
-  card.dataset.item = item;
+  card.dataset.place = String(place);
+  card.dataset.item = String(item);
   grid.fill(card, item);
   grid.cards.set(place, card);
   byId("grid").append(card);
 }
 
+/** @param {number} place */
 function scrollToPlace(place) {
   const box = byId("grid").getBoundingClientRect();
   const top = box.top + Math.floor(place / grid.columns) * (grid.height + GAP);
-  const header = getComputedStyle(document.querySelector("header")).position === "sticky" ? headerHeight() : 0;
+  const header = getComputedStyle(pageHeader).position === "sticky" ? headerHeight() : 0;
   if (top < header + GAP) window.scrollBy(0, top - header - GAP);
   else if (top + grid.height > window.innerHeight - GAP) window.scrollBy(0, top + grid.height - window.innerHeight + GAP);
 }
 
+/** @param {number} place */
 function focusPlace(place) {
   if (!grid.items.length) return;
   grid.active = Math.min(Math.max(place, 0), grid.items.length - 1);
   scrollToPlace(grid.active);
   drawGrid();
-  grid.cards.get(grid.active).focus({ preventScroll: true });
+  grid.cards.get(grid.active)?.focus({ preventScroll: true });
 }
 
+/** @param {KeyboardEvent} event */
 function gridKey(event) {
   const page = Math.max(1, Math.floor(window.innerHeight / (grid.height + GAP))) * grid.columns;
+  /** @type {Record<string, number>} */
   const steps = {
     ArrowRight: 1, ArrowLeft: -1, ArrowDown: grid.columns, ArrowUp: -grid.columns, PageDown: page, PageUp: -page,
     Home: -grid.items.length, End: grid.items.length,
@@ -95,15 +123,18 @@ function gridKey(event) {
 }
 
 // The lower part of the header stays in sight; its titles, as high as this, scroll away.
-const topOf = (selector) => document.querySelector(selector).getBoundingClientRect().top;
-const titlesHeight = () => Math.round(topOf("header .tools") - topOf("header")) - GAP;
-const headerHeight = () => document.querySelector("header").offsetHeight - titlesHeight();
+const titlesHeight = () => Math.round(pageTools.getBoundingClientRect().top - pageHeader.getBoundingClientRect().top) - GAP;
+const headerHeight = () => pageHeader.offsetHeight - titlesHeight();
 
-// How a page's grid is made: fill(card, item) draws a card, least(room) is the width it wants, shape its picture's height by width.
+/**
+ * How a page's grid is made: fill(card, item) draws a card, least(room) is the width it wants, shape its picture's height by width.
+ * @param {Pick<typeof grid, "fill" | "least" | "shape"> & {onOpen: (place: number) => void}} how
+ */
 function startGrid({ fill, least, shape, onOpen }) {
   Object.assign(grid, { fill, least, shape });
   const box = byId("grid");
   let waiting = false;
+  /** @type {(what: () => void) => () => void} */
   const later = (what) => () => {
     if (waiting) return;
     waiting = true;
@@ -119,12 +150,12 @@ function startGrid({ fill, least, shape, onOpen }) {
     measureGrid();
     drawGrid();
   });
-  for (const measured of [box, document.querySelector("header")]) observer.observe(measured);
+  for (const measured of [box, pageHeader]) observer.observe(measured);
   box.addEventListener("keydown", gridKey);
   box.addEventListener("focus", () => focusPlace(grid.active));
   box.addEventListener("click", (event) => {
-    const card = event.target.closest(".card");
-    if (!card) return;
+    const card = /** @type {Element} */ (event.target).closest(".card");
+    if (!(card instanceof HTMLElement)) return;
     grid.active = Number(card.dataset.place);
     drawGrid();
     onOpen(grid.active);

@@ -2,10 +2,14 @@
 // The controls: each change goes through the state, and the page follows.
 
 const MOST_CHOICES = 50;
-const TEXTS = ["search", "predicted", "explained", "label", "right", "layer", "method", "stage", "sort"];
-const many = data ? { layer: new Set(rows.layer).size > 1, method: new Set(rows.method).size > 1 } : {};
-const severalRows = data && [...rowsOfImage.values()].some((own) => own.length > 1);
+const TEXTS = /** @type {const} */ (["search", "predicted", "explained", "label", "right", "layer", "method", "stage", "sort"]);
+const many = { layer: new Set(rows.layer).size > 1, method: new Set(rows.method).size > 1 };
+const severalRows = [...rowsOfImage.values()].some((own) => own.length > 1);
 
+/**
+ * @param {Partial<typeof state>} changes
+ * @param {string} [kind] see writeAddress
+ */
 function change(changes, kind) {
   Object.assign(state, changes);
   update();
@@ -26,18 +30,19 @@ function update() {
 
 function showState() {
   for (const id of TEXTS) if (byId(id).value !== state[id]) byId(id).value = state[id];
-  for (const id of ["low", "high"]) if (Number(byId(id).value) !== state[id]) byId(id).value = state[id];
+  for (const id of /** @type {const} */ (["low", "high"])) if (Number(byId(id).value) !== state[id]) byId(id).value = String(state[id]);
   byId("single").checked = state.single;
   byId("direction").textContent = state.descending ? "Descending" : "Ascending";
   byId("direction").setAttribute("aria-pressed", String(state.descending));
   for (const box of byId("statuses").querySelectorAll("input")) box.checked = !state.hidden.includes(box.value);
 }
 
+/** @type {(id: typeof TEXTS[number]) => Partial<typeof state>} */
 const changeBy = (id) => ({ [id]: byId(id).value, ...(id === "sort" ? { descending: startsDescending(byId(id).value) } : {}) });
 
 function startControls() {
   for (const id of TEXTS) byId(id).addEventListener("input", () => change(changeBy(id), byId(id).tagName === "SELECT" ? "" : id));
-  for (const [id, otherwise] of [["low", 0], ["high", 1]]) {
+  for (const [id, otherwise] of /** @type {const} */ ([["low", 0], ["high", 1]])) {
     byId(id).addEventListener("input", () => {
       const value = byId(id).value.trim();
       if (value === "" || Number.isFinite(Number(value))) {
@@ -49,18 +54,21 @@ function startControls() {
   }
   byId("single").addEventListener("change", () => change({ single: byId("single").checked }));
   byId("direction").addEventListener("click", () => change({ descending: !state.descending }));
-  for (const id of ["reset", "reset-too"]) byId(id).addEventListener("click", () => change({ ...START, hidden: [] }));
-  for (const id of ["predicted", "explained", "label"]) startChoices(id);
+  for (const id of /** @type {const} */ (["reset", "reset-too"])) byId(id).addEventListener("click", () => change({ ...START, hidden: [] }));
+  for (const id of /** @type {const} */ (["predicted", "explained", "label"])) startChoices(id);
 }
 
-// The names that go with what is typed, the most frequent first: a list of all would be as long as the model has classes.
+/**
+ * The names that go with what is typed, the most frequent first: a list of all would be as long as the model has classes.
+ * @param {"predicted" | "explained" | "label"} id
+ */
 function startChoices(id) {
   const counts = id === "explained" ? tally((row) => rows.class_name[row], rows.class_name.keys()) : totals[id];
   const ordered = common(counts);
   const offer = () => {
     const sought = byId(id).value.trim().toLowerCase();
     const fitting = ordered.filter(([key]) => foldedWords[key].includes(sought)).slice(0, MOST_CHOICES);
-    byId(id + "-list").replaceChildren(
+    byId(`${id}-list`).replaceChildren(
       ...fitting.map(([key, count]) => {
         const choice = element("option", "", String(count));
         choice.value = word(key);
@@ -73,10 +81,11 @@ function startChoices(id) {
 }
 
 function fillChoices() {
-  const choose = (id, numbers, text) => {
-    for (const value of new Set(numbers)) {
+  /** @type {<T extends string | number>(id: "layer" | "method" | "stage", values: T[], text: (value: T) => string) => void} */
+  const choose = (id, values, text) => {
+    for (const value of new Set(values)) {
       const choice = element("option", "", text(value));
-      choice.value = value;
+      choice.value = String(value);
       byId(id).append(choice);
     }
   };
@@ -85,7 +94,8 @@ function fillChoices() {
   choose("stage", failures.stage, (stage) => stage);
   const counts = tally(statusOf, everything);
   for (const status of ["ok", "empty", "nonfinite", FAILED]) {
-    if (!counts.has(status)) continue;
+    const count = counts.get(status);
+    if (!count) continue;
     const label = element("label");
     const box = element("input");
     box.type = "checkbox";
@@ -94,12 +104,13 @@ function fillChoices() {
       const others = state.hidden.filter((other) => other !== status);
       change({ hidden: box.checked ? others : [...others, status] });
     });
-    label.append(box, element("span", "", `${status} (${counts.get(status).toLocaleString("en")})`));
+    label.append(box, element("span", "", `${status} (${count.toLocaleString("en")})`));
     byId("statuses").append(label);
   }
 }
 
 function showWhatThereIs() {
+  /** @type {Record<string, boolean>} */
   const there = {
     labels: totals.label.size > 0,
     explained: rows.class_name.some((name, row) => name !== images.predicted[rows.image[row]]),
@@ -107,7 +118,8 @@ function showWhatThereIs() {
     methods: many.method,
     failures: failures.image.length > 0,
   };
-  for (const needy of document.querySelectorAll("[data-needs]")) needy.hidden = !there[needy.dataset.needs];
+  const needing = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-needs]"));
+  for (const needy of needing) needy.hidden = !there[needy.dataset.needs || ""];
   byId("single-box").hidden = !severalRows;
   byId("statistics-note").hidden = data.maps !== null;
   for (const choice of byId("sort").options) {
@@ -120,7 +132,7 @@ function showWhatThereIs() {
   if (isTouched()) byId("grid").setAttribute("aria-label", "Pictures; tap one to open it");
 }
 
-if (!data) {
+if (data === NO_DATA) {
   byId("broken").hidden = false;
 } else {
   fillChoices();

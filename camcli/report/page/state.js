@@ -1,37 +1,61 @@
 "use strict";
 // The tables of the run, what of them is asked for, and in which order. Nothing here touches the page.
 
-const data = window.camcliData;
-const images = data && data.images;
-const rows = data && data.rows;
-const failures = data && data.failures;
-const rowCount = data ? rows.image.length : 0;
+/** @typedef {ReportElements} PageElements */
+
+/** @type {ReportData} */
+const NO_DATA = {
+  words: [],
+  images: { name: [], url: [], original: [], predicted: [], confidence: [], label: [], correct: [] },
+  rows: {
+    image: [], class_name: [], layer: [], method: [], status: [], rank: [], class_index: [], logit: [], probability: [], peak: [],
+    box_x: [], box_y: [], box_w: [], box_h: [], overlay: [], entropy: [], border: [],
+  },
+  failures: { image: [], stage: [], error: [] },
+  maps: null,
+  originals: [],
+  settings: { fit: null, style: null, legend: false, caption: false, "max-side": null },
+  preprocess: null,
+};
+const data = window.camcliData || NO_DATA;
+const { images, rows, failures } = data;
+const rowCount = rows.image.length;
 const FAILED = "failed";
 
 // An item is a row of the table (its number) or, from rowCount on, a failure. They come in the order of the images.
+/** @type {(item: number) => boolean} */
 const isFailure = (item) => item >= rowCount;
+/** @type {(item: number) => number} */
 const imageOf = (item) => (isFailure(item) ? failures.image[item - rowCount] : rows.image[item]);
+/** @type {(number: WordNumber | null | undefined) => string} */
 const word = (number) => (number === null || number === undefined ? "" : data.words[number]);
+/** @type {(item: number) => string} */
 const statusOf = (item) => (isFailure(item) ? FAILED : word(rows.status[item]));
+/** @type {(image: number) => string} */
 const imageUrl = (image) => images.url[image] || images.name[image];
 
+/** @param {number} item */
 function overlayUrl(item) {
   const end = rows.overlay[item];
   return !end ? "" : end.startsWith("/") ? end.slice(1) : "overlays/" + imageUrl(rows.image[item]) + end;
 }
 
+/** @param {number} item */
 function thumbUrl(item) {
   return overlayUrl(item).replace(/^overlays\//, "report/thumbs/").replace(/\.[a-z]+$/, ".jpg");
 }
 
+/** What is asked for. layer and method: the number of the word as a text; "" for all of them. */
 const START = {
   search: "", predicted: "", explained: "", label: "", right: "", layer: "", method: "", stage: "",
-  low: 0, high: 1, hidden: [], single: true, sort: "input", descending: false,
+  low: 0, high: 1, hidden: /** @type {string[]} */ ([]), single: true, sort: "input", descending: false,
 };
 // Besides: the image that is open, which of its maps, and how the page is set.
-const state = { ...START, open: "", map: 0, opacity: 100, panel: null };
+const state = { ...START, open: "", map: 0, opacity: 100, panel: /** @type {"open" | "closed" | null} */ (null) };
+/** @typedef {(changes: Partial<typeof state>, kind?: string) => void} Change */
 
 function inOrder() {
+  /** @type {number[]} */
   const items = [];
   let failure = 0;
   for (let row = 0; row < rowCount; row++) {
@@ -42,9 +66,10 @@ function inOrder() {
   return items;
 }
 
-const everything = data ? inOrder() : [];
-const folded = data ? images.name.map((name) => name.toLowerCase()) : [];
-const foldedWords = data ? data.words.map((text) => text.toLowerCase()) : [];
+const everything = inOrder();
+const folded = images.name.map((name) => name.toLowerCase());
+const foldedWords = data.words.map((text) => text.toLowerCase());
+/** @type {Map<number, number[]>} */
 const rowsOfImage = new Map();
 for (let row = 0; row < rowCount; row++) {
   const own = rowsOfImage.get(rows.image[row]);
@@ -53,16 +78,24 @@ for (let row = 0; row < rowCount; row++) {
 }
 
 // Best minus second-best probability among an image's explained classes; with one class, its probability.
-const margins = data ? images.name.map((_, image) => marginOf(rowsOfImage.get(image) || [])) : [];
+const margins = images.name.map((_, image) => marginOf(rowsOfImage.get(image) || []));
 
+/** @param {number[]} own */
 function marginOf(own) {
+  /** @type {Map<Cell, number>} */
   const best = new Map();
-  for (const row of own) if (rows.probability[row] !== null) best.set(rows.class_index[row], rows.probability[row]);
+  for (const row of own) {
+    const probability = rows.probability[row];
+    if (probability !== null) best.set(rows.class_index[row], probability);
+  }
   const found = [...best.values()].sort((a, b) => b - a);
   return found.length === 0 ? null : found.length === 1 ? found[0] : found[0] - found[1];
 }
 
-// The classes that a text stands for: those of exactly that name, or else all that contain it; null for any.
+/**
+ * The classes that a text stands for: those of exactly that name, or else all that contain it; null for any.
+ * @param {string} text
+ */
 function wantedWords(text) {
   const sought = text.trim().toLowerCase();
   if (!sought) return null;
@@ -70,22 +103,26 @@ function wantedWords(text) {
   return exact.some(Boolean) ? exact : foldedWords.map((name) => name.includes(sought));
 }
 
+/** @returns {(image: number) => boolean} */
 function imageTest() {
   const sought = state.search.trim().toLowerCase();
   const predicted = wantedWords(state.predicted);
   const label = wantedWords(state.label);
   const right = state.right === "" ? null : Number(state.right);
   const whole = state.low <= 0 && state.high >= 1;
+  /** @type {(wanted: boolean[], number: WordNumber | null) => boolean} */
+  const isAmong = (wanted, number) => number !== null && wanted[number];
   return (image) => {
     if (sought && !folded[image].includes(sought)) return false;
-    if (predicted && !predicted[images.predicted[image]]) return false;
-    if (label && !label[images.label[image]]) return false;
+    if (predicted && !isAmong(predicted, images.predicted[image])) return false;
+    if (label && !isAmong(label, images.label[image])) return false;
     if (right !== null && images.correct[image] !== right) return false;
     const confidence = images.confidence[image];
     return whole || (confidence !== null && confidence >= state.low && confidence <= state.high);
   };
 }
 
+/** @returns {(item: number) => boolean} */
 function itemTest() {
   const explained = wantedWords(state.explained);
   const rowsOnly = explained || state.layer !== "" || state.method !== "";
@@ -98,6 +135,7 @@ function itemTest() {
   };
 }
 
+/** @type {Record<string, (item: number) => number | string | null>} */
 const KEYS = {
   wrong: (item) => (images.correct[imageOf(item)] === 0 ? images.confidence[imageOf(item)] : null),
   path: (item) => images.name[imageOf(item)],
@@ -108,15 +146,11 @@ const KEYS = {
   border: (item) => rows.border[item],
 };
 
-// Items without a value come last in both directions; equal ones keep the order of the input.
+/** @param {number[]} items */
 function sorted(items) {
   if (state.sort === "input") return state.descending ? items.reverse() : items;
   const keyOf = KEYS[state.sort];
-  const sign = state.descending ? -1 : 1;
-  const keyed = items.map((item) => [state.sort !== "path" && isFailure(item) ? null : keyOf(item), item]);
-  const valued = keyed.filter(([key]) => key !== null && key !== undefined);
-  valued.sort(([a], [b]) => (a < b ? -sign : a > b ? sign : 0));
-  return [...valued, ...keyed.filter(([key]) => key === null || key === undefined)].map(([, item]) => item);
+  return sortedBy(items, (item) => (state.sort !== "path" && isFailure(item) ? null : keyOf(item)), state.descending);
 }
 
 // The items to show, in order, and the images among them.
@@ -138,16 +172,23 @@ function select() {
 }
 
 // The order in which a sort is most useful: what is most surely wrong first.
+/** @type {(sort: string) => boolean} */
 const startsDescending = (sort) => sort === "wrong";
 
-// What stands in the page's address, and what may.
+/**
+ * What stands in the page's address, and what may.
+ * @returns {Record<string, AddressField>}
+ */
 function addressFields() {
+  /** @type {(key: "search" | "predicted" | "explained" | "label") => AddressField} */
   const text = (key) => part(state, key, { start: START[key] });
+  /** @type {(key: "layer" | "method", among: WordNumber[]) => AddressField} */
   const numbered = (key, among) => part(state, key, {
     start: "",
     parse: (name) => [...new Set(among)].filter((number) => word(number) === name).map(String)[0],
     format: (number) => word(Number(number)),
   });
+  /** @type {Record<string, string>} */
   const rights = { right: "1", wrong: "0" };
   const sorts = [...byId("sort").options].filter((choice) => !choice.disabled && !choice.hidden).map((choice) => choice.value);
   const statuses = ["ok", "empty", "nonfinite", FAILED];
@@ -182,6 +223,6 @@ function addressFields() {
       write: () => (state.open === "" || state.map === 0 ? null : String(state.map + 1)),
     },
     overlay: part(state, "opacity", { start: 100, parse: numberIn(0, 100) }),
-    panel: part(state, "panel", { start: null, parse: oneOf(["open", "closed"]) }),
+    panel: part(state, "panel", { start: null, parse: oneOf(/** @type {const} */ (["open", "closed"])) }),
   };
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from camcli.cam import METHODS
+from tests.forks import command_in_shell
 
 
 def table(text):
@@ -84,18 +85,14 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert "Broken" not in done.stderr
 
 
-def test_on_a_terminal_there_is_a_table_and_a_bar(tmp_path):
+def test_on_a_terminal_there_is_a_table_and_a_bar(forks, tmp_path, monkeypatch):
     """In a real pseudo-terminal: aligned columns without tabs, and the progress bar with rate and remaining time."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
     root = Path(__file__).parent.parent
-    environment = {**os.environ, "TERM": "xterm"}
-    command = [sys.executable, "-m", "camcli", "run", str(root / "sample_images"), "-o", str(tmp_path / "out"), "-b", "2"]
-    first = subprocess.Popen(
-        [sys.executable, "-m", "camcli", "classes", "resnet18", "goose"], stdout=slave, stderr=slave, cwd=root, env=environment
-    )
-    first.wait(60)
-    second = subprocess.Popen(command, stdout=slave, stderr=slave, cwd=root, env=environment)
+    monkeypatch.setenv("TERM", "xterm")
+    forks.run(["classes", "resnet18", "goose"], [slave] * 3).wait(60)
+    second = forks.run(["run", root / "sample_images", "-o", tmp_path / "out", "-b", 2], [slave] * 3)
     os.close(slave)
     seen = b""
     while True:
@@ -118,8 +115,9 @@ def test_on_a_terminal_there_is_a_table_and_a_bar(tmp_path):
 @pytest.mark.parametrize("broken", [">/dev/full", ">&-"])
 @pytest.mark.parametrize("command", ["classes efficientnet_lite0", "--help"])
 def test_a_stdout_that_cannot_be_written(command, broken):
+    camcli = f"{sys.executable} -m camcli" if command == "--help" else command_in_shell()
     done = subprocess.run(
-        f"{sys.executable} -m camcli {command} {broken}",
+        f"{camcli} {command} {broken}",
         shell=True,
         capture_output=True,
         text=True,

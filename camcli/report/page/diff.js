@@ -1,27 +1,36 @@
 "use strict";
 // Two runs over the same images: the page of camcli diff.
 
+/** @typedef {DiffElements} PageElements */
+
 const changes = camcliChanges;
 const total = changes.names.length;
 const every = changes.names.map((_, item) => item); // the largest change first, as camcli diff puts them
 const folded = changes.names.map((name) => name.toLowerCase());
+/** @type {(number: WordNumber) => string} */
 const word = (number) => changes.words[number];
+/** @type {(item: number) => boolean} */
 const isFlip = (item) => changes.predicted[0][item] !== changes.predicted[1][item];
+/** @type {(item: number) => string | null} */
 const pairOf = (item) => (isFlip(item) ? changes.predicted[0][item] + " " + changes.predicted[1][item] : null);
+/** @type {(pair: string) => string} */
 const pairName = (pair) => pair.split(" ").map((number) => word(Number(number))).join(" → ");
 const hasMaps = changes.correlation !== null;
 
-const START = { search: "", sort: "change", descending: false, flips: false, pair: "", low: null };
-const state = { ...START, open: "", fade: 0, panel: null };
+// pair: the numbers of two words, "from to"; low: the bin of correlations.
+const START = { search: "", sort: "change", descending: false, flips: false, pair: "", low: /** @type {number | null} */ (null) };
+const state = { ...START, open: "", fade: 0, panel: /** @type {"open" | "closed" | null} */ (null) };
 const MOST_PAIRS = 12;
 const BINS = 10;
 
 // Correlations run from -1 to 1; whatever is below 0 is as little alike as can be, and stands in the first bin.
+/** @type {(item: number) => number | null} */
 const binOf = (item) => {
   const value = changes.correlations[item];
   return value === null ? null : Math.min(BINS - 1, Math.max(0, Math.floor(value * BINS + 1e-9)));
 };
 
+/** @type {Record<string, (item: number) => number | string | null>} */
 const KEYS = {
   correlation: (item) => changes.correlations[item],
   overlap: (item) => changes.overlaps[item],
@@ -29,18 +38,16 @@ const KEYS = {
   path: (item) => changes.names[item],
 };
 
+/** @param {number} item */
 function shift(item) {
   const [one, other] = changes.probabilities.map((side) => side[item]);
   return one === null || other === null ? null : other - one;
 }
 
+/** @param {number[]} items */
 function sorted(items) {
   if (state.sort === "change") return state.descending ? items.reverse() : items;
-  const sign = state.descending ? -1 : 1;
-  const keyed = items.map((item) => [KEYS[state.sort](item), item]);
-  const valued = keyed.filter(([key]) => key !== null);
-  valued.sort(([a], [b]) => (a < b ? -sign : a > b ? sign : 0));
-  return [...valued, ...keyed.filter(([key]) => key === null)].map(([, item]) => item);
+  return sortedBy(items, KEYS[state.sort], state.descending);
 }
 
 function select() {
@@ -54,13 +61,20 @@ function select() {
   );
 }
 
+/**
+ * @param {Partial<typeof state>} changed
+ * @param {string} [kind] see writeAddress
+ */
 function change(changed, kind) {
   Object.assign(state, changed);
   update();
   writeAddress(kind || Object.keys(changed).join() + Object.values(changed).join());
 }
 
-// What stands in the page's address, and what may.
+/**
+ * What stands in the page's address, and what may.
+ * @returns {Record<string, AddressField>}
+ */
 function addressFields() {
   const sorts = [...byId("sort").options].filter((choice) => !choice.disabled).map((choice) => choice.value);
   const known = new Set(allPairs.map(([pair]) => pair));
@@ -74,18 +88,22 @@ function addressFields() {
     order: part(state, "descending", { start: false, parse: (order) => (order === "desc" ? true : undefined), format: () => "desc" }),
     open: part(state, "open", { start: "" }),
     fade: part(state, "fade", { start: 0, parse: numberIn(0, 100) }),
-    panel: part(state, "panel", { start: null, parse: oneOf(["open", "closed"]) }),
+    panel: part(state, "panel", { start: null, parse: oneOf(/** @type {const} */ (["open", "closed"])) }),
   };
 }
 
-// The pair of classes whose names a text holds; the numbers of words are other ones when the page is written again.
+/**
+ * The pair of classes whose names a text holds; the numbers of words are other ones when the page is written again.
+ * @param {Set<string>} known
+ * @returns {(text: string) => string | undefined}
+ */
 function pairNamed(known) {
   const named = new Map([...known].map((pair) => [pair.split(" ").map((number) => encodeURIComponent(word(Number(number)))).join(" "), pair]));
   return (text) => named.get(text);
 }
 
 function update() {
-  for (const id of ["search", "sort"]) if (byId(id).value !== state[id]) byId(id).value = state[id];
+  for (const id of /** @type {const} */ (["search", "sort"])) if (byId(id).value !== state[id]) byId(id).value = state[id];
   byId("flips").checked = state.flips;
   byId("direction").textContent = state.descending ? "Descending" : "Ascending";
   byId("direction").setAttribute("aria-pressed", String(state.descending));
@@ -100,8 +118,10 @@ function update() {
 const allPairs = [...tally(pairOf, every)].sort((a, b) => b[1] - a[1] || (pairName(a[0]) < pairName(b[0]) ? -1 : 1));
 const allBins = tally(binOf, every);
 
+/** @param {number[]} found */
 function drawPairs(found) {
   const now = tally(pairOf, found);
+  /** @type {HTMLElement[]} */
   const buttons = allPairs.slice(0, MOST_PAIRS).map(([pair, count]) => {
     const pressed = state.pair === pair;
     const shown = now.get(pair) || 0;
@@ -117,6 +137,7 @@ function drawPairs(found) {
   replaceChart("pairs", [...buttons, ...(rest > 0 ? [element("p", "quiet", `and ${rest.toLocaleString("en")} more`)] : [])]);
 }
 
+/** @param {number[]} found */
 function drawCorrelations(found) {
   if (!hasMaps) return;
   const ends = Array.from({ length: BINS }, (_, bin) => (bin ? bin / BINS : -1));
@@ -125,26 +146,37 @@ function drawCorrelations(found) {
     pressed: state.low === bin,
     act: () => change({ low: state.low === bin ? null : bin }),
   }));
-  for (const [tick, text] of [[0, "≤ 0"], [0.5, "0.5"], [1, "1"]]) svg.append(shape("text", { x: 280 * tick, y: 107, class: "tick" }, text));
+  for (const [tick, text] of /** @type {const} */ ([[0, "≤ 0"], [0.5, "0.5"], [1, "1"]])) svg.append(shape("text", { x: 280 * tick, y: 107, class: "tick" }, text));
   replaceChart("histogram", [svg]);
 }
 
+/** @type {(value: Cell) => string} */
 const number = (value) => (value === null ? "" : value.toFixed(3));
 
+/**
+ * @param {HTMLElement} card
+ * @param {number} item
+ */
 function drawCard(card, item) {
+  const flip = pairOf(item);
   const pair = element("span", "pair");
   pair.append(half(item, 0), half(item, 1));
   const heading = element("span", "class");
-  if (isFlip(item)) card.classList.add("wrong");
-  heading.append(element("b", "", isFlip(item) ? pairName(pairOf(item)) : word(changes.predicted[0][item])));
+  if (flip) card.classList.add("wrong");
+  heading.append(element("b", "", flip ? pairName(flip) : word(changes.predicted[0][item])));
   const parts = [changes.probabilities.map((side) => percent(side[item])).join(" → ")];
   if (changes.correlations[item] !== null) parts.push("correlation " + number(changes.correlations[item]));
   if (changes.overlaps[item] !== null) parts.push("overlap " + number(changes.overlaps[item]));
   card.append(pair, heading, element("span", "under", parts.join(" · ")), pathLine(changes.names[item]));
 }
 
+/** @type {(item: number, side: number) => string} */
 const overlayUrl = (item, side) => changes.overlays[side][item] && changes.urls[side] + changes.overlays[side][item];
 
+/**
+ * @param {number} item
+ * @param {number} side
+ */
 function half(item, side) {
   const box = element("span", "thumb");
   const small = changes.thumbs[side][item];
@@ -158,12 +190,13 @@ const view = { place: 0, turn: 0 };
 // Open or close the view as the address says; an image that is not among the cards is not opened.
 function followOpened() {
   const place = state.open === "" ? -1 : grid.items.findIndex((item) => changes.names[item] === state.open);
-  byId("fade").value = state.fade;
+  byId("fade").value = String(state.fade);
   if (place >= 0) return openView(place);
   state.open = "";
   if (byId("view").open) byId("view").close();
 }
 
+/** @param {number} place */
 function openView(place) {
   view.place = place;
   view.turn += 1;
@@ -181,8 +214,11 @@ function openView(place) {
   showDialog();
 }
 
+/** @param {number} item */
 function showFacts(item) {
+  /** @type {(name: string, of: (side: number) => string) => [name: string, text: string][]} */
   const both = (name, of) => [[name + " A", of(0)], [name + " B", of(1)]];
+  /** @type {[name: string, text: string][]} */
   const facts = [
     ...both("predicted", (side) => word(changes.predicted[side][item])),
     ...both("probability", (side) => plain(changes.probabilities[side][item])),
@@ -195,12 +231,14 @@ function showFacts(item) {
   byId("facts").replaceChildren(...shown.flatMap(([name, text]) => [element("dt", "", name), element("dd", "", text)]));
 }
 
+/** @param {number} item */
 function showPictures(item) {
   const turn = view.turn;
-  ["first", "second"].forEach((id, side) => {
+  /** @type {const} */ (["first", "second"]).forEach((id, side) => {
     const shown = byId(id);
     shown.removeAttribute("src");
     const url = overlayUrl(item, side);
+    /** @type {(why: string) => void} */
     const missing = (why) => byId("picture-note").append(`${"AB"[side]}: ${why} `);
     if (!url) return missing("nothing is painted.");
     const picture = new Image();
@@ -225,17 +263,19 @@ function layEasel() {
   byId("easel").style.height = shown.naturalHeight * scale + "px";
 }
 
+/** @param {number} [to] */
 function fade(to) {
-  if (to !== undefined) byId("fade").value = to;
+  if (to !== undefined) byId("fade").value = String(to);
   state.fade = Number(byId("fade").value);
-  byId("second").style.opacity = state.fade / 100;
+  byId("second").style.opacity = String(state.fade / 100);
   writeAddress(address.kind);
 }
 
+/** @param {KeyboardEvent} event */
 function ownKey(event) {
-  if (event.key === " " && document.activeElement.tagName !== "BUTTON") {
+  if (event.key === " " && document.activeElement?.tagName !== "BUTTON") {
     event.preventDefault();
-    fade(byId("fade").value < 50 ? 100 : 0);
+    fade(Number(byId("fade").value) < 50 ? 100 : 0);
     return true;
   }
   return event.key.startsWith("Arrow") && document.activeElement === byId("fade");
@@ -243,9 +283,9 @@ function ownKey(event) {
 
 function startView() {
   startDialog(ownKey, layEasel);
-  for (const [id, to] of [["to-first", 0], ["to-second", 100]]) byId(id).addEventListener("click", () => fade(to));
+  for (const [id, to] of /** @type {const} */ ([["to-first", 0], ["to-second", 100]])) byId(id).addEventListener("click", () => fade(to));
   byId("fade").addEventListener("input", () => fade());
-  for (const id of ["first", "second"]) byId(id).addEventListener("load", layEasel);
+  for (const id of /** @type {const} */ (["first", "second"])) byId(id).addEventListener("load", layEasel);
 }
 
 function startPage() {
@@ -253,14 +293,17 @@ function startPage() {
   if (hasMaps) parts.push("median correlation of the maps " + number(changes.correlation));
   changes.only.forEach((count, side) => count && parts.push(`${counted(count, "image")} only in ${"AB"[side]}`));
   byId("summary").textContent = `A: ${changes.runs[0]}, B: ${changes.runs[1]}. ${parts.join("; ")}.`;
-  for (const needy of document.querySelectorAll("[data-needs=maps]")) needy.hidden = !hasMaps;
+  const needing = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-needs=maps]"));
+  for (const needy of needing) needy.hidden = !hasMaps;
   byId("no-maps").hidden = hasMaps;
   for (const choice of byId("sort").options) if (["correlation", "overlap"].includes(choice.value)) choice.disabled = !hasMaps;
   if (isTouched()) byId("grid").setAttribute("aria-label", "Pairs of pictures; tap one to open it");
-  for (const id of ["search", "sort"]) byId(id).addEventListener("input", () => change({ [id]: byId(id).value }, id === "search" ? id : ""));
+  for (const id of /** @type {const} */ (["search", "sort"])) {
+    byId(id).addEventListener("input", () => change({ [id]: byId(id).value }, id === "search" ? id : ""));
+  }
   byId("flips").addEventListener("change", () => change({ flips: byId("flips").checked }));
   byId("direction").addEventListener("click", () => change({ descending: !state.descending }));
-  for (const id of ["reset", "reset-too"]) byId(id).addEventListener("click", () => change({ ...START }));
+  for (const id of /** @type {const} */ (["reset", "reset-too"])) byId(id).addEventListener("click", () => change({ ...START }));
   startView();
   startGrid({ fill: drawCard, least: (room) => (room < 520 ? 280 : 340), shape: 0.4, onOpen: openView });
   startPanel();
