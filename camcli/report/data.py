@@ -111,7 +111,7 @@ def _page_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that determine where the map is in an overlay; None for a value of the wrong type."""
     side = settings.get("max-side")
     return {
-        "fit": next((fit for fit in RESIZE_MODES if fit == settings.get("fit")), None),
+        "fit": next((mode for mode in RESIZE_MODES if mode == settings.get("fit")), None),
         "style": next((style for style in STYLES if style == settings.get("style")), None),
         "legend": settings.get("legend") is True,
         "caption": settings.get("caption") is True,

@@ -58,7 +58,7 @@ def diff_html(found: Comparison, runs: tuple[str, str], folder: str) -> str:
         **_columns(found.changes, runs),
     }
     title = " and ".join(_names(runs))
-    return filled_page("changes.html", ("report.css", "changes.css"), _SCRIPTS, title=title, data=Markup(json_script(data)))
+    return filled_page("diff.html", ("report.css", "diff.css"), _SCRIPTS, title=title, data=Markup(json_script(data)))
 
 
 def _names(runs: tuple[str, str]) -> tuple[str, str]:
