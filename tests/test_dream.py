@@ -21,8 +21,8 @@ from camcli.config.field import option_name
 from camcli.dream.config import WITH_PRIOR, DreamConfig
 from camcli.dream.study import make_dreams, prepare_study
 from camcli.dream.write import COLUMNS, sheet_of
-from camcli.models.bundled import load_module
 from camcli.models.request import ModelRequest
+from camcli.models.sources.bundled import load_module
 from tests.conftest import ROOT
 from tests.folders import contents_of, start, state_of
 from tests.walks import pictures_of, run_walk, shortened, walk_commands

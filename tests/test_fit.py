@@ -29,9 +29,9 @@ from camcli.fit.finetune import blocks_of
 from camcli.fit.linear_probe import balanced_accuracy, class_weights, train_head
 from camcli.fit.metrics import measure
 from camcli.fit.trainer import fit_model, load_backbone
-from camcli.models.fitted import read_fitted
 from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
+from camcli.models.sources.fitted import read_fitted
 from camcli.network.hooks import capture_outputs
 from camcli.records import Preprocess
 from tests.conftest import ROOT, SAMPLES

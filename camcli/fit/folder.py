@@ -25,7 +25,7 @@ from camcli.output.writers import json_bytes, output_error
 from camcli.records import FITTED_MARK, FITTED_WEIGHTS, RUN_MARKER, Failure, escape_name, stamp_of, unescape_name
 
 if TYPE_CHECKING:
-    from camcli.models.fitted import Fitted
+    from camcli.models.sources.fitted import Fitted
 
 FILES = (FITTED_WEIGHTS, "labels.txt", "split.csv", "metrics.json", "README.md", "failures.csv", FITTED_MARK)
 """What a model's folder holds, as far as ``camcli fit`` writes it."""

@@ -23,11 +23,11 @@ from camcli.fit.metrics import measure
 from camcli.fit.model_card import model_files
 from camcli.fit.records import Backbone, Examples, Result
 from camcli.models.device import resolve_device
-from camcli.models.fitted import Fitted, FittedSource, read_fitted
 from camcli.models.gap_classifier import FEATURES, GapClassifier, PooledFeatures, cut_classifier
 from camcli.models.layers import resolve_layers
 from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model, source_of
+from camcli.models.sources.fitted import Fitted, FittedSource, read_fitted
 from camcli.pipeline.job import Job, feature_job
 from camcli.records import Failure, Layer, Preprocess, escape_name
 
