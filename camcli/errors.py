@@ -125,3 +125,18 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     if not close:
         return ""
     return " Did you mean " + " or ".join(repr(candidate) for candidate in close) + "?"
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error, on one line; user code may raise errors whose message cannot be read."""
+    try:
+        return " ".join(str(error).split())
+    except Exception:  # its own __str__ fails
+        return "(its text cannot be read)"
+
+
+def first_line(error: BaseException, *, with_type: bool = True) -> str:
+    """The first line of an error's message, after its type; without ``with_type`` the message alone, or the type if it is empty."""
+    name = type(error).__name__
+    text = f"{name}: {error}" if with_type else str(error)
+    return (text.splitlines() or [name])[0]

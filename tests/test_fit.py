@@ -30,9 +30,9 @@ from camcli.fit.linear_probe import balanced_accuracy, class_weights, train_prob
 from camcli.fit.metrics import measure
 from camcli.fit.study import fit_model
 from camcli.listener import SilentListener
-from camcli.models.fitted import read_fitted
 from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
+from camcli.models.sources.fitted import read_fitted
 from camcli.network.hooks import capture_outputs
 from camcli.records import Preprocess
 from tests.commands import command
