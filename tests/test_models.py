@@ -15,14 +15,13 @@ from torch import nn
 from torchvision import models
 
 from camcli.errors import ClassError, DeviceError, LabelsError, LayerError, ModelError, WeightsError
-from camcli.models import bundled
 from camcli.models.checkpoints import read_checkpoint
 from camcli.models.device import resolve_device
 from camcli.models.download import is_reachable
 from camcli.models.labels import find_class, imagenet_labels, read_labels
 from camcli.models.layers import default_layer, find_grid, list_layers, resolve_layers
 from camcli.models.request import ModelRequest
-from camcli.models.sources import class_names, list_models, load_model
+from camcli.models.sources import bundled, class_names, list_models, load_model
 from camcli.network.hooks import eval_frozen
 from camcli.records import Grid
 

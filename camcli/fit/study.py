@@ -22,8 +22,8 @@ from camcli.fit.metrics import measure
 from camcli.fit.model_card import model_files
 from camcli.fit.records import Backbone, Examples, Result, Training
 from camcli.listener import Listener
-from camcli.models.fitted import Fitted
 from camcli.models.gap_classifier import GapClassifier
+from camcli.models.sources.fitted import Fitted
 from camcli.output.root import Root
 
 
