@@ -20,8 +20,8 @@ from camcli.models.sources import ModelSource, all_sources, load_model, register
 from camcli.pipeline.job import package_versions
 from camcli.records import Preprocess
 from tests.conftest import ROOT
+from tests.test_catalog import table
 from tests.test_completion import Context
-from tests.test_look import table
 
 DUMMY = """
 from camcli.models.request import ModelInfo
