@@ -227,8 +227,8 @@ def overlay_bytes(
 ) -> bytes:
     """The image file of an overlay of the raw map ``values`` (h, w) on ``canvas``.
 
-    The other arguments are those of ``paint_overlay``; boxes are in pixels of the original. Raises ImageError (stage ``render``) for
-    an overlay that is too large for its format.
+    The other arguments are those of ``paint_overlay``; boxes are in pixels of the original. Raises ImageError (stage ``render``)
+    for an overlay that is too large for its format.
     """
     scaled = replace(notes, boxes=tuple(map(canvas.pixels, notes.boxes)))
     painted = paint_overlay(canvas.image, values, canvas.part(box), canvas.pixels(pixels), style, scaled)
