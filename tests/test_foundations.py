@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camcli.cam import METHODS
-from camcli.errors import CamcliError, ConfigError, InputError, nearest_names
+from camcli.errors import CamcliError, ConfigError, InputError, first_line, message_of, nearest_names
 from camcli.images.decode import decode_image
 from camcli.images.discover import discover_sources, listed_sources
 from camcli.output.names import MAX_NAME_BYTES, file_stem, slug
@@ -83,6 +83,7 @@ def test_a_registry_is_a_mapping_that_helps():
     assert "tabby" in registry
     with pytest.raises(ConfigError, match=r"no animal 'taby'\. Did you mean 'tabby'\?"):
         registry["taby"]
+    assert (registry.get("tabby"), registry.get("taby"), registry.get("taby", 7)) == (1, None, 7)
     with pytest.raises(ValueError, match="twice"):
         registry.register("tabby")(2)
     assert "gradcam" in METHODS
@@ -92,6 +93,13 @@ def test_the_nearest_names():
     assert nearest_names("RESNET5", ["resnet50", "resnet18", "vgg16"])[0] == "resnet50"
     assert nearest_names("retriever", ["golden retriever", "goose"]) == ["golden retriever"]
     assert nearest_names("xyz", ["golden retriever"]) == []
+
+
+def test_the_first_line_of_an_error():
+    assert first_line(ValueError("one\ntwo")) == "ValueError: one"
+    assert first_line(ValueError("one\ntwo"), with_type=False) == "one"
+    assert first_line(ValueError(), with_type=False) == "ValueError"
+    assert message_of(ValueError("one\n  two")) == "one two"
 
 
 def test_every_error_has_its_exit_code():

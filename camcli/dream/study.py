@@ -35,6 +35,7 @@ from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
 from camcli.network.memory import bytes_through
 from camcli.network.prepare import Preparation, prepare_network
+from camcli.network.threads import torch_threads
 from camcli.output.checks import differences
 from camcli.output.locks import claimed
 from camcli.output.root import Root
@@ -137,7 +138,9 @@ def make_dreams(
     Raises OutputError, InUseError.
     """
     root = Root(study.config.output)
-    with _held(root, study.config.output), _threads(study.config.threads):
+    # one thread by default: with the bundled model a second one gains nothing, takes eight times as long where it shares its
+    # core with another program, and makes the last digits depend on the machine
+    with _held(root, study.config.output), torch_threads(study.config.threads):
         for target in study.todo:
             started = time.monotonic()
             try:
@@ -215,18 +218,3 @@ def _held(root: Root, place: str) -> Iterator[None]:
             yield
     except OSError as error:
         raise output_error(error.filename or root.path, error) from error
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Inside, PyTorch computes with ``count`` threads.
-
-    One by default: with the bundled model a second one gains nothing, takes eight times as long where it shares its core with
-    another program, and makes the last digits depend on the machine.
-    """
-    kept = torch.get_num_threads()
-    try:
-        torch.set_num_threads(count)
-        yield
-    finally:
-        torch.set_num_threads(kept)

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from camcli import __version__
 from camcli.config.fingerprint import run_settings
@@ -15,9 +14,10 @@ from camcli.config.run import RunConfig
 from camcli.errors import InputError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import input_window, prepare_input
+from camcli.network.probe import probe_input
+from camcli.network.threads import torch_threads
 from camcli.pipeline.job import Job, package_versions, prepare_job
 from camcli.records import Failure, Source, stamp_of
-from camcli.resources import available_cores
 from camcli.sanity.check import available_methods, check_maps, plain_job
 from camcli.sanity.config import SanityConfig
 from camcli.sanity.randomize import LayerGroup, find_layer_groups
@@ -60,8 +60,7 @@ def prepare_study(config: SanityConfig, run: RunConfig, info: Callable[[str], No
     job = plain_job(prepare_job(first.check(), show_progress=show_progress, info=info))
     methods, refused = available_methods(job, config.method)
     job = job.with_targets(method=tuple(methods))
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn((1, 3, *job.model.preprocess.crop), generator=generator).to(job.device, job.network.dtype)
+    image = probe_input(job.model.preprocess, job.device, job.network.dtype)
     return Study(config, job, tuple(find_layer_groups(job.model.module, image, config.steps)), refused)
 
 
@@ -94,12 +93,9 @@ def run_study(
 
     ``record``: what is to stand in it besides. Raises what explaining raises, and OutputError.
     """
-    config, threads = study.config, torch.get_num_threads()
-    try:
-        torch.set_num_threads(study.job.config.threads or available_cores())
+    config = study.config
+    with torch_threads(study.job.config.threads):
         found = check_maps(study.job, inputs, study.groups, seed=config.seed, strips=config.strip, tell=tell)
-    finally:
-        torch.set_num_threads(threads)
     verdicts = judge(found)
     whole = {**record, **_facts(study, verdicts)}
     write_check(config.output, found, verdicts, whole)
