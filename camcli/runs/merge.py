@@ -67,7 +67,7 @@ def _merged(path: str, root: Root) -> Merged:
         ledgers = [_ledger(part) for part in parts]
         for part, record, ledger in zip(parts, records, ledgers, strict=True):
             _refuse_less_than_recorded(part, record, ledger)
-        folder = stack.enter_context(OutputFolder(path, effective_settings(header.present)))
+        folder = stack.enter_context(OutputFolder(path, effective_settings(header.current)))
         rewriter = folder.rewriting()
         contents = {entry.image: (entry, rows) for entry, rows in folder.ledger.rows() if not entry.stage}
         for part, ledger in zip(parts, ledgers, strict=True):
@@ -79,7 +79,7 @@ def _merged(path: str, root: Root) -> Merged:
         explained, failed = folder.totals()
         if part_of(records[0], "settings").get("boxes-json") is True:
             joined.write(BOXES, coco.coco_boxes(folder.ledger))
-        joined.finish(_joined(records, header.present, explained, failed))
+        joined.finish(_joined(records, header.current, explained, failed))
     return Merged(len(parts), explained, failed)
 
 
@@ -87,7 +87,7 @@ def _doubt_replaced(folder: OutputFolder, rewriter: Rewriter, contents: Mapping[
     """Put down the files of rows that are replaced: those that no new row names are removed afterwards."""
     for entry, rows in folder.ledger.explained():
         if contents.get(entry.image, (None,))[0] is not entry:
-            rewriter.doubt(row_files(rows, folder.ledger.settings))
+            rewriter.mark_unconfirmed(row_files(rows, folder.ledger.settings))
 
 
 def _parts(path: str, root: Root) -> list[Root]:
@@ -136,8 +136,8 @@ def _common_header(root: Root, parts: Sequence[Root]) -> Header:
         if header is None:
             raise InputError(f"{escape_name(part.path)!r} has no journal: run its command again with --overwrite, then merge.")
         if first is None:
-            first, whose = Header({**effective_settings(header.present), "shard": None}), part
-        different = differences(_comparable(first.present, header.present), _comparable(header.present, first.present))
+            first, whose = Header({**effective_settings(header.current), "shard": None}), part
+        different = differences(_comparable(first.current, header.current), _comparable(header.current, first.current))
         if different:
             raise SettingsError(
                 f"{escape_name(part.path)!r} was made with other settings than {escape_name(whose.path)!r} ({different})."
@@ -155,7 +155,7 @@ def _comparable(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[
 def _ledger(part: Root) -> Ledger:
     header = read_header(part)
     assert header is not None
-    ledger = Ledger(part, header.settings, header.drawn)
+    ledger = Ledger(part, header.settings, header.redrawn)
     ledger.read()  # which changes nothing: the part is somebody else's
     return ledger
 
@@ -169,7 +169,7 @@ def _link_files(part: Root, folder: OutputFolder, rewriter: Rewriter, entry: Ent
         )
     names = [] if entry.stage else row_files(rows, folder.ledger.settings)
     if not folder.is_explained(entry.image):
-        rewriter.doubt(names)  # until the row is there
+        rewriter.mark_unconfirmed(names)  # until the row is there
     for name in names:
         try:
             folder.root.link(part, name)

@@ -63,11 +63,11 @@ def redraw(path: str, changes: Mapping[str, Any], tell: Tell = lambda _done, _of
     is named. Raises InputError where there is no finished run, or none with stored maps, and what opening an output folder raises.
     """
     header = _header(path)
-    if not header.present.get("save-maps"):
+    if not header.current.get("save-maps"):
         raise InputError(
             f"the run in {escape_name(path)!r} has stored no maps, from which overlays could be drawn: run with --save-maps."
         )
-    with OutputFolder(path, header.present) as folder:
+    with OutputFolder(path, header.current) as folder:
         begun = folder.redrawing or {}
         return redraw_folder(folder, {**begun, **{key: value for key, value in changes.items() if key in LOOKS}}, tell)
 
@@ -79,7 +79,7 @@ def redraw_folder(folder: OutputFolder, changes: Mapping[str, Any], tell: Tell =
     are drawn the folder says which look they are given; then tables and journal change at once.
     """
     ledger = folder.ledger
-    present = ledger.header.present
+    present = ledger.header.current
     wanted = {key: changes.get(key, present[key]) for key in LOOKS if key in present}
     look = _Look({**present, **wanted}, _preprocess(folder), style_of({**present, **wanted}), folder)
     explained = list(ledger.explained())
@@ -89,7 +89,7 @@ def redraw_folder(folder: OutputFolder, changes: Mapping[str, Any], tell: Tell =
     rewriter = folder.rewriting()
     rewriter.begin_look(wanted)
     for _, rows in explained:
-        rewriter.doubt([name for row in rows for name in (unescape_name(row["overlay"]), look.overlay_of(row)) if name])
+        rewriter.mark_unconfirmed([name for row in rows for name in (unescape_name(row["overlay"]), look.overlay_of(row)) if name])
     for done, ((entry, rows), outcome) in enumerate(zip(explained, _all_redrawn(explained, look), strict=True), 1):
         tell(done, len(explained))
         if isinstance(outcome, str):

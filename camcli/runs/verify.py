@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import InputError, OutputError, SettingsError
-from camcli.layout import IN_FLIGHT, JOURNAL, NEW_LOOK, OUTPUT_FOLDERS, OWN, RUN_RECORD, TABLES, UNCONFIRMED
+from camcli.layout import IN_FLIGHT, JOURNAL, OUTPUT_FOLDERS, OWN, RUN_RECORD, TABLES, UNCONFIRMED, UNFINISHED_RENDER
 from camcli.output.checks import check_kinds, is_unchanged
-from camcli.output.exchange import LEFTOVERS, present
+from camcli.output.exchange import LEFTOVERS, current_place
 from camcli.output.files import is_whole_file, stray_files
 from camcli.output.journal import Entry, read_header, table_ends
 from camcli.output.ledger import Ledger
@@ -89,12 +89,12 @@ def _problems(root: Root, *, with_inputs: bool) -> Iterator[Problem]:
     if header is None:
         yield Problem(JOURNAL, "its first line is damaged; nothing can be said of the rest")
         return
-    for name in (*LEFTOVERS, IN_FLIGHT, NEW_LOOK, UNCONFIRMED):
+    for name in (*LEFTOVERS, IN_FLIGHT, UNFINISHED_RENDER, UNCONFIRMED):
         if root.exists(name):
             yield Problem(name, "left over: the last run did not end by itself")
-    ledger = Ledger(root, header.settings, header.drawn)
+    ledger = Ledger(root, header.settings, header.redrawn)
     for name, start in ledger.headers.items():
-        if not _begins_with(root, present(root, name), start):
+        if not _begins_with(root, current_place(root, name), start):
             yield Problem(name, "missing, or its first line is not as camcli wrote it")
             return
     torn = ledger.read()
@@ -102,13 +102,13 @@ def _problems(root: Root, *, with_inputs: bool) -> Iterator[Problem]:
         yield Problem(JOURNAL, f"{torn} lines at its end are damaged, or their rows are missing, or stand there twice")
     ends = table_ends(ledger.starts, ledger.entries.values())
     for name in TABLES:
-        beyond = root.size(present(root, name)) - ends[name]
+        beyond = root.size(current_place(root, name)) - ends[name]
         if beyond > 0:
             yield Problem(name, f"{beyond} bytes at its end that the journal does not know")
     named: set[str] = set()
     yield from _entries(root, ledger, named)
     for top in (*OUTPUT_FOLDERS, OWN):
-        for name, kind in root.strange(top):
+        for name, kind in root.special_files(top):
             yield Problem(name, f"it is {kind}; camcli makes files and folders only")
     for stray in stray_files(root, named):
         yield Problem(stray, "no row of the table names it")
