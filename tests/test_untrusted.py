@@ -518,7 +518,7 @@ def test_law_24_zeros_in_the_middle_of_any_file_are_found(made, tmp_path):
             assert code == 1, name
             assert "Traceback" not in said
             if name.startswith(("overlays", "maps", "masks")):
-                assert f"{name}\tnot as it was written" in said
+                assert f"{name}\tchanged since it was written" in said
                 (out / name).unlink()
             command(*commands_on(out, made.parent / "imgs")["run"], "--quiet")
             assert results_of(out) == whole, name

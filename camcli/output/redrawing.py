@@ -36,6 +36,6 @@ def check_one_look(root: Root) -> None:
     """Raise SettingsError if a ``camcli render`` is unfinished in ``root``. Raises OSError."""
     if root.exists(UNFINISHED_RENDER):
         raise SettingsError(
-            f"a camcli render of {escape_name(root.path)!r} was interrupted, so only some overlays have the new look. "
+            f"a camcli render was interrupted in {escape_name(root.path)!r}, so only some overlays have the new look. "
             f"Finish it with: camcli render {escape_name(root.path)}"
         )
