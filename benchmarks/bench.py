@@ -31,7 +31,7 @@ from benchmarks.rounds import agreement, measure
 from benchmarks.variants import PLAIN, Subject, variant_names
 from benchmarks.verdict import rates_table, verdict_table, verdicts
 from camcli.images.discover import discover_sources
-from camcli.models import bundled
+from camcli.models.sources import bundled
 from camcli.resources import available_cores
 
 _IMAGES = {bundled.NAME: 320}

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.corpus import make_corpus
 from benchmarks.variants import BATCH, Subject, explain_files
 from camcli.images.discover import discover_sources
-from camcli.models import bundled
+from camcli.models.sources import bundled
 from camcli.pipeline.job import prepare_job
 from camcli.timing import STAGES, StageTimer
 

@@ -16,9 +16,8 @@ import torch
 from benchmarks.peers import PEERS, PeerEngine, least_agreement, taking_the_engines_place
 from camcli.config.fingerprint import run_settings
 from camcli.config.run import RunConfig
-from camcli.models import bundled
 from camcli.models.request import ModelRequest
-from camcli.models.sources import load_model
+from camcli.models.sources import bundled, load_model
 from camcli.output.folder import OutputFolder
 from camcli.pipeline.job import Job, prepare_job
 from camcli.pipeline.reading import PreparedImage, read_ahead

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import variants as t
 from benchmarks.processes import first_overlay_ratio
 from benchmarks.rounds import Measured, ratio
-from camcli.models import bundled
+from camcli.models.sources import bundled
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Small files that anybody may have written (labels, tables, settings, records): read whole, bounded, never waited for."""
+"""Read small untrusted files (labels, tables, settings, records): whole, up to a size limit, and without ever blocking."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tomllib
 from typing import Any
 
 MOST_BYTES = 64 << 20
-"""A document larger than this is refused unread, unless the caller says otherwise."""
+"""Default maximum size of a document in bytes; larger ones are refused without reading them."""
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -25,14 +25,14 @@ _KINDS = (
 
 
 def kind_of(mode: int) -> str:
-    """What a file that is not regular is, in words, by its ``st_mode``: ``a FIFO``."""
+    """The kind of a file that is not regular, from its ``st_mode``, such as ``a FIFO``."""
     return next((words for test, words in _KINDS if test(mode)), "a special file")
 
 
 def read_document(path: str, most_bytes: int = MOST_BYTES) -> bytes:
-    """The bytes of the regular file at ``path``; a link to one is followed.
+    """The bytes of the regular file at ``path``; links are followed.
 
-    Raises OSError whose ``strerror`` says why not: nothing there, a FIFO or device (which is never waited for), or more than
+    Raises OSError with the reason in ``strerror``: no such file, a FIFO or device (which is not waited for), or more than
     ``most_bytes``.
     """
     try:
@@ -44,7 +44,7 @@ def read_document(path: str, most_bytes: int = MOST_BYTES) -> bytes:
 
 
 def read_regular(handle: int, path: str, most_bytes: int = MOST_BYTES) -> bytes:
-    """What the open file ``handle`` holds, from its beginning. Raises OSError as ``read_document`` does, with ``path`` in it."""
+    """The bytes of the open file ``handle`` from its beginning. Raises OSError as ``read_document`` does, with ``path`` in it."""
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         raise _irregular(status, path)
@@ -59,9 +59,9 @@ def read_regular(handle: int, path: str, most_bytes: int = MOST_BYTES) -> bytes:
 
 
 def read_text(path: str, most_bytes: int = MOST_BYTES) -> str:
-    """The text of the UTF-8 file at ``path``, without the mark that some editors put first; line ends as they are.
+    """The text of the UTF-8 file at ``path`` without a byte order mark; line ends are not changed.
 
-    Raises OSError as ``read_document`` does, ValueError for what is not UTF-8.
+    Raises OSError as ``read_document`` does, and ValueError for a file that is not UTF-8.
     """
     data = read_document(path, most_bytes)
     try:
@@ -71,22 +71,22 @@ def read_text(path: str, most_bytes: int = MOST_BYTES) -> str:
 
 
 def parse_json(data: bytes | str) -> Any:
-    """The value of a JSON text. Raises ValueError, and nothing else, for any other text: also where it is nested too deep."""
+    """The value of a JSON text. Raises ValueError for all invalid texts, including those that are nested too deeply."""
     try:
         return json.loads(data)
     except RecursionError as error:
-        raise ValueError("nested too deep") from error
+        raise ValueError("nested too deeply") from error
 
 
 MOST_TOML_BYTES = 256 << 10
 _MOST_DOTS = 250
-"""On a line of TOML, outside of strings: the parser takes a time that grows with the square of a dotted key's parts."""
+"""Maximum number of dots on a line of TOML outside of strings. The parser's time grows with the square of a dotted key's parts."""
 
 _TOML_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'')
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The table of a TOML text. Raises ValueError, and nothing else, for any other text: also where it is nested too deep."""
+    """The table of a TOML text. Raises ValueError for all invalid texts, including those that are nested too deeply."""
     for number, line in enumerate(text.split("\n"), 1):
         if (
             line.count(".") > _MOST_DOTS
@@ -97,21 +97,22 @@ def parse_toml(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError as error:
-        raise ValueError("nested too deep") from error
+        raise ValueError("nested too deeply") from error
 
 
 def open_log_file(path: str) -> int:
-    """The regular file at ``path``, opened for appending, and created where there is none.
+    """The regular file at ``path``, opened for appending and created if it does not exist. Returns its descriptor.
 
-    The null device, a terminal, and what this process has as stdout or stderr are taken too: people name them, and writing there
-    disturbs nobody. Raises OSError whose ``strerror`` says why not: a folder, a FIFO or another device, which is never waited for.
+    The null device, a terminal, and the stdout and stderr of this process are allowed too, because people name them and writing
+    there is harmless. Raises OSError with the reason in ``strerror``: a folder, or a FIFO or another device, which is not waited
+    for.
     """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
     except ValueError as error:  # a NUL in the name
         raise OSError(errno.EINVAL, str(error), path) from error
     except OSError as error:
-        if error.errno == errno.ENXIO:  # a FIFO that nobody reads, a socket
+        if error.errno == errno.ENXIO:  # a FIFO without a reader, or a socket
             raise _irregular(os.stat(path), path) from error
         raise
     status = os.fstat(handle)

@@ -1,23 +1,24 @@
-"""Everything that can stop camcli, as a tree. Each class carries its exit code.
+"""All errors of camcli. Each class has its exit code.
 
     CamcliError
-      UsageError (2)          the user can mend it by writing the command differently
-        ConfigError           an option or a line of a TOML file
-        InputError            nothing to do, or an input that does not exist
-        ModelError            no such model, or it cannot be built or run
-          WeightsError        no such weights, not downloadable, not fitting, not safe
-        LabelsError           a labels file that does not fit
-        LayerError            no such layer, or no map can be had there
-        ClassError            no such class
-        DeviceError           no such device
+      UsageError (2)          the user can correct the command
+        ConfigError           wrong option, or wrong line in a TOML file
+        InputError            no images, or an input that does not exist
+        ModelError            unknown model, or it cannot be built or run
+          WeightsError        weights that do not exist, cannot be downloaded, do not fit, or are not safe
+        LabelsError           labels file that does not fit
+        LayerError            unknown layer, or a layer without a spatial map
+        ClassError            unknown class
+        DeviceError           unknown device
         SettingsError         the output folder holds a run with other settings
-      RunError (3)            the run cannot go on
-        OutputError           not writable, not ours, disk full
-        InUseError            another run holds the output folder
-        OutOfMemoryError      at batch size 1
-      ImageError              one image cannot be explained: becomes a Failure record, never crosses threads
+      RunError (3)            the run cannot continue
+        OutputError           output folder not writable, not written by camcli, or disk full
+        InUseError            another run is writing into the output folder
+        OutOfMemoryError      out of memory with a single image
+      ImageError              one image cannot be explained; it becomes a Failure record in the same thread
 
-They are raised where the cause is known and say what, where, and what to try. ``camcli.cli.app`` catches them once.
+Errors are raised where the cause is known. The message says what is wrong, where, and what to try. ``camcli.cli.app`` catches them
+in one place.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from collections.abc import Iterable
 
 
 class CamcliError(Exception):
-    """What every error of camcli is."""
+    """Base class of all errors of camcli."""
 
     exit_code = 3
 
 
 class UsageError(CamcliError):
-    """The command asks for something that cannot be had."""
+    """The command is wrong and can be corrected by the user."""
 
     exit_code = 2
 
@@ -43,23 +44,23 @@ class ConfigError(UsageError):
 
 
 class InputError(UsageError):
-    """An input does not exist, or holds no image."""
+    """An input does not exist or contains no image."""
 
 
 class ModelError(UsageError):
-    """There is no such model, or it cannot be built or run."""
+    """The model is unknown, or it cannot be built or run."""
 
 
 class WeightsError(ModelError):
-    """The weights do not exist, cannot be downloaded, do not fit, or would run code."""
+    """The weights do not exist, cannot be downloaded, do not fit the model, or would run code."""
 
 
 class LabelsError(UsageError):
-    """A labels file cannot be read or does not fit the model's head."""
+    """The labels file cannot be read, or it does not fit the model's number of classes."""
 
 
 class LayerError(UsageError):
-    """The model has no such layer, or the layer has no map to show."""
+    """The model has no such layer, or the layer has no spatial map."""
 
 
 class ClassError(UsageError):
@@ -71,7 +72,7 @@ class DeviceError(UsageError):
 
 
 class SettingsError(UsageError):
-    """The output folder holds a run made with other settings. ``different``: their names, where they are known."""
+    """The output folder holds a run with other settings. ``different``: the names of the settings that differ, if known."""
 
     def __init__(self, message: str, different: Iterable[str] = ()) -> None:
         super().__init__(message)
@@ -79,11 +80,11 @@ class SettingsError(UsageError):
 
 
 class RunError(CamcliError):
-    """The run cannot go on; what was finished is kept."""
+    """The run cannot continue; finished images are kept."""
 
 
 class OutputError(RunError):
-    """The output folder cannot be written, or is not camcli's."""
+    """The output folder cannot be written, or camcli did not write it."""
 
 
 class InUseError(RunError):
@@ -91,11 +92,11 @@ class InUseError(RunError):
 
 
 class OutOfMemoryError(RunError):
-    """One single image needs more memory than the device has."""
+    """A single image needs more memory than the device has."""
 
 
 class ImageError(CamcliError):
-    """One image cannot be explained. ``stage`` names the room that gave up."""
+    """One image cannot be explained. ``stage``: the stage that failed, such as ``decode``."""
 
     def __init__(self, stage: str, reason: str) -> None:
         super().__init__(reason)
@@ -103,7 +104,7 @@ class ImageError(CamcliError):
 
 
 def nearest_names(name: str, names: Iterable[str], limit: int = 3) -> list[str]:
-    """The ``limit`` names most like ``name``, best first, case ignored; empty when none is near."""
+    """At most ``limit`` names that are similar to ``name``, the most similar first; case is ignored."""
     by_folded: dict[str, list[str]] = {}
     for candidate in names:
         by_folded.setdefault(candidate.casefold(), []).append(candidate)
@@ -119,8 +120,23 @@ def nearest_names(name: str, names: Iterable[str], limit: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A sentence that names the nearest names, with a leading space; empty when none is near."""
+    """A sentence with similar names, with a leading space; empty if there are none."""
     close = nearest_names(name, names)
     if not close:
         return ""
     return " Did you mean " + " or ".join(repr(candidate) for candidate in close) + "?"
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error, on one line; user code may raise errors whose message cannot be read."""
+    try:
+        return " ".join(str(error).split())
+    except Exception:  # its own __str__ fails
+        return "(its text cannot be read)"
+
+
+def first_line(error: BaseException, *, with_type: bool = True) -> str:
+    """The first line of an error's message, after its type; without ``with_type`` the message alone, or the type if it is empty."""
+    name = type(error).__name__
+    text = f"{name}: {error}" if with_type else str(error)
+    return (text.splitlines() or [name])[0]

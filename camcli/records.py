@@ -1,4 +1,4 @@
-"""What crosses from room to room: frozen dataclasses, no behaviour beyond what follows from their fields."""
+"""Records that are shared by all packages: frozen dataclasses without behaviour beyond their fields."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 
 _JOINER = "\u200d"
-"""Holds the parts of one emoji together."""
+"""The zero-width joiner, which connects the parts of an emoji."""
 
 
 def escape_name(name: str) -> str:
-    r"""A file's name as text that fits on one line of any terminal or table, from which the name can be recovered.
+    r"""A file name as text for one line of any terminal or table. ``unescape_name`` is the inverse.
 
-    Control and format characters and bytes that are not UTF-8 become ``\xNN`` (one per byte), a backslash becomes two.
-    Everything else, emoji and accents included, stays. ``unescape_name`` is the way back. It never fails.
+    Control and format characters and bytes that are not UTF-8 become ``\xNN`` (one per byte), and a backslash becomes two. All
+    other characters, including accents and emoji, are kept. Every text is accepted.
     """
     return escape_text(name.replace("\\", "\\\\"))
 
 
 def escape_text(text: str, keep: str = "") -> str:
-    r"""``text`` with its control and format characters, and all that is no character, as ``\xNN``: one per byte in UTF-8.
+    r"""``text`` with control and format characters and invalid characters escaped as ``\xNN``, one per byte in UTF-8.
 
-    It never fails. What no encoding knows (half of a surrogate pair) has three such bytes. ``keep``: characters that stay.
+    Half of a surrogate pair has three such bytes. ``keep``: characters that are not escaped. Every text is accepted.
     """
     if text.isprintable():
         return text
@@ -45,7 +45,7 @@ def escape_text(text: str, keep: str = "") -> str:
 
 
 def _bytes_of(char: str) -> bytes:
-    """The byte that ``os.fsdecode`` made ``char`` of, else its bytes in UTF-8."""
+    """The byte from which ``os.fsdecode`` made ``char``, or the bytes of ``char`` in UTF-8."""
     try:
         return char.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -53,7 +53,7 @@ def _bytes_of(char: str) -> bytes:
 
 
 def unescape_name(text: str) -> str:
-    """The name that ``escape_name`` wrote as ``text``, as ``os.fsdecode`` gives it."""
+    """The name that ``escape_name`` turned into ``text``, as ``os.fsdecode`` returns it."""
     if "\\" not in text:
         return text
     parts = re.split(rb"(\\\\|\\x[0-9a-f]{2})", text.encode("utf-8"))
@@ -70,9 +70,9 @@ def count_words(number: int, noun: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file to explain. ``image`` is its name in every table: its path below ``root``, with ``/``.
+    """A file to explain. ``image``: its name in every table, which is its path below ``root`` with ``/``.
 
-    Bytes of a name that are not UTF-8 stand in both as surrogates (``os.fsdecode``).
+    Bytes that are not UTF-8 are surrogates in both, as ``os.fsdecode`` makes them.
     """
 
     root: str
@@ -80,13 +80,13 @@ class Source:
 
     @property
     def path(self) -> str:
-        """Where to open the file."""
+        """The path of the file."""
         return os.path.join(self.root, self.image)
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Which bytes were read: size in bytes, modification time in nanoseconds, and their SHA-256 where it is known."""
+    """Identifies the contents of a file: size in bytes, modification time in nanoseconds, and SHA-256 if it is known."""
 
     size: int
     mtime_ns: int
@@ -94,7 +94,7 @@ class Stamp:
 
 
 def stamp_of(path: str) -> Stamp | None:
-    """The stamp of the file at ``path`` as it is now; None where there is none."""
+    """The stamp of the file at ``path`` as it is now; None if there is no such file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -112,7 +112,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why one image was not explained. ``stage``: read, decode, memory, render, write, or crashed."""
+    """Why one image was not explained. ``stage``: read, decode, memory, render, write, or crashed. ``reason``: for people."""
 
     image: str
     stage: str
@@ -122,12 +122,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a model wants its images: resize, centre crop, scale to [0, 1], normalise.
+    """The preprocessing of a model: resize, centre crop, scale to [0, 1], normalize.
 
-    ``resize``: ``short`` resizes the shorter side to ``resize_to[0]`` and keeps the aspect; ``cover`` and ``contain`` keep it
-    too and make the image just cover, or just fit into, ``resize_to`` (height, width); ``squash`` resizes to it exactly.
-    ``crop``: (height, width) of the network's input, in pixels. ``interpolation``: ``nearest``, ``bilinear``, ``bicubic`` or
-    ``lanczos``, always antialiased. ``mean`` and ``std``: per channel, RGB, on the [0, 1] scale.
+    ``resize``: ``short`` resizes the shorter side to ``resize_to[0]`` and keeps the aspect ratio; ``cover`` and ``contain`` keep it
+    too and make the image just cover or just fit into ``resize_to`` (height, width); ``squash`` resizes to exactly that size.
+    ``crop``: (height, width) of the network's input in pixels. ``interpolation``: ``nearest``, ``bilinear``, ``bicubic`` or
+    ``lanczos``, always with antialiasing. ``mean`` and ``std``: per RGB channel, on the [0, 1] scale.
     """
 
     resize: str = "short"
@@ -140,11 +140,11 @@ class Preprocess:
 
 _RESIZES, _INTERPOLATIONS = ("short", "cover", "contain", "squash"), ("nearest", "bilinear", "bicubic", "lanczos")
 _LARGEST_SIDE = 4096
-"""Pixels: a description that asks for more is not one of ours, and its first image would fill the memory."""
+"""Maximum input size in pixels; a larger one comes from a forged description and would fill the memory."""
 
 
 def preprocess_of(found: Any) -> Preprocess:
-    """What a document says of how images are prepared. Raises ValueError for what no image can be made into."""
+    """The preprocessing in a document. Raises ValueError if it is incomplete or not possible."""
     try:
         values: dict[str, Any] = {field.name: found[field.name] for field in fields(Preprocess)}
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
@@ -160,17 +160,17 @@ def preprocess_of(found: Any) -> Preprocess:
             all(value > 0 for value in preprocess.std),
         ]
     except (KeyError, TypeError, OverflowError) as error:
-        raise ValueError(f"it does not say how images are prepared: {error}") from error
+        raise ValueError(f"the preprocessing is incomplete: {error}") from error
     if not all(right):
-        raise ValueError("no image can be made into such an input")
+        raise ValueError("the preprocessing is not possible")
     return preprocess
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A classifier ready to run: evaluation mode, parameters without gradient.
+    """A loaded classifier, in evaluation mode and without gradients for its parameters.
 
-    ``classes``: the name of each class index. ``weights``: what was loaded, in words. ``notes``: what the user should know.
+    ``classes``: the name of each class index. ``weights``: the name of the loaded weights. ``notes``: messages for the user.
     """
 
     name: str
@@ -183,9 +183,9 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """How a layer's output becomes a spatial map of (C, height, width).
+    """How to convert a layer's output into a spatial map (C, height, width).
 
-    ``kind``: ``nchw``, ``nhwc``, or ``tokens`` (B, prefix + height * width, C), of which the first ``prefix`` are dropped.
+    ``kind``: ``nchw``, ``nhwc``, or ``tokens`` (B, prefix + height * width, C); the first ``prefix`` tokens are dropped.
     """
 
     kind: str
@@ -196,7 +196,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A place to look: a module's dotted name and the grid of its output."""
+    """A layer for heatmaps: the dotted name of the module, and the grid of its output."""
 
     name: str
     grid: Grid
@@ -204,7 +204,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
-    """A row of ``camcli layers``. ``shape``: of the output for one image; ``why_not`` is empty for a usable layer."""
+    """A row of ``camcli layers``. ``shape``: of the output for one image. ``why_not``: empty for a usable layer."""
 
     name: str
     type_name: str
@@ -236,7 +236,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Heatmap:
-    """One map. ``values``: (h, w) float32, raw. ``status``: ``ok``, ``empty`` or ``nonfinite``. ``peak``: the raw maximum."""
+    """A heatmap. ``values``: (h, w) float32, raw. ``status``: ``ok``, ``empty`` or ``nonfinite``. ``peak``: the raw maximum."""
 
     prediction: Prediction
     layer: str
@@ -253,7 +253,7 @@ class Heatmap:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the network says of one image: its best class and the heatmaps asked for."""
+    """The results for one image: its best class, and the requested heatmaps."""
 
     best: Prediction
     heatmaps: tuple[Heatmap, ...]
@@ -261,7 +261,7 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Where a map says that the object is: ``found``, the largest first, in pixels of an image of ``width`` x ``height``."""
+    """Boxes found in a map, the largest first, in pixels of an image of ``width`` x ``height``."""
 
     found: tuple[Box, ...]
     width: int
@@ -270,10 +270,10 @@ class Boxes:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of ``predictions.csv``, in the order of its columns; the last ones only where they were asked for.
+    """A row of ``predictions.csv``, in the order of its columns. The last three depend on options.
 
-    ``label`` and ``correct``: with ``--class-from``, empty and None where the image's true class is not known. ``boxes``: with
-    ``--boxes``; None without.
+    ``label`` and ``correct``: with ``--class-from``; empty and None if the true class of the image is unknown. ``boxes``: with
+    ``--boxes``, otherwise None.
     """
 
     image: str
@@ -299,22 +299,22 @@ class Row:
 
 
 class Checksum(NamedTuple):
-    """What tells whether a file is as it was written: its bytes, and their CRC-32."""
+    """Size in bytes and CRC-32 of a file, to check that it has not changed since it was written."""
 
     size: int
     crc32: int
 
 
 def checksum_of(data: bytes) -> Checksum:
-    """The checksum of a file that holds ``data``."""
+    """The checksum of a file with the contents ``data``."""
     return Checksum(len(data), zlib.crc32(data))
 
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """One image explained, written and recorded. ``rows``: one per target x layer x method.
+    """An image that was explained, written and recorded. ``rows``: one per class, layer and method.
 
-    ``checksums``: of each file that they name, in order.
+    ``checksums``: of the files that the rows name, in order.
     """
 
     image: str
@@ -328,7 +328,7 @@ Outcome = Success | Failure
 
 @dataclass
 class Counts:
-    """What a run has done so far: the only record that changes, owned by the pipeline's caller."""
+    """Counts of a run so far. It is the only mutable record; the caller of the pipeline owns it."""
 
     explained: int = 0
     failed: int = 0
@@ -353,7 +353,7 @@ class Counts:
             self.correct += bool(outcome.rows[0].correct)
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``run.json``."""
+        """The counts for ``run.json``."""
         counts = {
             "explained": self.explained,
             "failed": self.failed,

@@ -1,10 +1,10 @@
-"""A table of named things: read like a dict, filled by a decorator, helpful about names it does not know."""
+"""Registry: a read-only mapping that a decorator fills, with suggestions for unknown names."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from camcli.errors import ConfigError, did_you_mean
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """What is registered under ``noun``; ``homes`` are the modules that fill it, imported at the first look."""
+    """Registered items by name. ``noun``: what they are, for messages. ``homes``: modules that register them when imported."""
 
     def __init__(self, noun: str, *homes: str) -> None:
         self.noun = noun
@@ -20,7 +20,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._items: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """A decorator that enters a function under ``name``. Raises ValueError when the name is taken."""
+        """A decorator that registers a function under ``name``. Raises ValueError if the name is already registered."""
 
         def enter(item: T) -> T:
             if name in self._items:
@@ -40,6 +40,10 @@ class Registry(Mapping[str, T], Generic[T]):
         if name not in items:
             raise ConfigError(f"there is no {self.noun} {name!r}.{did_you_mean(name, items)} Known: {', '.join(sorted(items))}.")
         return items[name]
+
+    def get(self, name: str, default: Any = None, /) -> Any:
+        """The item registered under ``name``, or ``default``."""
+        return self._filled().get(name, default)
 
     def __contains__(self, name: object) -> bool:
         return name in self._filled()

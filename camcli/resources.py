@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores and memory, by its affinity and its control group."""
+"""Cores and memory that this process may use, according to its CPU affinity, control groups and limits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
-    """How many cores this process may keep busy: its affinity mask, and the quota of its control groups, rounded up."""
+    """The number of cores that this process may use: its affinity mask, and the quota of its control groups, rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [_quota(folder) for folder in _control_groups()]
     return max(1, min([cores, *(math.ceil(quota) for quota in quotas if quota is not None)]))
 
 
 def available_memory() -> int:
-    """Bytes of memory that this process may still take: what the machine, its control groups and its own limits have left."""
+    """Free memory for this process in bytes: the least that the machine, its control groups and its limits have left."""
     left = [_machine_memory(), *_own_limits()]
     for folder in _control_groups():
         limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
@@ -31,12 +31,12 @@ def available_memory() -> int:
 
 
 def _own_limits() -> Iterator[int]:
-    """What is left of the address space and the data that this process may have, as ``ulimit -v`` and ``-d`` bound them."""
+    """Bytes left of the limits on address space and data (``ulimit -v`` and ``-d``), if there are any."""
     try:
         import resource
 
         words = Path("/proc/self/statm").read_text().split()
-    except (ImportError, OSError):  # not on every system
+    except (ImportError, OSError):  # not available on every system
         return
     for kind, pages in ((resource.RLIMIT_AS, words[0]), (resource.RLIMIT_DATA, words[5])):
         limit = resource.getrlimit(kind)[0]
@@ -45,7 +45,7 @@ def _own_limits() -> Iterator[int]:
 
 
 def allocations_can_fail() -> bool:
-    """Whether a limit makes allocations fail, where otherwise a process is killed when memory runs out."""
+    """Whether allocations can fail; without a limit the kernel kills a process instead when memory runs out."""
     with contextlib.suppress(OSError):
         if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2":
             return True
@@ -53,13 +53,13 @@ def allocations_can_fail() -> bool:
 
 
 def release_memory() -> None:
-    """Give memory that was freed back to the system, which ``keep_memory`` keeps from happening; where the C library can."""
+    """Return freed memory, which ``keep_memory`` holds back, to the system; does nothing if the C library is not glibc."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _page_cache(folder: Path) -> int:
-    """Bytes of files that the kernel keeps in memory for a control group and gives back when asked."""
+    """Bytes of cached files that the kernel can free for a control group."""
     try:
         lines = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
@@ -80,7 +80,7 @@ def _machine_memory() -> int:
 
 
 def _control_groups() -> Iterator[Path]:
-    """The folders of this process's control groups and all above them, of version 2 and of 1's cpu and memory."""
+    """The folders of this process's control groups and their parents: version 2, and cpu and memory of version 1."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -95,7 +95,7 @@ def _control_groups() -> Iterator[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    """Cores' worth of time that a control group has; None where it is not limited."""
+    """The CPU quota of a control group in cores; None if it is not limited."""
     try:
         quota, period = (folder / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
@@ -106,7 +106,7 @@ def _quota(folder: Path) -> float | None:
 
 
 def _number(path: Path) -> int | None:
-    """The whole number in a file; None where there is none, or the word ``max``."""
+    """The whole number in a file; None if the file is missing or contains ``max``."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):
@@ -117,18 +117,18 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 """Parameters of mallopt(3)."""
 
 _SCARCE = 4 << 30
-"""Bytes of free memory below which all threads share one place to allocate from: one of a thread's own may keep 64 MiB for ever."""
+"""With less free memory than this, in bytes, all threads share one allocation arena. An arena per thread may keep 64 MiB each."""
 
 
 def keep_memory() -> bool:
-    """Let this process keep the memory that it frees, for the next batch; whether that could be arranged.
+    """Make this process keep freed memory for the next batch. Returns whether that was possible; only glibc has the setting.
 
-    The C library gives every large block back to the system at once, and the next one costs a page fault for each of its 4 KiB:
-    a third of the time of a network whose layers write tens of megabytes each. Only glibc has the switch.
+    By default the C library returns every large block to the system, and each new block costs one page fault per 4 KiB. That takes
+    a third of the time of a network whose layers write tens of megabytes each.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # another C library, another system
+    except (OSError, AttributeError, TypeError):  # another C library or operating system
         return False
     if available_memory() < _SCARCE:
         mallopt(_M_ARENA_MAX, 1)

@@ -1,4 +1,4 @@
-"""The stages of a run, and the seconds that each worked and waited."""
+"""The stages of a run, and a timer that sums up how long each stage worked and waited."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 _IN_TURN = ("find", "load", "network", "record", "finish", "report")
-"""What the run's own thread does, one after the other. With what it waits for they are all of a run's time."""
+"""Stages of the main thread, one after the other. Together with its waiting times they make up the whole time of a run."""
 
 _MEANWHILE = ("read", "decode", "prepare", "render", "write")
-"""What other threads do in the meantime, in the order in which an image passes them."""
+"""Stages in other threads, in the order in which an image passes through them."""
 
 _AWAITED = ("images", "overlays")
-"""What the run's own thread waits for."""
+"""What the main thread waits for."""
 
 STAGES = (*_IN_TURN, *_MEANWHILE)
 
 _STARVING = 0.25
-"""The part of a run's time that the network may wait before a hint is given."""
+"""A hint is given if the network waited for more than this share of the time."""
 
 
 class StageTimer:
-    """A clock for each stage, safe to use from many threads. Those that are not of the run's own thread run in several at once."""
+    """A timer for each stage, thread-safe. Stages outside of the main thread run in several threads at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,38 +32,38 @@ class StageTimer:
         self._waited: dict[str, float] = defaultdict(float)
 
     def work(self, stage: str) -> AbstractContextManager[None]:
-        """Time during which ``stage`` works."""
+        """A context whose time is added to the working time of ``stage``."""
         return self._timed(self._worked, stage)
 
     def wait(self, what: str) -> AbstractContextManager[None]:
-        """Time during which the network waits: for ``images`` that are not read yet, or ``overlays`` that are not written."""
+        """A context whose time is added to the network's waiting time for ``what``: ``images`` or ``overlays``."""
         return self._timed(self._waited, what)
 
     def add(self, stage: str, seconds: float) -> None:
-        """Count ``seconds`` that ``stage`` has worked."""
+        """Add ``seconds`` to the working time of ``stage``."""
         with self._lock:
             self._worked[stage] += seconds
 
     def in_turn(self, seconds: float) -> dict[str, float]:
-        """Where the ``seconds`` of a run went, one thing after the other; ``other`` is the rest of them."""
+        """How the ``seconds`` of a run were spent in the main thread: each stage, each waiting time, and the rest as ``other``."""
         with self._lock:
             own = {stage: self._worked[stage] for stage in _IN_TURN}
             own |= {f"wait for {what}": self._waited[what] for what in _AWAITED}
         return own | {"other": max(0.0, seconds - sum(own.values()))}
 
     def meanwhile(self) -> dict[str, float]:
-        """Seconds that the stages of other threads worked, summed over these."""
+        """Working time in seconds of the stages in other threads, summed over the threads."""
         with self._lock:
             return {stage: self._worked[stage] for stage in _MEANWHILE}
 
     def seconds(self) -> dict[str, float]:
-        """Seconds that each stage worked, summed over its threads, and that the network waited for images and for overlays."""
+        """Working time in seconds of each stage, summed over its threads, and the network's waiting times."""
         with self._lock:
             worked = {stage: round(self._worked[stage], 3) for stage in STAGES}
             return worked | {f"wait for {what}": round(self._waited[what], 3) for what in _AWAITED}
 
     def hint(self, seconds: float) -> str:
-        """What would make a run of ``seconds`` faster, where a stage keeps the network waiting; else nothing."""
+        """Advice on how to make a run of ``seconds`` faster, if the network waited often; otherwise an empty text."""
         with self._lock:
             images, overlays = self._waited["images"] / seconds, self._waited["overlays"] / seconds
             reading = self._worked["read"] > self._worked["decode"] + self._worked["prepare"]
@@ -76,7 +76,7 @@ class StageTimer:
         else:
             what, why = "overlays", "writing" if writing else "painting"
             cure = "a faster disk would help" if writing else "a lower --topk, or fewer layers and methods, would help"
-        return f"The network waited {max(images, overlays):.0%} of the time for {what}, most of it {why}: {cure}."
+        return f"The network waited {max(images, overlays):.0%} of the time for {what}, mostly because of {why}: {cure}."
 
     @contextmanager
     def _timed(self, sums: dict[str, float], key: str) -> Iterator[None]:

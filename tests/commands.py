@@ -20,6 +20,12 @@ from tests.pictures import encoded, photo
 PATIENCE = 30
 """Seconds for one command over a handful of images."""
 
+LISTING = frozenset({"models", "layers", "classes", "methods"})
+"""Commands that print a table, and neither read nor write a folder."""
+
+READING = frozenset({"verify"})
+"""Commands that read an output folder and write nothing."""
+
 RICH = (*TINY[:4], "--topk", 1, "--save-maps", "--masks", "--boxes", "all")
 """A run that leaves every kind of file."""
 

@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from camcli.cli import app
+from camcli.cli.command import all_commands
 from camcli.errors import OutputError
+from camcli.layout import OUTPUT_NAMES
 from camcli.output.exchange import current_place, exchange_files, finish_exchange
 from camcli.output.root import Root
-from tests.commands import RICH, command, copied, rich_folder
+from tests.commands import LISTING, READING, RICH, command, commands_on, copied, rich_folder
 from tests.failing import FAILS_WITH, Failing
 from tests.folders import contents_of
 from tests.forks import Forks
@@ -171,6 +175,30 @@ def differing(copy: Path, expected: dict[str, bytes]) -> list[str]:
 
 COMMANDS = ("render", "report", "merge", "diff", "fit", "dream", "sanity")
 SLOW = ("fit", "sanity")
+
+
+def test_every_command_takes_part_in_the_laws():
+    """A command of ``camcli.cli.commands`` that is new stands in a table here: it lists, it reads, or it has a case.
+
+    ``run`` is the command of ``test_faults`` and ``test_untrusted``; who takes a folder of a run also stands in ``commands_on``.
+    """
+    found = {command.name: get_command(app.app).commands[command.name] for command in all_commands()}
+    assert {*found} == {*LISTING, *READING, *COMMANDS, "run"}
+    assert not LISTING & READING
+    for name in LISTING:
+        assert not [parameter.metavar for parameter in found[name].params if parameter.metavar == "DIR"], f"{name} takes a folder"
+    of_runs = {name for name, one in found.items() if any(takes_a_run(parameter) for parameter in one.params)}
+    assert of_runs == {words[0] for words in commands_on(Path("out"), Path("imgs")).values()} - {"run"} | {"merge"}
+
+
+def takes_a_run(parameter) -> bool:
+    """Whether an argument names the folder of a run that is there."""
+    return parameter.param_type_name == "argument" and parameter.metavar in ("DIR", "A", "B")
+
+
+def test_the_rich_folder_has_every_kind_of_file(tmp_path):
+    """What a run can leave for users; a new kind needs its option in ``RICH`` or in the command beside it."""
+    assert {*OUTPUT_NAMES} <= {*os.listdir(rich_folder(tmp_path))}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -15,6 +15,7 @@ import pytest
 
 from camcli.cam import METHODS
 from tests.forks import command_in_shell
+from tests.test_models import torchvision_classifiers
 
 
 def table(text):
@@ -30,7 +31,8 @@ def test_models(camcli):
         "name": "resnet50", "source": "torchvision", "parameters_m": "25.6", "input": "224x224", "top1": "80.9", "cached": "no",
     }  # fmt: skip
     assert rows["efficientnet_lite0"]["cached"] == "yes"
-    assert len(rows) == 81
+    assert {name for name, row in rows.items() if row["source"] == "torchvision"} == torchvision_classifiers()
+    assert not any(row["source"] == "timm" for row in rows.values())
     assert "timm" in everything.err
     assert {row["name"] for row in table(camcli("models", "vit_b").out)} >= {"vit_b_16", "vit_b_32"}
     assert all(row["name"].startswith("timm/resnet1") for row in table(camcli("models", "timm/resnet1*").out))

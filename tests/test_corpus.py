@@ -85,7 +85,7 @@ def test_lack_of_memory_is_no_fault_of_the_file(
     monkeypatch.setattr(room, name, stand_in)
     outcome = decode_image(Source(str(folder), "grey.jpg"), LIMIT)
     assert isinstance(outcome, Failure)
-    assert (outcome.stage, outcome.reason, outcome.stamp) == ("memory", "not enough memory; the next run tries again", None)
+    assert (outcome.stage, outcome.reason, outcome.stamp) == ("memory", "out of memory; the next run tries again", None)
 
 
 def check_states(out: Path) -> None:

@@ -22,8 +22,8 @@ from camcli.dream.config import WITH_PRIOR, DreamConfig
 from camcli.dream.study import prepare_study, run_study
 from camcli.dream.write import COLUMNS, contact_sheet
 from camcli.listener import SilentListener
-from camcli.models.bundled import load_module
 from camcli.models.request import ModelRequest
+from camcli.models.sources.bundled import load_module
 from tests.conftest import ROOT
 from tests.folders import contents_of, state_of
 from tests.forks import forked

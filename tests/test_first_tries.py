@@ -234,7 +234,7 @@ def test_a_page_of_diff_that_cannot_be_is_refused_before_anything_is_compared(ca
     (tmp_path / "folder.html").mkdir()
     done = camcli("diff", "a", "b", "--report", page)  # which are not there
     assert done.code == 2
-    assert "name a file, such as changes.html" in done.err
+    assert "name an HTML file, such as changes.html" in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
 
 

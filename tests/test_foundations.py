@@ -82,6 +82,7 @@ def test_a_registry_is_a_mapping_that_helps():
     registry.register("tabby")(1)
     assert dict(registry) == {"tabby": 1}
     assert "tabby" in registry
+    assert (registry.get("tabby"), registry.get("taby"), registry.get("taby", 5)) == (1, None, 5)
     with pytest.raises(ConfigError, match=r"no animal 'taby'\. Did you mean 'tabby'\?"):
         registry["taby"]
     with pytest.raises(ValueError, match="twice"):

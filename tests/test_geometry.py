@@ -16,8 +16,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from camcli.images.decode import decode_bytes
 from camcli.images.geometry import input_window, prepare_input
-from camcli.models.timm_models import preprocess_of_timm
-from camcli.models.torchvision_models import preprocess_of_preset
+from camcli.models.preprocess import preprocess_of_preset, preprocess_of_timm
 from camcli.records import Preprocess
 
 SIZES = [(500, 375), (375, 500), (640, 427), (300, 301), (224, 224), (1000, 40), (33, 900), (57, 61), (1600, 1200)]

@@ -81,7 +81,7 @@ def test_the_map_is_captums(run):
     from captum.attr import LayerGradCam
     from PIL import Image as PillowImage
 
-    from camcli.models.bundled import load_module
+    from camcli.models.sources.bundled import load_module
 
     module = load_module().eval()
     transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=module))

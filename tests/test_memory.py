@@ -25,7 +25,7 @@ from camcli.images.decode import decode_image
 from camcli.images.header import MAX_SIDE, Header, read_header
 from camcli.images.jpeg import check_jpeg_end
 from camcli.pipeline import admission
-from camcli.pipeline.admission import Admission, peak_bytes
+from camcli.pipeline.admission import Admission, painted_bytes
 from camcli.pipeline.probe import find_crashing
 from camcli.records import Failure, Image, Source
 from tests.conftest import ROOT, Result
@@ -57,7 +57,7 @@ BASE = 440 * MB
 
 def room_for_one(side: int) -> int:
     """A limit at which one image of ``side`` x ``side`` is explained, and no two at a time."""
-    return BASE + int(1.25 * peak_bytes(Header("JPEG", side, side, 0), RunConfig()))
+    return BASE + int(1.25 * painted_bytes(Header("JPEG", side, side, 0), RunConfig()))
 
 
 @pytest.mark.parametrize("kind", [KINDS[0], pytest.param(KINDS[1], marks=pytest.mark.soak)])

@@ -266,7 +266,7 @@ def test_what_cannot_be_reported_is_said(camcli, imgs, tmp_path):
         assert camcli("report", out).code == 3
     (out / "report.html").write_text("<p>mine</p>")
     refused = camcli("report", out)
-    assert (refused.code, "is not a report of camcli" in refused.err) == (3, True)
+    assert (refused.code, "was not written by camcli" in refused.err) == (3, True)
     assert (out / "report.html").read_text() == "<p>mine</p>"
     assert not (out / "report").exists()
     (out / "report.html").unlink()

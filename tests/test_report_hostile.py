@@ -22,7 +22,7 @@ from camcli.output.writers import csv_line, prediction_columns
 from camcli.report import thumbnails
 from camcli.report.about import about_run, legible
 from camcli.report.data import ROW_NUMBERS, gather
-from camcli.report.diff_page import changes_html
+from camcli.report.diff_page import diff_html
 from camcli.report.scripts import json_script
 from camcli.report.thumbnails import MOST_JPEG_PIXELS, MOST_PIXELS, make_thumbnails, thumbnail_jpeg
 from camcli.report.write import page_html, report_run
@@ -408,6 +408,6 @@ def test_no_cell_of_a_table_breaks_a_comparison(monkeypatch):
     compared = {change.image for change in found.changes if change.correlation is not None}
     assert "box_w 0" not in compared, "an empty cell"
     assert {f"peak {number}" for number in range(len(CELLS))} <= compared
-    page = changes_html(found, ("a", "b"), ".")
+    page = diff_html(found, ("a", "b"), ".")
     assert json.loads(page.split("var camcliChanges=")[1].split(";\n")[0], parse_constant=pytest.fail)["names"]
     page.encode("utf-8")

@@ -614,13 +614,13 @@ def test_what_could_not_be_read_is_tried_again_when_it_can(camcli, imgs, tmp_pat
 
 def test_a_run_killed_before_its_end_is_brought_to_it(camcli, imgs, tmp_path, monkeypatch):
     """All rows written, but not in order and without run.json: not yet "nothing to do"."""
-    from camcli.output.folder import OutputFolder
+    from camcli.output.writing import ArrangedRun, RunWriter
 
     out = tmp_path / "out"
     camcli("run", imgs, "-o", out, *TINY)
     (imgs / "0.png").write_bytes(encoded(photo(50), "PNG"))
-    for last_act in ("arrange", "finish"):
-        monkeypatch.setattr(OutputFolder, last_act, lambda *_: None)
+    monkeypatch.setattr(RunWriter, "arrange", lambda writer, _: ArrangedRun(writer._root))
+    monkeypatch.setattr(ArrangedRun, "finish", lambda *_: None)
     camcli("run", imgs, "-o", out, *TINY)
     assert rows_of(out)[-1]["image"] == "0.png"
     monkeypatch.undo()
@@ -677,7 +677,7 @@ def test_a_table_that_another_program_saved_is_refused(camcli, imgs, tmp_path):
         (out / "predictions.csv").write_text(changed)
         refused = camcli("run", imgs, "-o", out, *TINY)
         assert refused.code == 2
-        assert "not as camcli wrote it" in refused.err
+        assert "has changed since camcli wrote it" in refused.err
     (out / "predictions.csv").write_text(table)
     (out / "failures.csv").unlink()
     assert "Nothing to do" in camcli("run", imgs, "-o", out, *TINY).err

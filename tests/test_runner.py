@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from functools import partial
 
 import cv2
 import pytest
@@ -115,10 +116,12 @@ def test_a_script_is_interrupted_and_run_again(camcli, imgs, tmp_path, monkeypat
     assert as_one_run(tmp_path / "python") == as_one_run(tmp_path / "command")
 
 
-def test_a_session_goes_on_as_before(imgs, tmp_path, monkeypatch):
+def test_a_session_goes_on_as_before(imgs, tmp_path, monkeypatch, request):
     """As in a notebook: in a thread, below a running event loop, again and again; nothing of the process is left changed."""
     monkeypatch.chdir(ROOT)
     (imgs / "broken.jpg").write_bytes(b"not a picture")
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    request.addfinalizer(partial(cv2.setNumThreads, cv2.getNumThreads()))
     torch.set_num_threads(1)
     cv2.setNumThreads(2)
     before = (PillowImage.MAX_IMAGE_PIXELS, list(warnings.filters), torch.get_num_threads(), cv2.getNumThreads())

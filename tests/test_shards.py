@@ -183,7 +183,7 @@ def test_a_part_that_was_killed_is_not_joined_although_it_had_finished_before(ca
     def killed(*_):
         raise KeyboardInterrupt  # which nothing of camcli expects
 
-    monkeypatch.setattr("camcli.output.folder.OutputFolder.finish", killed)
+    monkeypatch.setattr("camcli.output.writing.ArrangedRun.finish", killed)
     for part in PARTS:
         with contextlib.suppress(KeyboardInterrupt):  # a part without a new image has nothing to do
             camcli("run", imgs, "-o", out, *TINY, "--shard", part)
@@ -263,7 +263,7 @@ def test_folders_that_can_be_read_again_leave_no_row_in_parts(camcli, imgs, tmp_
 
     out, whole = tmp_path / "out", tmp_path / "whole"
     monkeypatch.setattr("camcli.images.discover.os.scandir", denied)
-    monkeypatch.setattr("camcli.output.folder.is_listable", lambda path: False)
+    monkeypatch.setattr("camcli.output.order.is_listable", lambda path: False)
     run_parts(camcli, imgs, out)
     assert camcli("merge", out).code == 1
     assert {row["image"] for row in failures_of(out)} == {f"d{k}" for k in range(6)}

@@ -21,7 +21,7 @@ from camcli.cli.console import Console
 from camcli.cli.guard import MOST_CHARACTERS, Guarded, safe_line
 from camcli.documents import parse_toml
 from camcli.errors import ConfigError
-from camcli.models.fitted import read_fitted
+from camcli.models.sources.fitted import read_fitted
 from camcli.records import escape_name, escape_text, unescape_name
 from tests.conftest import ROOT
 from tests.folders import TINY, start

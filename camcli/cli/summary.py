@@ -49,15 +49,15 @@ _STAGE_WORDS = {
 }
 
 
-def tell_stages(stages: StageTimer, seconds: float, console: Console) -> None:
+def tell_stages(timer: StageTimer, seconds: float, console: Console) -> None:
     """Say where the time went, and what kept the run waiting."""
     console.info(f"Where the {seconds:.1f} seconds went:")
-    for stage, taken in stages.in_turn(seconds).items():
+    for stage, taken in timer.in_turn(seconds).items():
         console.info(f"  {_STAGE_WORDS.get(stage, stage):22}{taken:9.1f}")
     console.info("Meanwhile, summed over the threads of each stage:")
-    for stage, taken in stages.meanwhile().items():
+    for stage, taken in timer.meanwhile().items():
         console.info(f"  {stage:22}{taken:9.1f}")
-    hint = stages.hint(seconds)
+    hint = timer.hint(seconds)
     if hint:
         console.info(hint)
 

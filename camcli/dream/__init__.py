@@ -1,4 +1,4 @@
-"""Feature visualization by activation maximization, for ``camcli dream``: pictures that a class or a channel responds to most.
+"""Feature visualization by activation maximization, for ``camcli dream``: pictures that activate a class or a channel most.
 
 ``optimize`` starts from noise and follows the gradient of the target's activation. ``parametrization`` says which parameters are
 optimized and how they become a picture; ``transforms`` has the random jitter, rotation and zoom; ``targets`` says what is

@@ -9,11 +9,11 @@ from camcli.fit.config import FitConfig
 from camcli.fit.finetune import blocks_of
 from camcli.fit.records import Backbone
 from camcli.models.device import resolve_device
-from camcli.models.fitted import FittedSource, read_fitted
 from camcli.models.gap_classifier import cut_classifier
 from camcli.models.layers import resolve_layers
 from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model, source_of
+from camcli.models.sources.fitted import FittedSource, read_fitted
 from camcli.records import Preprocess, escape_name
 
 

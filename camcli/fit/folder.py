@@ -26,7 +26,7 @@ from camcli.output.writers import json_bytes, output_error
 from camcli.records import Failure, escape_name, stamp_of, unescape_name
 
 if TYPE_CHECKING:
-    from camcli.models.fitted import Fitted
+    from camcli.models.sources.fitted import Fitted
 
 FILES = (FITTED_WEIGHTS, "labels.txt", "split.csv", "metrics.json", "README.md", FAILURES, FITTED_MARK)
 """The files that ``camcli fit`` writes into a model's folder."""

@@ -1,1 +1,1 @@
-"""From a tree of files to pixels, and where in them the network looks. Knows no network."""
+"""Image files: find them, decode them to pixels, and resize and crop them for the network. This package does not import torch."""

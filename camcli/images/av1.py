@@ -1,4 +1,4 @@
-"""The size of the pictures in an AV1 stream, from its sequence header."""
+"""The image size in an AV1 stream, read from its sequence header."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ _TEMPORAL_DELIMITER, _SEQUENCE_HEADER = b"\x12\x00", 0x0A
 
 
 def sequence_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in the first sequence header of an AVIF file's beginning; None where none is found.
+    """Width and height from the first sequence header in the first bytes of an AVIF file; None if none is found.
 
-    Looked for where an ``av1C`` box and where the coded data begin (AV1 specification, 5.5).
+    It is searched at the start of an ``av1C`` box and at the start of the coded data (AV1 specification, 5.5).
     """
     for mark, skipped in ((b"av1C", 4), (b"mdat", 0)):
         at = data.find(mark)
@@ -18,13 +18,13 @@ def sequence_size(data: bytes) -> tuple[int, int] | None:
         if data[begin : begin + 2] == _TEMPORAL_DELIMITER:
             begin += 2
         if data[begin : begin + 1] == bytes([_SEQUENCE_HEADER]):
-            length = data[begin + 1]  # of one byte, for a sequence header is shorter than 128
+            length = data[begin + 1]  # one byte, because a sequence header is shorter than 128 bytes
             return _size(data[begin + 2 : begin + 2 + length])
     return None
 
 
 class _Bits:
-    """Bits of ``data`` from the most significant on; zeros behind the end."""
+    """Reads bits of ``data``, the most significant first; zeros after the end."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
@@ -44,7 +44,7 @@ class _Bits:
 def _size(header: bytes) -> tuple[int, int]:
     bits = _Bits(header)
     bits.take(4)  # profile, still picture
-    if bits.take(1):  # a reduced header
+    if bits.take(1):  # reduced header
         bits.take(5)
     else:
         _skip_operating_points(bits)
@@ -59,7 +59,7 @@ def _skip_operating_points(bits: _Bits) -> None:
         bits.take(64)
         if bits.take(1):
             bits.skip_uvlc()
-        if bits.take(1):  # a decoder model
+        if bits.take(1):  # decoder model
             delay_bits = bits.take(5) + 1
             bits.take(42)
     display_delay = bits.take(1)

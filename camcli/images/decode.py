@@ -1,8 +1,8 @@
-"""Bytes -> RGB pixels, or a Failure that says why not.
+"""Image file -> RGB pixels, or a Failure with the reason.
 
-The order of the checks comes from measurements on thousands of odd and mutated files: nothing but a regular file is opened,
-the header and the number of pixels are checked before anything is decoded, a JPEG must have its end, and no path is ever
-given to OpenCV. JPEG is decoded by OpenCV, everything else by Pillow.
+The order of the checks comes from measurements on thousands of unusual and damaged files. Only regular files are opened, the header
+and the number of pixels are checked before anything is decoded, a JPEG must be complete, and OpenCV never gets a path. OpenCV
+decodes JPEG, Pillow all other formats.
 """
 
 from __future__ import annotations
@@ -32,37 +32,37 @@ from camcli.resources import allocations_can_fail, available_memory, release_mem
 from camcli.timing import StageTimer
 
 MAX_BYTES = 1 << 30
-"""Larger files are refused unread."""
+"""Maximum file size in bytes; larger files are refused without reading them."""
 
 YOUNG_NS = 2_000_000_000
-"""A file written so shortly before it was read may change again within the same tick of its file system's clock (2 s on FAT)."""
+"""A file younger than this is hashed: it may change again without a new modification time (FAT has a resolution of 2 s)."""
 
 _WIDE_MODES = frozenset({"I", "F"})
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
-"""Pillow's names of PNG greys of fewer than 8 bits, and what it multiplies their samples by."""
+"""Pillow's modes for grey PNGs with 2 or 4 bits, and the factor by which it multiplies their samples."""
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # without any, its words on damaged files go to the terminal
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # without a handler its messages go to the terminal
 
 _SMALL = 16 << 20
-"""Bytes below which nobody asks how much memory there is."""
+"""Images that need less memory than this to decode are not checked, in bytes."""
 
 _TO_SPARE = 256 << 20
-"""Bytes of memory with which a file that cannot be decoded is damaged."""
+"""If decoding fails with this much memory to spare, in bytes, the file is damaged."""
 
 _ALONE = threading.Lock()
 
 _BAND = 1 << 20
-"""Pixels that are brought into RGB at a time: a large picture is never held twice in full for it."""
+"""Number of pixels that are converted to RGB at a time, so that a large image is never in memory twice."""
 
 
 Admit = Callable[[Header], None]
-"""Told what a file holds before it is read as a whole: returns when there is memory to decode it. Raises ImageError."""
+"""Function that is called with the header before the file is read, and returns when there is memory. Raises ImageError."""
 
 
 def check_memory(header: Header) -> None:
-    """Raise ImageError (stage ``memory``) where there is less memory than decoding takes. Small pictures are not looked at."""
+    """Raise ImageError (stage ``memory``) if decoding needs more memory than is free. Small images are not checked."""
     if header.decoding < _SMALL:
         return
     if header.decoding > available_memory():
@@ -72,29 +72,29 @@ def check_memory(header: Header) -> None:
 
 
 def memory_words(header: Header, needed: int, free: int) -> str:
-    """How much memory an image needs, and how much there is."""
+    """The message that an image needs more memory than is free, in MB."""
     size = f"{header.width:,} x {header.height:,} pixels"
     return f"{size} need about {needed / 1e6:,.0f} MB of memory, and {free / 1e6:,.0f} MB are free; the next run tries again"
 
 
 def decode_image(
-    source: Source, max_pixels: int, stages: StageTimer | None = None, *, hashed: bool = False, admit: Admit = check_memory
+    source: Source, max_pixels: int, timer: StageTimer | None = None, *, hashed: bool = False, admit: Admit = check_memory
 ) -> Image | Failure:
-    """The image in ``source``, (H, W, 3) uint8 RGB, upright; a Failure with stage ``read``, ``decode`` or ``memory`` otherwise.
+    """The image in ``source``, (H, W, 3) uint8 RGB, upright, or a Failure with stage ``read``, ``decode`` or ``memory``.
 
-    16-bit samples keep their upper 8 bits, transparency is laid over white, of an animation the first frame counts.
-    ``max_pixels`` bounds width x height and is checked before decoding. ``stages`` is told of the time. ``hashed`` puts the SHA-256
-    of the file into the stamp. ``admit`` is asked before the file is read beyond its header. A Failure for lack of memory has no
-    stamp, so that the next run tries again. Raises nothing for any file.
+    16-bit samples keep their upper 8 bits, transparent pixels are blended with white, and animations give their first frame.
+    ``max_pixels``: maximum of width x height, checked before decoding. ``timer``: measures the stages ``read`` and ``decode``.
+    ``hashed``: put the SHA-256 of the file into the stamp. ``admit``: called before the file is read beyond its header. A Failure
+    from lack of memory has no stamp, so that the next run tries the image again. No file makes this function raise.
     """
     stamp: Stamp | None = None
-    stages = stages or StageTimer()
+    timer = timer or StageTimer()
     try:
-        with stages.work("read"):
+        with timer.work("read"):
             data, stamp = read_file(source.path, max_pixels=max_pixels, hashed=hashed, admit=admit)
         if isinstance(data, ImageError):
             raise data
-        with stages.work("decode"):
+        with timer.work("decode"):
             return Image(decode_bytes(data, max_pixels), stamp)
     except ImageError as error:
         lacking = error.stage == "memory"
@@ -105,15 +105,15 @@ def decode_image(
         return Failure(source.image, "read", _os_reason(error), stamp)
 
 
-NOT_ENOUGH = "not enough memory; the next run tries again"
+NOT_ENOUGH = "out of memory; the next run tries again"
 
 
 def read_file(path: str, *, max_pixels: int, hashed: bool = False, admit: Admit = check_memory) -> tuple[bytes | ImageError, Stamp]:
-    """The file's bytes and their stamp, with their SHA-256 when ``hashed`` or when they are younger than YOUNG_NS.
+    """The bytes of a file and its stamp. The stamp has a SHA-256 if ``hashed`` is set or the file is younger than YOUNG_NS.
 
-    Where its first bytes tell that it is refused, the reason stands in the place of the bytes, and the rest is not kept. Raises
-    ImageError (stage ``read``) for anything but a readable regular file, (stage ``decode``) for one of more than MAX_BYTES, and
-    what ``admit`` raises.
+    If the header shows that the image is refused, the reason is returned instead of the bytes. Raises ImageError (stage ``read``)
+    for anything but a readable regular file, ImageError (stage ``decode``) for a file larger than MAX_BYTES, and what ``admit``
+    raises.
     """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -147,11 +147,11 @@ def _check_regular(status: os.stat_result) -> None:
 
 
 def _header_or_reason(file: BinaryIO, size: int, max_pixels: int) -> Header | ImageError:
-    """What the first bytes of an open file say of its picture, or why it is refused."""
+    """The header of the image in an open file, or the reason why the image is refused."""
     first = file.read(1024)
     file.seek(0)
     try:
-        return _explained(lambda: read_header(file, size, max_pixels), first, max_pixels)
+        return _as_image_errors(lambda: read_header(file, size, max_pixels), first, max_pixels)
     except ImageError as error:
         return error
     except MemoryError:
@@ -159,9 +159,9 @@ def _header_or_reason(file: BinaryIO, size: int, max_pixels: int) -> Header | Im
 
 
 def _contents(file: BinaryIO, header: Header | ImageError, size: int, *, hashed: bool) -> tuple[bytes | ImageError, str]:
-    """The file's bytes, or the reason why it is refused, and its SHA-256 where that is wanted.
+    """The bytes of a file, or the reason why it is refused, and its SHA-256 if ``hashed`` is set, otherwise an empty text.
 
-    Of formats whose first picture comes first no more is kept than it can fill; of a refused file, nothing.
+    For formats that begin with their first image, no more bytes are kept than that image can have.
     """
     kept: bytes | ImageError = header if isinstance(header, ImageError) else b""
     digest = hashlib.sha256()
@@ -179,23 +179,23 @@ def _contents(file: BinaryIO, header: Header | ImageError, size: int, *, hashed:
 
 
 def decode_bytes(data: bytes, max_pixels: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB from the bytes of an image file. Raises ImageError (stage ``decode``), and MemoryError.
+    """The pixels (H, W, 3) uint8 RGB of an image file given as bytes. Raises ImageError (stage ``decode``) and MemoryError.
 
-    Where allocations can fail, decoders call that damage. So what fails there is tried again, alone, and is damaged if it fails
-    with memory to spare.
+    Decoders report a failed allocation as damage. Therefore, where allocations can fail, a failed image is decoded once more while
+    no other thread does so; it counts as damaged only if it fails again with memory to spare.
     """
     header = _header_or_reason(io.BytesIO(data), len(data), max_pixels)
     if isinstance(header, ImageError):
         raise header
     try:
-        return _explained(lambda: _decode(header, data), data[:1024], max_pixels)
+        return _as_image_errors(lambda: _decode(header, data), data[:1024], max_pixels)
     except ImageError:
         if not allocations_can_fail():
             raise
     with _ALONE:
         release_memory()
         try:
-            return _explained(lambda: _decode(header, data), data[:1024], max_pixels)
+            return _as_image_errors(lambda: _decode(header, data), data[:1024], max_pixels)
         except ImageError as error:
             if header.decoding + _TO_SPARE > available_memory():
                 raise MemoryError from error
@@ -205,10 +205,10 @@ def decode_bytes(data: bytes, max_pixels: int) -> np.ndarray:
 _T = TypeVar("_T")
 
 
-def _explained(work: Callable[[], _T], first: bytes, max_pixels: int) -> _T:
-    """What ``work`` gives on a file that begins with ``first``; whatever it raises becomes an ImageError.
+def _as_image_errors(work: Callable[[], _T], first: bytes, max_pixels: int) -> _T:
+    """The result of ``work`` on a file that begins with ``first``. All its exceptions become an ImageError, with two exceptions.
 
-    But for lack of memory, and for what the system says of the file (an OSError with a number): that is no damage.
+    MemoryError and an OSError with an error number are raised as they are, because they do not mean damage.
     """
     try:
         return work()
@@ -218,19 +218,19 @@ def _explained(work: Callable[[], _T], first: bytes, max_pixels: int) -> _T:
         raise ImageError("decode", f"too many pixels: more than --max-pixels {max_pixels:,}") from error
     except (ImageError, MemoryError):
         raise
-    except Exception as error:  # Pillow's plugins raise almost anything for a damaged file; the reason goes into its row
+    except Exception as error:  # Pillow's plugins raise almost any exception for a damaged file
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ImageError("decode", f"damaged or unsupported: {error}") from error
 
 
 def _decode(header: Header, data: bytes) -> np.ndarray:
-    if header.format == "JPEG":  # MPO as well: a JPEG with further pictures behind it, as phones write it
+    if header.format == "JPEG":  # also MPO, a JPEG with more images behind it, as phones write it
         return _decode_jpeg(data, header.pixels)
     with PillowImage.open(io.BytesIO(data), formats=[header.format]) as image:
         if image.width * image.height > header.pixels:
             raise ImageError(
-                "decode", f"damaged: it claims {header.width} x {header.height} and {image.width} x {image.height} pixels"
+                "decode", f"damaged: two sizes, {header.width} x {header.height} and {image.width} x {image.height} pixels"
             )
         return _decode_with_pillow(image)
 
@@ -251,10 +251,10 @@ def _decode_jpeg(data: bytes, pixels_claimed: int) -> np.ndarray:
 def _decode_with_pillow(image: PillowImage.Image) -> np.ndarray:
     spread = _GREY_STEPS.get(str(tile[0][3]), 1) if (tile := getattr(image, "tile", None)) else 1
     image.load()
-    if spread > 1 and "transparency" in image.info:  # Pillow spreads the samples over 0..255, but not this one
+    if spread > 1 and "transparency" in image.info:  # Pillow scales the samples to 0..255, but not this value
         image.info["transparency"] *= spread
     tags = getattr(image, "tag_v2", {})
-    with contextlib.suppress(Exception):  # damaged metadata is no reason to refuse the pixels; without it they stand as stored
+    with contextlib.suppress(Exception):  # damaged metadata: use the pixels as they are stored
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode in _WIDE_MODES:
         raise ImageError("decode", f"samples of mode {image.mode!r} (32 bits) have no defined black and white")
@@ -270,9 +270,9 @@ def _decode_with_pillow(image: PillowImage.Image) -> np.ndarray:
 
 
 def _upper_bits(image: PillowImage.Image, bits: int, *, inverted: bool) -> np.ndarray:
-    """(H, W, 3) from 16-bit grey, shifted down: Pillow's own conversion would clip it to white.
+    """(H, W, 3) uint8 from the upper 8 bits of 16-bit grey. Pillow's own conversion would clip the values to white.
 
-    ``bits``, ``inverted``: of a TIFF, Pillow leaves 12-bit samples in the lower bits, and white at zero where it was.
+    ``bits``: bits per sample; Pillow keeps 12-bit samples of a TIFF in the lower bits. ``inverted``: zero is white.
     """
     samples = np.asarray(image, dtype=np.uint16)
     values = (samples >> (bits - 8)).astype(np.uint8)
@@ -283,7 +283,7 @@ def _upper_bits(image: PillowImage.Image, bits: int, *, inverted: bool) -> np.nd
 
 
 def _to_rgb(image: PillowImage.Image) -> PillowImage.Image:
-    """8-bit RGB, transparency over white."""
+    """The image in 8-bit RGB, transparent pixels blended with white."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layered = image if image.mode == "RGBA" else image.convert("RGBA")
         white = PillowImage.new("RGB", layered.size, (255, 255, 255))
@@ -293,9 +293,9 @@ def _to_rgb(image: PillowImage.Image) -> PillowImage.Image:
 
 
 def decode_opened(image: PillowImage.Image, max_pixels: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an image that Pillow has opened or made, as from its file; the image stays as it is.
+    """The pixels (H, W, 3) uint8 RGB of a Pillow image, as decoding its file gives them; the image is not changed.
 
-    Raises ImageError (stage ``decode``), and MemoryError.
+    Raises ImageError (stage ``decode``) and MemoryError.
     """
     if image.width < 1 or image.height < 1:
         raise ImageError("decode", f"no pixels: {image.width} x {image.height}")
@@ -305,7 +305,7 @@ def decode_opened(image: PillowImage.Image, max_pixels: int) -> np.ndarray:
         return _decode_with_pillow(image.copy())
     except (ImageError, MemoryError):
         raise
-    except Exception as error:  # Pillow's plugins raise almost anything for a damaged file
+    except Exception as error:  # Pillow's plugins raise almost any exception for a damaged file
         raise ImageError("decode", f"damaged or unsupported: {error}") from error
 
 
@@ -327,7 +327,7 @@ def _foreign_reason(data: bytes) -> str:
 
 
 def _os_reason(error: Exception) -> str:
-    if getattr(error, "errno", None) == errno.ENXIO:  # what open says of a socket, and of a device without a driver
+    if getattr(error, "errno", None) == errno.ENXIO:  # raised by open for a socket, and for a device without a driver
         return "not a regular file but a socket or a device"
     reason = getattr(error, "strerror", None) or str(error)
     return reason[:1].lower() + reason[1:]

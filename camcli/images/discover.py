@@ -1,9 +1,9 @@
-"""Inputs -> sources: which files are images, in which order, under which name.
+"""Inputs -> sources: which files are images, their order, and their names.
 
-Policy: folders are walked recursively and in sorted order; names that start with a dot are left out; in a folder a file
-is an image by its extension, while a file named on the command line is always tried. Links to files are followed unless
-what they point to is itself among the sources; links to folders are not followed, so a walk always ends. Of a folder that
-holds a run of camcli, its overlays and maps are left out, so that no run explains those of another.
+Folders are searched recursively in sorted order, without names that start with a dot. Inside a folder the extension decides whether
+a file is an image; a file that is named as an input is always tried. A link to a file is followed unless its target is a source
+too. Links to folders are not followed, so every search ends. In a folder with a run of camcli the overlays and maps are left out,
+so that no run explains the pictures of another.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from camcli.layout import OUTPUT_FOLDERS, OWN, SANITY_PICTURES
 from camcli.records import Source, escape_name
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"})
-"""Lower case; what counts as an image when a folder is walked."""
+"""Extensions of image files inside folders, in lower case."""
 
 _LONGEST_PATH = 4096
-"""Bytes, and so at least as many characters, that Linux takes; other systems take fewer."""
+"""Maximum length of a path in bytes on Linux; other systems allow fewer."""
 
 
 def discover_sources(inputs: Sequence[str], output: str) -> list[Source]:
-    """Every image below ``inputs``, in input order, each once.
+    """Every image in ``inputs``, in the order of the inputs, without duplicates.
 
-    A source's name is its path below the one folder given; with several inputs, below the deepest folder common to all.
-    A folder that cannot be read is a source too, so that it ends as a failure and not in silence. ``output`` is the run's
-    own folder, whose overlays and maps are left out. Raises InputError when an input is missing or nothing is found, RunError
-    where Python does not read file names as UTF-8.
+    The name of a source is its path below the input folder; with several inputs, below their deepest common folder. A folder
+    that cannot be read becomes a source too, so that it is reported as a failure. The overlays and maps in ``output``, the run's
+    own folder, are left out. Raises InputError if an input does not exist or no image is found, and RunError if Python does not
+    read file names as UTF-8.
     """
     _refuse_other_encodings()
     for given in inputs:
@@ -51,11 +51,11 @@ def discover_sources(inputs: Sequence[str], output: str) -> list[Source]:
 
 
 def listed_sources(paths: Iterable[str], output: str) -> list[Source]:
-    """Every image of a list that another program made: as ``discover_sources``, but a path that is not there is a source too.
+    """Every image of a list of ``paths`` from another program. Unlike in ``discover_sources``, a missing path becomes a source.
 
-    It ends as a failure and stops nothing. Overlays and maps of a run are left out here too. A source's name is its path below
-    the current folder; where one path lies outside it, those of all begin at the root of the file system. Raises InputError when
-    nothing is found, RunError where Python does not read file names as UTF-8.
+    A missing path is reported as a failure and does not stop the run. Overlays and maps of a run are left out. The name of a source
+    is its path below the current folder; if any path lies outside, all names are absolute paths without the leading slash. Raises
+    InputError if no image is found, and RunError if Python does not read file names as UTF-8.
     """
     _refuse_other_encodings()
     places = _without_outputs(_each_folder_once(list(paths), forgiving=True), os.path.abspath(output))
@@ -69,9 +69,9 @@ def listed_sources(paths: Iterable[str], output: str) -> list[Source]:
 
 
 def _refuse_other_encodings() -> None:
-    """Raise RunError where a name would be another text than elsewhere, so that each image would be done again.
+    """Raise RunError if Python does not read file names as UTF-8: names would differ from those in the tables.
 
-    The command starts itself in UTF-8 mode; this is for programs that use camcli from Python.
+    The command line starts itself in UTF-8 mode; this check is for programs that use camcli from Python.
     """
     encoding = sys.getfilesystemencoding()
     if encoding != "utf-8":
@@ -79,11 +79,11 @@ def _refuse_other_encodings() -> None:
 
 
 def _without_outputs(paths: dict[str, bool], output: str) -> dict[str, bool]:
-    """Those of ``paths`` that do not lie in the overlays or maps of a run."""
+    """The ``paths`` that are not inside the overlays or maps of a run."""
     known: dict[str, bool] = {os.sep: False, "": False}
 
     def is_output(folder: str) -> bool:
-        if len(folder) > _LONGEST_PATH:  # it is in no folder: nothing can be opened by such a name
+        if len(folder) > _LONGEST_PATH:  # a path of this length cannot be opened
             return False
         unknown: list[str] = []
         while folder not in known:
@@ -100,16 +100,16 @@ def _without_outputs(paths: dict[str, bool], output: str) -> dict[str, bool]:
 
 
 def shard_of(image: str, count: int) -> int:
-    """Which of ``count`` parts the image of that name belongs to, from 0: by the SHA-256 of its name.
+    """The shard, 0 to ``count`` - 1, of the image with that name, from the SHA-256 of the name.
 
-    It depends on nothing else, so that what is there keeps its part when a folder grows.
+    Nothing else is used, so an image keeps its shard when images are added to the folder.
     """
     digest = hashlib.sha256(os.fsencode(image)).digest()
     return int.from_bytes(digest[:8], "big") % count
 
 
 def _each_folder_once(inputs: Sequence[str], *, forgiving: bool) -> dict[str, bool]:
-    """Absolute paths, and whether each is a folder; of a folder given in several ways (twice, by a link) only the first."""
+    """Absolute paths, and whether each is a folder; a folder that is given twice or through a link is kept once."""
     paths: dict[str, bool] = {}
     seen: set[str] = set()
     for given in inputs:
@@ -123,17 +123,17 @@ def _each_folder_once(inputs: Sequence[str], *, forgiving: bool) -> dict[str, bo
 
 
 def _is_folder(given: str, *, forgiving: bool) -> bool:
-    """Whether an input is a folder. Raises InputError where that cannot be told: taken for a file, it would name a run wrongly."""
+    """Whether an input is a folder. Raises InputError if that cannot be determined, because image names depend on it."""
     try:
         return stat.S_ISDIR(os.stat(given).st_mode)
     except (OSError, ValueError) as error:
-        if forgiving or getattr(error, "errno", None) in (errno.ENOENT, errno.ELOOP):  # becomes a failure
+        if forgiving or getattr(error, "errno", None) in (errno.ENOENT, errno.ELOOP):  # it becomes a failure later
             return False
-        raise InputError(f"cannot look at {escape_name(given)!r}: {getattr(error, 'strerror', None) or error}.") from error
+        raise InputError(f"cannot access {escape_name(given)!r}: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _sources(paths: Mapping[str, bool], root: str, output: str, *, forgiving: bool) -> list[Source]:
-    """The images of ``paths`` by their names below ``root``. ``forgiving``: a given folder that cannot be read is a source."""
+    """The images in ``paths``, named by their path below ``root``. ``forgiving``: an unreadable folder becomes a source."""
     below = root.rstrip(os.sep) + os.sep
     names: list[str] = []
     links: set[str] = set()
@@ -161,7 +161,7 @@ def _sources(paths: Mapping[str, bool], root: str, output: str, *, forgiving: bo
 
 
 def _walk(top: str, output: str) -> Iterator[tuple[str, bool]]:
-    """(path, is a link) of every image file below ``top``, sorted within each folder, folders in their place."""
+    """Yield (path, whether it is a link) of every image file below ``top``, in sorted order."""
     pending = [_listed(top, output, is_top=True)]
     while pending:
         folder = pending[-1]
@@ -181,9 +181,9 @@ def _walk(top: str, output: str) -> Iterator[tuple[str, bool]]:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """What counts in a folder: the names still to visit, the last one first, and which of them are folders or links.
+    """A folder during the search: the names still to visit, in reverse order, and which of them are folders or links.
 
-    Names alone, each given up when it is visited: for a million entries 180 MB less than scandir's own objects.
+    It holds names only and drops each one when it is visited. For a million entries that takes 180 MB less than scandir's objects.
     """
 
     path: str
@@ -193,7 +193,7 @@ class _Folder:
 
 
 def _listed(path: str, output: str, *, is_top: bool) -> _Folder:
-    """The folder at ``path``. Raises OSError for the folder, InputError for the top."""
+    """The folder at ``path``. Raises OSError if it cannot be read, InputError if it is the top folder."""
     holds_run = path == output
     names: list[str] = []
     folders: set[str] = set()

@@ -1,8 +1,8 @@
-"""Where the network looked: from an image's size to the part of it that becomes the network's input, and back.
+"""The part of an image that becomes the network's input, and the resizing and cropping that makes it.
 
-Coordinates are continuous: pixel i covers [i, i + 1), its centre is i + 0.5. The resize maps the whole image onto
-``resized``; the window of the network is cut from that, and a point u of the input is point (left + u) * W / resized of
-the image. All libraries whose preprocessing is reproduced here (torchvision, timm) resize with that convention.
+Coordinates are continuous: pixel i covers [i, i + 1), and its centre is i + 0.5. The whole image is resized to ``resized``, and the
+input window is cut from that. So point u of the input is point (left + u) * W / resized of the image. torchvision and timm, whose
+preprocessing is reproduced here, use the same convention.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _FILTERS = {
     "lanczos": PillowImage.Resampling.LANCZOS,
 }
 _MAX_RESIZED = 30_000_000
-"""Pixels of a resized image above which only the window is resampled: a strip of 10 x 30,000 would become 256 x 768,000.
-The picture is the same up to rounding; below it, bit-equal to resizing the whole."""
+"""If the resized image had more pixels than this, only the window is resampled: an image of 10 x 30,000 would become 256 x 768,000.
+The result is then equal up to rounding; below the limit it is bit-equal to resizing the whole image."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputWindow:
-    """The network's window on one image. Sizes are (width, height) in pixels.
+    """The window of one image that the network sees. Sizes are (width, height) in pixels.
 
-    ``image``: the original. ``resized``: the original after the resize. ``window``: the network's input. ``left``, ``top``:
-    where the window begins in the resized image; negative where it reaches beyond and is padded.
+    ``image``: size of the original. ``resized``: size after resizing. ``window``: size of the network's input. ``left``, ``top``:
+    position of the window in the resized image, negative if the input is padded there.
     """
 
     image: tuple[int, int]
@@ -42,13 +42,13 @@ class InputWindow:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """The window in original pixels: left, top, width, height; beyond the image where the input is padded."""
+        """The window in pixels of the original: left, top, width, height. It extends beyond the image if the input is padded."""
         scale_x, scale_y = self.image[0] / self.resized[0], self.image[1] / self.resized[1]
         return self.left * scale_x, self.top * scale_y, self.window[0] * scale_x, self.window[1] * scale_y
 
     @property
     def pixels(self) -> Box:
-        """The original pixels whose centres lie in the window: at least one each way."""
+        """The pixels of the original whose centres are inside the window; at least one in each direction."""
         x, y, w, h = self.box
         x0, x1 = _covered(x, x + w, self.image[0])
         y0, y1 = _covered(y, y + h, self.image[1])
@@ -56,10 +56,10 @@ class InputWindow:
 
 
 def input_window(image: tuple[int, int], preprocess: Preprocess, resize_mode: str) -> InputWindow:
-    """The network's window on an image of (width, height) pixels.
+    """The input window of an image of (width, height) pixels.
 
-    ``resize_mode``: ``crop`` as the model was trained; ``squash`` resizes the whole image to the input, its aspect lost; ``pad``
-    fits the whole image into the input and fills the rest with the mean colour.
+    ``resize_mode``: ``crop`` resizes and crops as the model was trained; ``squash`` resizes the whole image to the input size
+    without keeping its aspect ratio; ``pad`` fits the whole image into the input and fills the rest with the mean colour.
     """
     window = (preprocess.crop[1], preprocess.crop[0])
     if resize_mode == "squash":
@@ -69,29 +69,29 @@ def input_window(image: tuple[int, int], preprocess: Preprocess, resize_mode: st
     return InputWindow(image, resized, window, _centred(resized[0], window[0]), _centred(resized[1], window[1]))
 
 
-def prepare_input(pixels: np.ndarray, view: InputWindow, preprocess: Preprocess) -> np.ndarray:
-    """The network's input before normalisation: (h, w, 3) uint8 RGB, resized, cropped, padded with the mean colour.
+def prepare_input(pixels: np.ndarray, window: InputWindow, preprocess: Preprocess) -> np.ndarray:
+    """Resize, crop and pad an image as ``window`` says. Returns the network's input before normalization, (h, w, 3) uint8 RGB.
 
-    Bit-equal to torchvision's and timm's evaluation transforms, which resize with Pillow as well.
+    Bit-equal to the evaluation transforms of torchvision and timm, which also resize with Pillow. Padding has the mean colour.
     """
-    window_w, window_h = view.window
-    # the part of the window that holds image, in resized coordinates
-    x0, y0 = max(view.left, 0), max(view.top, 0)
-    x1, y1 = min(view.left + window_w, view.resized[0]), min(view.top + window_h, view.resized[1])
+    window_w, window_h = window.window
+    # the part of the window inside the image, in resized coordinates
+    x0, y0 = max(window.left, 0), max(window.top, 0)
+    x1, y1 = min(window.left + window_w, window.resized[0]), min(window.top + window_h, window.resized[1])
     picture = PillowImage.fromarray(pixels)
     resample = _FILTERS[preprocess.interpolation]
-    if view.resized[0] * view.resized[1] <= _MAX_RESIZED:
-        seen = picture.resize(view.resized, resample)
-        if (x0, y0, x1, y1) != (0, 0, *view.resized):
+    if window.resized[0] * window.resized[1] <= _MAX_RESIZED:
+        seen = picture.resize(window.resized, resample)
+        if (x0, y0, x1, y1) != (0, 0, *window.resized):
             seen = seen.crop((x0, y0, x1, y1))
     else:
-        scale_x, scale_y = view.image[0] / view.resized[0], view.image[1] / view.resized[1]
+        scale_x, scale_y = window.image[0] / window.resized[0], window.image[1] / window.resized[1]
         seen = picture.resize((x1 - x0, y1 - y0), resample, box=(x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y))
-    if seen.size == view.window:
+    if seen.size == window.window:
         return np.asarray(seen)
     canvas = np.empty((window_h, window_w, 3), np.uint8)
     canvas[:] = np.round(255 * np.asarray(preprocess.mean)).astype(np.uint8)
-    left, top = x0 - view.left, y0 - view.top
+    left, top = x0 - window.left, y0 - window.top
     canvas[top : top + seen.height, left : left + seen.width] = np.asarray(seen)
     return canvas
 
@@ -121,7 +121,7 @@ def _shrunk(image: tuple[int, int], ratio: float) -> tuple[int, int]:
 
 
 def _centred(size: int, window: int) -> int:
-    """Where a centred window begins; rounds as torchvision's center_crop does, and as its padding for smaller images."""
+    """The start of a centred window, rounded as torchvision's center_crop rounds it, and its padding for smaller images."""
     if size >= window:
         return round((size - window) / 2.0)
     return -((window - size) // 2)

@@ -1,8 +1,8 @@
-"""First bytes -> what a file says of its picture, and what decoding it costs. Nothing is decoded here.
+"""Header of an image file -> format, size, and the memory that decoding needs. Nothing is decoded here.
 
-A file is read as far as its header, by Pillow through a reader that gives out a bounded number of bytes, or by hand where Pillow
-would decode or read all of it to open it (WebP, AVIF). What cannot hold the pixels that it claims is refused, and so is a line of
-millions of rows. How much memory the rest takes follows from format, size and mode, so that it can be admitted before it is read.
+Pillow reads the header through a reader with a limited number of bytes. WebP and AVIF headers are parsed here, because Pillow would
+decode or read the whole file to open it. A file that is too small for the pixels in its header is refused, and so is an image with
+millions of rows. The memory for decoding is estimated from format, size and mode, before the file is read.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from camcli.errors import ImageError
 from camcli.images.av1 import sequence_size
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF")
-"""Pillow's names of the formats that are decoded; whatever else a file holds is refused."""
+"""Pillow's names of the supported formats; all others are refused."""
 
 MAX_SIDE = 1_000_000
-"""Pixels a side: Pillow keeps a pointer for each row, and 178 million rows of one pixel cost 6 GB and half a minute."""
+"""Maximum width and height in pixels. Pillow keeps a pointer per row: 178 million rows of one pixel need 6 GB and half a minute."""
 
 MAX_HEADER = 32 << 20
-"""Bytes that are read to find an image's size: colour profiles and camera data may come first."""
+"""Maximum number of bytes read to find the image size; colour profiles and camera data may come first."""
 
 _MOST_READS = 100_000
-"""Reads for that. Pillow skips rubbish byte by byte: a file of zeros behind the first bytes of a JPEG would take minutes."""
+"""Maximum number of reads for the header. Pillow skips invalid data byte by byte, which could take minutes."""
 
 _HEAD = 1 << 16
-"""Bytes in which WebP and AVIF say their size."""
+"""Number of bytes that contain the size in WebP and AVIF files."""
 
 _DEFLATED, _LZW = 1032, 4096 * 8 // 12
-"""The most bytes that a byte can stand for: in deflate, 258 bytes in two bits; in GIF's LZW, 4096 pixels in a code of 12 bits."""
+"""Maximum compression ratios. Deflate: 258 bytes in two bits. LZW in GIF: 4096 pixels in a code of 12 bits."""
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2}
-"""Bytes that Pillow keeps for a pixel; 4 for every other mode."""
+"""Bytes per pixel in Pillow's memory by mode; all other modes take 4."""
 
 PillowImage.init()
 AVAILABLE = tuple(name for name in FORMATS if name in PillowImage.OPEN)
-"""AVIF is an optional part of Pillow."""
+"""The formats that this build of Pillow reads; AVIF is optional."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of its picture. ``format``: Pillow's name. ``decoding``: bytes of memory that it takes to decode it, at the
-    peak: those of the file and of the result included.
+    """The header of an image file. ``format``: Pillow's name. ``decoding``: peak memory for decoding in bytes, including the file
+    and the result.
     """
 
     format: str
@@ -65,15 +65,15 @@ class Header:
 
 
 def formats_of(first: bytes) -> list[str]:
-    """The formats that a file with these ``first`` bytes can be of; empty for what is no image."""
+    """The formats that a file with these ``first`` bytes can have; empty if it is not an image."""
     return [name for name in AVAILABLE if (accept := PillowImage.OPEN[name][1]) is None or accept(first[:16].ljust(16, b"\0"))]
 
 
 def read_header(file: BinaryIO, size: int, max_pixels: int) -> Header:
-    """The header of the image in ``file``, a file of ``size`` bytes that stands at its beginning.
+    """The header of the image in ``file``, which has ``size`` bytes and is at position 0.
 
-    Raises UnidentifiedImageError for what is no image, ImageError (stage ``decode``) for a refused size, and whatever Pillow
-    raises for what is damaged.
+    Raises UnidentifiedImageError if it is not an image, ImageError (stage ``decode``) for a refused size, and any exception of
+    Pillow for a damaged file.
     """
     first = file.read(_HEAD)
     file.seek(0)
@@ -97,7 +97,7 @@ def read_header(file: BinaryIO, size: int, max_pixels: int) -> Header:
 
 
 class _BoundedReader(io.RawIOBase):
-    """A file that gives out MAX_HEADER bytes in _MOST_READS reads; more raises ImageError."""
+    """A file that allows MAX_HEADER bytes in _MOST_READS reads; after that it raises ImageError."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._bytes, self._reads = file, MAX_HEADER, _MOST_READS
@@ -107,7 +107,7 @@ class _BoundedReader(io.RawIOBase):
         data = self._file.read(self._bytes + 1 if size < 0 else min(size, self._bytes + 1))
         self._bytes -= len(data)
         if self._bytes < 0 or self._reads < 0:
-            raise ImageError("decode", "damaged: its beginning does not say how large the picture is")
+            raise ImageError("decode", "damaged: no image size in its first bytes")
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -130,14 +130,14 @@ def _pillow_header(file: BinaryIO, size: int, kinds: Sequence[str]) -> Header:
         if image.format in ("JPEG", "MPO"):
             return Header("JPEG", width, height, size + _jpeg_bytes(image))
         stored = _MODE_BYTES.get(image.mode, 4)
-        if "exif" in image.info:  # which may ask for a copy that stands upright; to know it Pillow would decode a PNG
+        if "exif" in image.info:  # it may need rotation, which copies the pixels; Pillow would have to decode a PNG to know
             stored *= 2
         if image.format == "TIFF":
             tags = getattr(image, "tag_v2", {})
             bits = tags.get(_BITS_PER_SAMPLE, (8,))
             if tags.get(_ORIENTATION, 1) != 1:
                 stored *= 2
-            stored += -(-sum(bits[:8]) // 8)  # a strip may hold the whole picture
+            stored += -(-sum(bits[:8]) // 8)  # one strip can contain the whole image
         if image.format == "GIF":
             stored += 4
         read = 2 * size if image.format in ("BMP", "DIB", "TIFF") else size
@@ -148,7 +148,7 @@ _ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 258
 
 
 def _jpeg_bytes(image: PillowImage.Image) -> int:
-    """Bytes for the pixels of a JPEG and a copy of them, or for the pixels and the coefficients of a progressive one."""
+    """Memory for a JPEG in bytes: the pixels and a copy of them, or for a progressive JPEG the pixels and the coefficients."""
     pixels, kept = image.width * image.height, 3
     if image.info.get("progressive"):
         layers: list[tuple[int, int, int, int]] = getattr(image, "layer", [])
@@ -158,7 +158,7 @@ def _jpeg_bytes(image: PillowImage.Image) -> int:
 
 
 def _webp_header(first: bytes, size: int) -> Header:
-    """The size in the first chunk of a WebP file (RFC 9649)."""
+    """The header of a WebP file, from its first chunk (RFC 9649)."""
     kind, body = first[12:16], first[20:]
     if kind == b"VP8X" and len(body) >= 10:
         width, height = (1 + int.from_bytes(body[at : at + 3], "little") for at in (4, 7))
@@ -173,24 +173,24 @@ def _webp_header(first: bytes, size: int) -> Header:
 
 
 _WEBP_BYTES, _AVIF_BYTES = 17, 14
-"""Measured, for a pixel."""
+"""Measured peak memory in bytes per pixel."""
 
 
 def _avif_header(first: bytes, size: int) -> Header:
-    """The largest size that an AVIF file gives one of its pictures (ISO/IEC 23008-12, ``ispe``)."""
+    """The header of an AVIF file, with the largest size among its images (ISO/IEC 23008-12, ``ispe``)."""
     sizes = [struct.unpack(">II", found[1]) for found in re.finditer(rb"ispe\0\0\0\0(.{8})", first, re.DOTALL)]
     if not sizes:
         raise ImageError("decode", "damaged AVIF: its header cannot be read")
     width, height = max(sizes, key=lambda pair: pair[0] * pair[1])
     coded = sequence_size(first)
-    pictures = max(1, first.count(b"infe"))  # a grid is put together from several
+    pictures = max(1, first.count(b"infe"))  # a grid consists of several images
     if coded is not None and width * height > coded[0] * coded[1] * pictures:
-        raise ImageError("decode", f"damaged AVIF: it claims {width} x {height} pixels and holds {coded[0]} x {coded[1]}")
+        raise ImageError("decode", f"damaged AVIF: its header says {width} x {height} pixels, its data {coded[0]} x {coded[1]}")
     return Header("AVIF", width, height, 2 * size + _AVIF_BYTES * width * height)
 
 
 def _check_plausible(header: Header, first: bytes, size: int) -> None:
-    """Raise ImageError where no encoder could pack so many pixels into ``size`` bytes."""
+    """Raise ImageError if ``size`` bytes are too few for the pixels in the header, even at the maximum compression."""
     needed = 0
     if header.format == "GIF":
         needed = header.pixels // _LZW

@@ -1,4 +1,4 @@
-"""What a JPEG must be before it is given to a decoder: whole, and no more work than its pixels."""
+"""Checks of a JPEG before it is decoded: it must be complete, and cheap enough for its number of pixels."""
 
 from __future__ import annotations
 
@@ -7,36 +7,37 @@ import re
 from camcli.errors import ImageError
 
 MAX_SCANS = 200
-"""A progressive JPEG with more scans costs seconds and is made to harm: real encoders write about ten."""
+"""Maximum number of scans. More take seconds to decode and come from an attack; real encoders write about ten."""
 
 _MOST_PASSES = 2_000_000_000
-"""Pixels times scans: each scan of a progressive JPEG goes over the whole picture, a nanosecond a pixel."""
+"""Maximum of pixels times scans: each scan of a progressive JPEG takes about a nanosecond per pixel of the image."""
 
 _USUAL_SCANS = 16
-"""What an encoder may write at any size."""
+"""Number of scans that is allowed for any image size."""
 
 _MOST_FILLING = 1 << 20
-"""Bytes between segments that mean nothing: libjpeg takes a third of a second for a megabyte of them."""
+"""Maximum number of fill bytes between segments; libjpeg needs a third of a second per megabyte."""
 
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _RUN = re.compile(rb"\xff++")
 _ARITHMETIC_FRAME = re.compile(rb"\xff[\xc9-\xcb\xcd-\xcf]")
 _MOST_PIXELS_A_BYTE = 8 * 64
-"""A Huffman code is at least one bit long, and a block of 8 x 8 pixels has at least one (ISO/IEC 10918-1, annexes C and F)."""
+"""Maximum number of pixels per byte: a block of 8 x 8 pixels has at least one Huffman code of at least one bit (ISO/IEC 10918-1,
+annexes C and F)."""
 
 
 def check_jpeg(data: bytes, pixels: int) -> None:
-    """Raise ImageError where a JPEG that claims so many ``pixels`` does not end, cannot hold them, or costs far more work."""
+    """Raise ImageError if a JPEG of ``pixels`` pixels is truncated, too small for them, or too expensive to decode."""
     check_jpeg_end(data, pixels)
     if pixels > _MOST_PIXELS_A_BYTE * len(data) and not _ARITHMETIC_FRAME.search(data):
         raise ImageError("decode", f"damaged JPEG: {len(data):,} bytes cannot hold {pixels:,} pixels")
 
 
 def check_jpeg_end(data: bytes, pixels: int = 0) -> None:
-    """Raise ImageError unless the main image of a JPEG runs to its end-of-image marker (ISO/IEC 10918-1, annex B).
+    """Raise ImageError unless the main image of a JPEG has its end-of-image marker (ISO/IEC 10918-1, annex B).
 
-    Walks from segment to segment, so that a thumbnail's own end marker inside a segment is not taken for the image's. More scans
-    or filling on the way than a picture of ``pixels`` can need is refused.
+    The check goes from segment to segment, so the end marker of an embedded thumbnail is not mistaken for that of the image. Also
+    raises ImageError for more scans or fill bytes than an image of ``pixels`` can need.
     """
     position, scans, filling = 2, 0, 0
     while True:
@@ -45,7 +46,7 @@ def check_jpeg_end(data: bytes, pixels: int = 0) -> None:
             break
         filling += _filling(data, position, found.start(), in_scan=scans > 0)
         if filling > _MOST_FILLING:
-            raise ImageError("decode", f"a JPEG with more than {_MOST_FILLING:,} bytes of filling is not decoded")
+            raise ImageError("decode", f"a JPEG with more than {_MOST_FILLING:,} fill bytes is not decoded")
         marker, position = data[found.end() - 1], found.end()
         if marker == 0xD9:
             if scans == 0:
@@ -66,7 +67,7 @@ def check_jpeg_end(data: bytes, pixels: int = 0) -> None:
 
 
 def _filling(data: bytes, start: int, stop: int, *, in_scan: bool) -> int:
-    """How many of the bytes before a marker mean nothing: all of them before the first scan, long runs of FF behind it."""
+    """The number of fill bytes before a marker: all bytes before the first scan; after it only long runs of FF."""
     if not in_scan:
         return stop - start
     if data.find(b"\xff" * 256, start, stop) < 0:
@@ -85,7 +86,7 @@ def _truncated(data: bytes, scans: int) -> str:
     if scans == 0:
         return "truncated JPEG: it ends before any image data"
     filled = len(data.rstrip(b"\0"))
-    if filled < len(data):  # as an interrupted copy leaves it, which had reserved its room
+    if filled < len(data):  # as after an interrupted copy that had reserved its space
         share = f"{filled / len(data):.0%}".replace("%", " %")
         return f"truncated JPEG: no end-of-image marker; after {share} of the file come only zeros"
     return f"truncated JPEG: no end-of-image marker in its {len(data):,} bytes"

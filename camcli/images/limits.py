@@ -1,4 +1,4 @@
-"""Pillow as camcli uses it; apart from ``decode``, for the report needs no OpenCV."""
+"""Lift Pillow's own limits. This is separate from ``decode`` because the report does not need OpenCV."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from PIL import Image as PillowImage
-
 
 @contextmanager
 def pillow_unlimited() -> Iterator[None]:
-    """Inside, Pillow opens pictures of any size and warns of nothing; afterwards it is as before.
+    """Context in which Pillow opens images of any size and gives no warnings; afterwards its settings are restored.
 
-    camcli has its own limit, --max-pixels, and checks it before anything is decoded. What matters of damaged metadata, of which
-    Pillow warns, becomes a failure.
+    camcli has its own limit, --max-pixels, which is checked before decoding. Damage that matters becomes a failure, not a warning.
     """
+    from PIL import Image as PillowImage  # the command line's help does without
+
     kept = PillowImage.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
@@ -24,8 +23,3 @@ def pillow_unlimited() -> Iterator[None]:
             yield
         finally:
             PillowImage.MAX_IMAGE_PIXELS = kept
-
-
-def allow_any_size() -> None:
-    """Let Pillow open pictures of any size in this process."""
-    PillowImage.MAX_IMAGE_PIXELS = None

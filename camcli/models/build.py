@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from camcli.errors import ModelError, WeightsError, did_you_mean
-from camcli.models.checkpoints import fill_module, is_checkpoint, read_checkpoint
+from camcli.models.checkpoints import fill_module, read_checkpoint
 from camcli.models.labels import IMAGENET_SIZE, default_labels
-from camcli.models.request import ModelRequest
+from camcli.models.request import CHECKPOINT_SUFFIXES, ModelRequest
 from camcli.records import LoadedModel, Preprocess
 
 RANDOM_SEED = 0
@@ -36,7 +36,7 @@ def with_weights(
         labels = default_labels(class_count(module))
         note = "the weights are random: the heatmaps show how the network is wired, not what it has learned."
         return LoadedModel(request.name, module, preprocess, labels, f"random, seed {RANDOM_SEED}", (note,))
-    if not is_checkpoint(request.weights):
+    if not request.checkpoint:
         raise unknown_weights(request, known_weights)
     module, count = fill_module(build, read_checkpoint(request.weights), request.weights, request.name)
     labels = default_labels(count or class_count(module), imagenet=aim_at_imagenet)
@@ -64,7 +64,7 @@ def class_count(module: nn.Module) -> int:
 
 def unknown_weights(request: ModelRequest, known: tuple[str, ...]) -> WeightsError:
     """What to say about ``--weights`` that are neither ``known`` names nor a file."""
-    looks_like_file = os.sep in request.weights or os.path.splitext(request.weights)[1] in (".pt", ".pth", ".safetensors")
+    looks_like_file = os.sep in request.weights or os.path.splitext(request.weights)[1] in CHECKPOINT_SUFFIXES
     if looks_like_file:
         return WeightsError(f"--weights: there is no file {request.weights!r}.")
     return WeightsError(

@@ -12,19 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camcli.errors import ModelError, WeightsError
+from camcli.errors import ModelError, WeightsError, first_line
 from camcli.records import escape_name
 
-SUFFIXES = (".pt", ".pth", ".safetensors")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
 _PREFIXES = ("module.", "model.", "_orig_mod.", "net.")
 _TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")
 """Auxiliary heads of GoogLeNet and Inception, which take no part in the prediction."""
-
-
-def is_checkpoint(weights: str) -> bool:
-    """Whether ``--weights`` names an existing file."""
-    return os.path.isfile(weights)
 
 
 def read_checkpoint(path: str) -> dict[str, Tensor]:
@@ -101,7 +95,9 @@ def fill_module(
     try:
         module.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
-        raise WeightsError(f"{escape_name(path)} does not fit {name} with {count} classes: {_first_line(error)}") from error
+        raise WeightsError(
+            f"{escape_name(path)} does not fit {name} with {count} classes: {first_line(error, with_type=False)}"
+        ) from error
     return module, count
 
 
@@ -264,7 +260,3 @@ def _listed(keys: list[str]) -> str:
 
 def _shape(shape: torch.Size) -> str:
     return " x ".join(map(str, shape)) or "a scalar"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from urllib.parse import urlparse, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import torch
-
-from camcli.errors import WeightsError
+from camcli.errors import WeightsError, first_line
 
 REACHED_WITHIN = 3.0
 """Seconds in which a host takes a connection, where there is a network."""
@@ -70,8 +68,8 @@ def hub_without_retries() -> Iterator[str]:
 
 def explain_download_failure(model: str, where: str, error: Exception, *, hub: bool = False) -> WeightsError:
     """A WeightsError that says which file belongs where, for an ``error`` of loading published weights."""
-    reason = str(getattr(error, "reason", None) or error).splitlines()
-    why = reason[0] if reason else type(error).__name__
+    reason = getattr(error, "reason", None)  # an exception or a text
+    why = first_line(reason if isinstance(reason, BaseException) else OSError(reason) if reason else error, with_type=False)
     ways_out = "Or give a checkpoint with --weights FILE, or take random weights with --weights none."
     if hub:
         from huggingface_hub.constants import HF_HUB_CACHE
@@ -92,6 +90,8 @@ def explain_download_failure(model: str, where: str, error: Exception, *, hub: b
 
 
 def _checkpoint_folder() -> str:
+    import torch
+
     return os.path.join(torch.hub.get_dir(), "checkpoints")
 
 

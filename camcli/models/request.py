@@ -1,12 +1,11 @@
-"""What the user asks of a model source, and what a source tells about a model."""
+"""What the user asks of a model source, and what a source says about a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from dataclasses import dataclass
-from typing import Protocol
 
-from camcli.records import LoadedModel
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,11 @@ class ModelRequest:
         """Whether the weights are to be random."""
         return self.weights.casefold() == "none"
 
+    @property
+    def checkpoint(self) -> bool:
+        """Whether ``weights`` names an existing file."""
+        return os.path.isfile(self.weights)
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -34,19 +38,3 @@ class ModelInfo:
     input_size: tuple[int, int] | None
     accuracy: float | None
     cached: bool
-
-
-class ModelSource(Protocol):
-    """One of the places that models come from."""
-
-    def owns(self, name: str) -> bool:
-        """Whether ``name`` is spelled as this source's names are."""
-
-    def load(self, request: ModelRequest) -> LoadedModel:
-        """The model. Raises ModelError or WeightsError."""
-
-    def list(self) -> Iterator[ModelInfo]:
-        """All models of this source, by name."""
-
-    def labels(self, request: ModelRequest) -> tuple[str, ...]:
-        """The class names alone, without the weights."""

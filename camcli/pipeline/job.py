@@ -18,11 +18,11 @@ from camcli.cam.explain import Options, check_options, result_layers
 from camcli.config.run import RunConfig
 from camcli.errors import ClassError, ConfigError, LabelsError
 from camcli.models.device import resolve_device
-from camcli.models.factory import own_model, own_preprocess
 from camcli.models.labels import find_class, read_labels
 from camcli.models.layers import resolve_layers
+from camcli.models.own_module import own_model, own_preprocess
 from camcli.models.request import ModelRequest
-from camcli.models.sources import class_names, load_model, source_of, weights_at_hand
+from camcli.models.sources import class_names, load_model, recorded_packages, source_of, weights_at_hand
 from camcli.network import Network, eager
 from camcli.network.memory import fitting_batch_size, refuse_too_little
 from camcli.network.prepare import Preparation, prepare_network, worth_compiling
@@ -169,7 +169,7 @@ def _with_head(model: LoadedModel, config: RunConfig) -> tuple[LoadedModel, bool
     if len(model.classes) != 1:
         return model, False
     if config.head != "sigmoid":
-        raise ConfigError(f"{model.name} has a single logit, of which softmax makes 1: use --head sigmoid.")
+        raise ConfigError(f"{model.name} has a single logit, and softmax of a single logit is always 1: use --head sigmoid.")
     if config.labels is None:
         return model, False
     names = read_labels(config.labels, None)
@@ -214,8 +214,8 @@ def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float
 
 
 def package_versions(*more: str) -> dict[str, str | None]:
-    """Of Python, the packages that decide what is found, and ``more``; None for one that is not there."""
-    packages = ("torch", "torchvision", "timm", "opencv-python", "numpy", "pillow", *more)
+    """Versions of Python, of the packages on which the results depend, and of ``more``; None for one that is not installed."""
+    packages = ("torch", *recorded_packages(), "opencv-python", "numpy", "pillow", *more)
     return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
 
 

@@ -1,1 +1,1 @@
-"""Heatmap + photo -> picture: maps put in their place, colours and styles, boxes and masks, files."""
+"""Heatmap + image -> overlay: place the map on the image, colour it in a style, find boxes and masks, encode the file."""

@@ -1,4 +1,4 @@
-"""The lines below a picture that say what it shows: class, probability, method and layer."""
+"""The caption below an overlay: class, probability, method and layer."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from PIL import ImageDraw, ImageFont
 
 from camcli.records import Heatmap, escape_name, unescape_name
 from camcli.render.legend import BACKGROUND, INK
+from camcli.render.text import Font
 
 _FAINT = (170, 170, 170)
 _LONGEST_NAME = 60
-"""Characters of a class or a layer: a name may have any number."""
+"""Maximum number of characters of a class or layer name in a caption."""
 
 _MOST_LINES = 12
-"""In which a caption of the longest names fits below a picture 64 pixels wide."""
-
-_Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+"""Maximum number of lines: enough for the longest names below an image 64 pixels wide."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What a picture shows. ``probability``: in [0, 1]."""
+    """What an overlay shows. ``probability``: in [0, 1]."""
 
     class_name: str
     probability: float
@@ -38,9 +37,9 @@ class Caption:
 
     @property
     def parts(self) -> tuple[str, str]:
-        """The two halves of the text: what was found, and how it was explained. Control characters are escaped.
+        """The two parts of the text: class with probability, and method with layer. Control characters are escaped.
 
-        The probability is rounded to the table's six digits first, so that it reads the same when it comes from there.
+        The probability is first rounded to six digits like in the table, so that a caption made from the table is the same.
         """
         per_cent = f"{100 * float(format(self.probability, '.6g')):.1f} %"
         if per_cent == "0.0 %" and self.probability > 0:
@@ -54,18 +53,18 @@ class Caption:
 
 
 def caption_of(heatmap: Heatmap) -> Caption:
-    """The caption of a heatmap's picture."""
+    """The caption of a heatmap."""
     return Caption(heatmap.prediction.class_name, heatmap.prediction.probability, heatmap.method, heatmap.layer)
 
 
 def caption_of_row(row: Mapping[str, str]) -> Caption:
-    """The same from a row of ``predictions.csv``. Raises ValueError for a row that has no probability."""
+    """The caption of a row of ``predictions.csv``. Raises ValueError if the row has no probability."""
     class_name, method, layer = (unescape_name(row[name]) for name in ("class_name", "method", "layer"))
     return Caption(class_name, float(row["probability"]), method, layer)
 
 
 def add_caption(picture: np.ndarray, caption: Caption) -> np.ndarray:
-    """The picture (H, W, 3) with the caption below it: on one line where it fits, otherwise on as many as it takes."""
+    """The picture (H, W, 3) with the caption below it: on one line if it fits, otherwise on several lines."""
     height, width = picture.shape[:2]
     size = max(10, round(math.sqrt(width * height) / 36))
     font, margin = _font(size), max(2, size // 3)
@@ -86,8 +85,8 @@ def add_caption(picture: np.ndarray, caption: Caption) -> np.ndarray:
     return np.concatenate([picture, np.asarray(strip)], axis=0)
 
 
-def _wrapped(text: str, font: _Font, room: float) -> list[str]:
-    """``text`` in lines of at most ``room`` pixels, broken at spaces, and within a word only where it has no line to itself."""
+def _wrapped(text: str, font: Font, room: float) -> list[str]:
+    """``text`` in lines of at most ``room`` pixels, broken at spaces; only a word that is too long is broken inside."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
@@ -105,9 +104,9 @@ def _wrapped(text: str, font: _Font, room: float) -> list[str]:
 
 @lru_cache
 def _font_file() -> bytes | None:
-    """DejaVu Sans, which comes with matplotlib and has the letters of most scripts; None where it is not there.
+    """The font file of DejaVu Sans, which matplotlib installs; None if it is missing.
 
-    The font in Pillow has those of English alone.
+    It has the letters of most scripts. Pillow's own font has only those of English.
     """
     package = importlib.util.find_spec("matplotlib")
     if package is None or package.origin is None:
@@ -119,7 +118,7 @@ def _font_file() -> bytes | None:
         return None
 
 
-def _font(size: int) -> _Font:
-    """A font of its own for each picture: they are painted in several threads."""
+def _font(size: int) -> Font:
+    """A new font object, because overlays are painted in several threads."""
     data = _font_file()
     return ImageFont.load_default(size) if data is None else ImageFont.truetype(io.BytesIO(data), size)

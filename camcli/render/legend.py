@@ -1,4 +1,4 @@
-"""The bar below a picture that says which colour, brightness or line stands for which level of the map."""
+"""The legend below an overlay: a bar that shows the colour, brightness or line of each level of the map."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
+from camcli.render.text import Font
+
 BACKGROUND, INK = (24, 24, 24), (235, 235, 235)
 _AXIS = (90, 90, 90)
-
-_Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A line of the picture at ``level``, a fraction of the peak, in its colour."""
+    """A line in the legend at ``level``, a fraction of the peak."""
 
     level: float
     color: tuple[int, int, int]
 
 
 def add_legend(picture: np.ndarray, colors: np.ndarray | None, peak: float, marks: Sequence[Mark] = ()) -> np.ndarray:
-    """The picture (H, W, 3) with a bar below it that runs from 0 to ``peak``, the map's raw maximum.
+    """The picture (H, W, 3) with a bar below it from 0 to ``peak``, the raw maximum of the map.
 
-    ``colors``: (256, 3), what each level looks like; None for a bare axis. ``marks``: lines across the bar, each with its level in
-    per cent where there is room.
+    ``colors``: (256, 3), the colour of each level; None draws an axis only. ``marks``: lines across the bar, labelled in per cent
+    if there is room.
     """
     width = picture.shape[1]
     height = max(16, min(picture.shape[:2]) // 18)
@@ -48,8 +48,8 @@ def add_legend(picture: np.ndarray, colors: np.ndarray | None, peak: float, mark
     return np.concatenate([picture, np.asarray(strip)], axis=0)
 
 
-def _ends(draw: ImageDraw.ImageDraw, font: _Font, width: int, margin: int, peak: str) -> tuple[str, str, int, int]:
-    """What stands at both ends of the bar, and where it begins and ends. In a narrow picture words make room for it."""
+def _ends(draw: ImageDraw.ImageDraw, font: Font, width: int, margin: int, peak: str) -> tuple[str, str, int, int]:
+    """The labels at both ends of the bar, and its start and end in pixels. A narrow picture has shorter labels or none."""
     for left, right in (("0", f"peak {peak}"), ("0", peak)):
         start = round(2 * margin + draw.textlength(left, font))
         end = round(width - 2 * margin - draw.textlength(right, font))
@@ -58,13 +58,13 @@ def _ends(draw: ImageDraw.ImageDraw, font: _Font, width: int, margin: int, peak:
     return "", "", margin, width - margin
 
 
-def _draw_mark(draw: ImageDraw.ImageDraw, font: _Font, mark: Mark, bar: tuple[int, int, int]) -> None:
-    """``bar``: where it begins and ends, and its height."""
+def _draw_mark(draw: ImageDraw.ImageDraw, font: Font, mark: Mark, bar: tuple[int, int, int]) -> None:
+    """Draw a mark. ``bar``: start, end and height in pixels."""
     start, end, height = bar
     half = max(1, height // 12)
     place = start + round(mark.level * (end - 1 - start))
     label = f"{mark.level:.0%}".replace("%", " %")
-    if draw.textlength(label, font) + 6 * half < (end - start) / 4:  # it must end before the next line
+    if draw.textlength(label, font) + 6 * half < (end - start) / 4:  # the label must end before the next mark
         text_start = place + 2 * half + 1
         draw.rectangle([text_start, 0, text_start + draw.textlength(label, font) + half, height - 1], BACKGROUND)
         draw.text((text_start, height / 2), label, INK, font, anchor="lm")

@@ -1,8 +1,8 @@
 """Heatmap -> boxes and masks: weakly supervised localization and segmentation.
 
-Zhou et al. 2016, section 3.2, and Selvaraju et al. 2017, section 4.1: what is not below a fraction of the peak, and the box
-around its largest connected part. They take 15 to 20 % for boxes, measured on ImageNet; for masks 35 % did best in
-``benchmarks/regions.py``.
+The region is where the map is at or above a fraction of its peak; the box encloses its largest connected component (Zhou et al.
+2016, section 3.2; Selvaraju et al. 2017, section 4.1). The papers use 15 to 20 % for boxes, measured on ImageNet. For masks 35 %
+was best in ``benchmarks/regions.py``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from camcli.records import Box
 from camcli.render.maps import PlacedMap
 
 _GRABCUT_SIDE = 512
-"""GrabCut works on a picture of at most so many pixels a side: at 12 megapixels it takes minutes, and finds the same."""
+"""GrabCut runs on an image of at most this many pixels per side. At 12 megapixels it takes minutes and finds the same mask."""
 
 _GRABCUT_ROUNDS = 5
 
 
 def find_boxes(placed: PlacedMap, pixels: Box, threshold: float) -> list[Box]:
-    """A box around each connected part of the map that is not below ``threshold``, in image pixels, the largest part first.
+    """A box in image pixels around each connected component where the map is at or above ``threshold``, the largest first.
 
-    ``placed``: scaled to its peak, a sample for each of ``pixels``. Pixels that touch at a corner are connected.
+    ``placed``: the map scaled to its peak, with one sample per pixel of ``pixels``. Connectivity is 8.
     """
     count, _, parts, _ = cv2.connectedComponentsWithStats(placed.at_least(threshold), connectivity=8)
     largest_first = sorted(range(1, count), key=lambda part: (-parts[part, cv2.CC_STAT_AREA], part))
@@ -38,11 +38,11 @@ def find_boxes(placed: PlacedMap, pixels: Box, threshold: float) -> list[Box]:
 
 
 def segment(image: np.ndarray, placed: PlacedMap, pixels: Box, method: str, threshold: float) -> np.ndarray:
-    """A mask of the whole image: (H, W) uint8, 255 where the map says that the object is, 0 elsewhere and outside ``pixels``.
+    """A mask of the whole image, (H, W) uint8: 255 for the object, 0 elsewhere and outside of ``pixels``.
 
-    ``method``: ``threshold``, what is not below ``threshold``; ``otsu``, what is above the level that parts the map's values best
-    (Otsu 1979); ``grabcut``, colours and edges of the image decide (Rother et al. 2004), beginning at the map: surely object
-    above 0.6, surely not below ``threshold`` / 3.
+    ``method``: ``threshold`` takes map values at or above ``threshold``. ``otsu`` takes values above Otsu's threshold (Otsu 1979).
+    ``grabcut`` segments the image by its colours and edges (Rother et al. 2004), initialized from the map: at or above 0.6 is
+    certain foreground, below ``threshold`` / 3 is certain background.
     """
     mask = np.zeros(image.shape[:2], np.uint8)
     region = mask[pixels.y : pixels.y + pixels.h, pixels.x : pixels.x + pixels.w]
@@ -68,7 +68,7 @@ def _grabcut(image: np.ndarray, placed: PlacedMap, threshold: float) -> np.ndarr
     labels[heat >= threshold] = cv2.GC_PR_FGD
     labels[heat < threshold / 3] = cv2.GC_BGD
     labels[heat >= 0.6] = cv2.GC_FGD
-    if (labels & 1).any() and not (labels & 1).all():  # it needs both; otherwise the map alone decides
+    if (labels & 1).any() and not (labels & 1).all():  # GrabCut needs both labels; otherwise the map alone decides
         cv2.setRNGSeed(0)
         models = np.zeros((1, 65)), np.zeros((1, 65))
         cv2.grabCut(np.ascontiguousarray(small[..., ::-1]), labels, (0, 0, 1, 1), *models, _GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)

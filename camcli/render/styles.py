@@ -1,4 +1,4 @@
-"""Photo + heatmap -> picture, in one of several styles. Works on (H, W, 3) uint8 RGB."""
+"""Image + heatmap -> overlay in one of several styles. All images are (H, W, 3) uint8 RGB."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from camcli.render.maps import PlacedMap, place_map, scale_map
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a picture looks, and what its file is like.
+    """The look of an overlay, and the format of its file.
 
-    ``threshold``: fraction of the peak below which nothing is painted. ``legend``: a bar of the colours. ``caption``: lines of
-    text that say what is shown.
+    ``threshold``: nothing is painted below this fraction of the peak. ``legend``: draw a bar with the colours. ``caption``: draw a
+    caption with class, probability, method and layer.
     """
 
     colormap: str = "turbo"
@@ -38,13 +38,13 @@ class Style:
 
 
 def style_of(settings: Mapping[str, Any]) -> Style:
-    """The style that a run's ``settings`` ask for, by the names of its options; one that they do not name has its default."""
+    """The style in the ``settings`` of a run, which map option names to values; missing options have their defaults."""
     return Style(**{field.name: settings.get(field.name.replace("_", "-"), field.default) for field in fields(Style)})
 
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """What is drawn besides the map. ``boxes``: in pixels of the photo. ``caption``: below the picture, where the style has one."""
+    """What is drawn besides the map. ``boxes``: in pixels of the image. ``caption``: drawn if the style has captions."""
 
     boxes: tuple[Box, ...] = ()
     caption: Caption | None = None
@@ -53,14 +53,14 @@ class Notes:
 NO_NOTES = Notes()
 
 StylePainter = Callable[[np.ndarray, PlacedMap, Box, Style], None]
-"""Paints on a copy of the photo (H, W, 3), where the placed map covers the rectangle."""
+"""Function that paints a placed map into a rectangle of a copy of the image (H, W, 3)."""
 
 STYLES: Registry[StylePainter] = Registry("style")
 
 
 @lru_cache
 def color_table(name: str) -> np.ndarray:
-    """(256, 3) uint8 RGB: the colour of each level from zero (0) to the peak (255). ``name`` as in ``config.COLORMAPS``."""
+    """The colour of each level from zero (0) to the peak (255), (256, 3) uint8 RGB. ``name``: one of ``config.run.COLORMAPS``."""
     levels = np.arange(256, dtype=np.uint8)
     bgr = cv2.applyColorMap(levels, getattr(cv2, f"COLORMAP_{name.upper()}"))
     return np.ascontiguousarray(bgr.reshape(256, 3)[:, ::-1])
@@ -74,17 +74,17 @@ def paint_overlay(
     style: Style,
     notes: Notes = NO_NOTES,
 ) -> np.ndarray:
-    """A picture of ``image`` (H, W, 3) and the map ``values`` (h, w), raw, over ``pixels``.
+    """The overlay of the raw map ``values`` (h, w) on ``pixels`` of ``image`` (H, W, 3).
 
-    ``box``: the part of the image that the map covers, as in ``place_map``. The size is that of the image, twice as wide for
-    ``side-by-side``, and higher with a legend or a caption.
+    ``box``: the part of the image that the map covers, as in ``place_map``. The overlay has the size of the image; it is twice as
+    wide for ``side-by-side``, and higher with a legend or a caption.
     """
     placed = place_map(scale_map(values), box, pixels, (pixels.w, pixels.h))
     picture = image.copy()
     STYLES[style.style](picture, placed, pixels, style)
     if style.outline and (pixels.w, pixels.h) != (image.shape[1], image.shape[0]):
         _draw_edge(picture, pixels)
-    for one in reversed(notes.boxes):  # the largest last, on top
+    for one in reversed(notes.boxes):  # the largest is drawn last, on top
         _draw_edge(picture, one, _BOX_COLOR)
     if style.style == "side-by-side":
         picture = np.concatenate([image, picture], axis=1)
@@ -98,14 +98,14 @@ def _region(picture: np.ndarray, pixels: Box) -> np.ndarray:
 
 
 def _colors(heat: np.ndarray, style: Style) -> np.ndarray:
-    """(h, w, 3): rounded to the nearest level, looked up."""
+    """The colours (h, w, 3) of a scaled map, rounded to the nearest level."""
     return np.asarray(cv2.applyColorMap(cv2.convertScaleAbs(heat, alpha=255), color_table(style.colormap)[:, None]))
 
 
 @STYLES.register("overlay")
 @STYLES.register("side-by-side")
 def _overlay(picture: np.ndarray, placed: PlacedMap, pixels: Box, style: Style) -> None:
-    """Each pixel is (1 - alpha) * image + alpha * colour(value / peak)."""
+    """Blend: each pixel is (1 - alpha) * image + alpha * colour(value / peak)."""
     region = _region(picture, pixels)
     for rows, heat in placed.bands():
         blended = cv2.addWeighted(region[rows], 1 - style.alpha, _colors(heat, style), style.alpha, 0)
@@ -114,7 +114,7 @@ def _overlay(picture: np.ndarray, placed: PlacedMap, pixels: Box, style: Style) 
 
 @STYLES.register("heatmap")
 def _heatmap(picture: np.ndarray, placed: PlacedMap, pixels: Box, style: Style) -> None:
-    """The colours alone; black where nothing is painted."""
+    """Show the colours only; black where nothing is painted."""
     picture[:] = 0
     region = _region(picture, pixels)
     for rows, heat in placed.bands():
@@ -123,7 +123,7 @@ def _heatmap(picture: np.ndarray, placed: PlacedMap, pixels: Box, style: Style) 
 
 @STYLES.register("spotlight")
 def _spotlight(picture: np.ndarray, placed: PlacedMap, pixels: Box, style: Style) -> None:
-    """The image, darkened where the network did not look: by 1 - alpha * (1 - value / peak); below the threshold all of it."""
+    """Darken each pixel by the factor 1 - alpha * (1 - value / peak); below the threshold by 1 - alpha."""
     bright = _region(picture, pixels).copy()
     np.copyto(picture, cv2.convertScaleAbs(picture, alpha=1 - style.alpha))
     region = _region(picture, pixels)
@@ -138,7 +138,7 @@ _LEVELS = (0.25, 0.5, 0.75)
 
 @STYLES.register("contour")
 def _contour(picture: np.ndarray, placed: PlacedMap, pixels: Box, style: Style) -> None:
-    """The image with lines where the map is at 25, 50 and 75 % of its peak, in the colours of these levels."""
+    """Draw contour lines at 25, 50 and 75 % of the peak, in the colours of these levels."""
     region = np.ascontiguousarray(_region(picture, pixels))
     width = max(2, round(min(picture.shape[:2]) / 250))
     for level in _LEVELS:
@@ -155,11 +155,11 @@ def _line_color(level: float, style: Style) -> tuple[int, int, int]:
     return red, green, blue
 
 
-_DARK, _WHITE, _BOX_COLOR = (40, 40, 40), (255, 255, 255), (255, 0, 255)  # a pink that no colour map and few photos have
+_DARK, _WHITE, _BOX_COLOR = (40, 40, 40), (255, 255, 255), (255, 0, 255)  # a pink that is in no colour map and in few photos
 
 
 def _draw_edge(image: np.ndarray, pixels: Box, color: tuple[int, int, int] = _WHITE) -> None:
-    """A bright line between two dark ones, so that it is seen on any photo, inside the rectangle."""
+    """Draw a frame inside the rectangle: a bright line between two dark ones, visible on any image."""
     width = max(1, round(min(image.shape[:2]) / 400))
     for inset, tone in ((0, _DARK), (width, color), (2 * width, _DARK)):
         for k in range(inset, inset + width):
@@ -171,7 +171,7 @@ def _draw_edge(image: np.ndarray, pixels: Box, color: tuple[int, int, int] = _WH
 
 
 def _with_legend(picture: np.ndarray, style: Style, peak: float) -> np.ndarray:
-    """The picture with a bar below it of what each level looks like in it, and of nothing that is not in it."""
+    """The picture with a legend that shows each level as the style paints it."""
     table = color_table(style.colormap)
     levels = np.arange(256) / 255
     if style.style == "contour":
@@ -187,18 +187,18 @@ def _with_legend(picture: np.ndarray, style: Style, peak: float) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A photo to paint on, scaled by ``scale`` from its own size."""
+    """An image to paint on, resized from the original by the factor ``scale``."""
 
     image: np.ndarray
     scale: float
 
     def part(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """A part of the photo, in pixels of the canvas."""
+        """A part of the original, in pixels of the canvas."""
         left, top, width, height = (side * self.scale for side in box)
         return left, top, width, height
 
     def pixels(self, box: Box) -> Box:
-        """A rectangle of the photo, in whole pixels of the canvas: at least one each way."""
+        """A rectangle of the original, in whole pixels of the canvas; at least one in each direction."""
         if self.scale == 1.0:
             return box
         width, height = self.image.shape[1], self.image.shape[0]
@@ -208,7 +208,7 @@ class Canvas:
 
 
 def resize_to_fit(image: np.ndarray, most: int | None) -> Canvas:
-    """The image (H, W, 3) as a canvas with at most ``most`` pixels on its longer side."""
+    """The image (H, W, 3) as a canvas whose longer side has at most ``most`` pixels; None for the full size."""
     height, width = image.shape[:2]
     scale = 1.0 if most is None else min(1.0, most / max(height, width))
     if scale == 1.0:
@@ -225,9 +225,10 @@ def overlay_bytes(
     style: Style,
     notes: Notes = NO_NOTES,
 ) -> bytes:
-    """The file of what ``paint_overlay`` makes of ``canvas`` and the map ``values`` (h, w); boxes are in pixels of the photo.
+    """The image file of an overlay of the raw map ``values`` (h, w) on ``canvas``. Arguments as for ``paint_overlay``; boxes are
+    in pixels of the original.
 
-    Raises ImageError (stage ``render``) for a picture too large for its format.
+    Raises ImageError (stage ``render``) for an overlay that is too large for its format.
     """
     scaled = replace(notes, boxes=tuple(map(canvas.pixels, notes.boxes)))
     painted = paint_overlay(canvas.image, values, canvas.part(box), canvas.pixels(pixels), style, scaled)

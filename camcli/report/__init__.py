@@ -1,1 +1,1 @@
-"""A page that shows what a run has left: data from the tables, thumbnails from the overlays, one HTML file."""
+"""HTML reports of finished runs: data from the tables, thumbnails of the overlays, and one HTML page."""

@@ -1,7 +1,7 @@
-"""What the head of a report says of its run: model, layer, method, device, date, command and settings.
+"""The head of a report: model, layer, method, device, date, command and settings of the run.
 
-``run.json`` and the journal are data that anybody may have edited. So each value is checked for its type, texts lose their control
-characters, and what is missing or is something else is left out.
+``run.json`` and the journal are untrusted data. Every value is checked for its type, control characters in texts are escaped, and
+values that are missing or of another type are left out.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _LONGEST_TEXT, _LONGEST_COMMAND = 300, 4000
 _MOST_LISTED = 4
 
 Facts = list[tuple[str, str]]
-"""Names and texts."""
+"""Pairs of name and text."""
 
 
 @dataclass(frozen=True)
 class About:
-    """The head of a report. ``facts``, ``changed`` and ``unchanged`` are names and texts: of the run, of settings that differ from
-    their defaults, and of all others. ``date`` is ISO 8601, ``day`` the same for people; both are empty where it is not known.
+    """The head of a report. ``facts``: about the run. ``changed``: settings that differ from their defaults. ``unchanged``: the
+    other settings. ``date``: in ISO 8601. ``day``: the date as text. Both are empty if the date is unknown.
     """
 
     model: str
@@ -41,9 +41,9 @@ class About:
 
 
 def about_run(record: Mapping[str, Any], settings: Mapping[str, Any], layers: Iterable[str], methods: Iterable[str]) -> About:
-    """What can be said of a run. ``record``: its ``run.json``; ``settings``: those in its journal, which count where both name one.
+    """The head of the report of a run. ``record``: its ``run.json``. ``settings``: from its journal; they take precedence.
 
-    ``layers`` and ``methods`` are the names in its table.
+    ``layers`` and ``methods``: the names in the run's table.
     """
     model, run = _object(record.get("model")), _object(record.get("this_run"))
     facts = [
@@ -52,7 +52,7 @@ def about_run(record: Mapping[str, Any], settings: Mapping[str, Any], layers: It
         ("Device", _text_of(record.get("device"))),
         ("Images from", _listed(_texts(run.get("inputs")) or _texts([settings.get("inputs")]))),
     ]
-    started = _moment(run.get("started"))
+    started = _time_of(run.get("started"))
     changed, unchanged = _settings({**_object(record.get("settings")), **settings})
     return About(
         model=_text_of(model.get("name")) or _text_of(settings.get("model")) or "unknown model",
@@ -68,7 +68,7 @@ def about_run(record: Mapping[str, Any], settings: Mapping[str, Any], layers: It
 
 
 def legible(text: str, most: int = _LONGEST_TEXT) -> str:
-    r"""``text`` on one line, at most ``most`` characters of it; control and format characters and surrogates become ``\x1b``."""
+    r"""``text`` on one line, at most ``most`` characters; control and format characters and surrogates are escaped (``\x1b``)."""
     cut = text if len(text) <= most else f"{text[: most - 1]}…"
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut)
 
@@ -91,8 +91,8 @@ def _listed(texts: Iterable[str]) -> str:
     return shown if len(every) <= _MOST_LISTED else f"{shown} and {len(every) - _MOST_LISTED:,} more"
 
 
-def _moment(value: Any) -> datetime | None:
-    """The moment that an ISO 8601 text names; None for anything else, and without a time zone, which says no moment."""
+def _time_of(value: Any) -> datetime | None:
+    """The time in an ISO 8601 text with a time zone; None for anything else."""
     try:
         found = datetime.fromisoformat(value)
     except (TypeError, ValueError):
@@ -100,13 +100,13 @@ def _moment(value: Any) -> datetime | None:
     return found if found.tzinfo is not None else None
 
 
-def _day(moment: datetime) -> str:
-    zone = moment.strftime("%z")
-    return f"{moment:%Y-%m-%d %H:%M} UTC{'' if zone == '+0000' else f'{zone[:3]}:{zone[3:5]}'}"
+def _day(time: datetime) -> str:
+    zone = time.strftime("%z")
+    return f"{time:%Y-%m-%d %H:%M} UTC{'' if zone == '+0000' else f'{zone[:3]}:{zone[3:5]}'}"
 
 
 def _settings(values: Mapping[str, Any]) -> tuple[Facts, Facts]:
-    """Options and their values as text: those that differ from the default, and the others, in the order of the help."""
+    """Options with values as text, in the order of the help: those that differ from their defaults, and the others."""
     changed: Facts = []
     unchanged: Facts = []
     for field in dataclasses.fields(RunConfig):

@@ -1,8 +1,7 @@
-"""Tables of a run -> the columns that the page works with.
+"""Tables of a run -> the data columns of the report page.
 
-The page has no tables of its own: every number here is one of ``predictions.csv``, as it stands there, or is computed from a raw
-map. Names are texts as ``records.escape_name`` writes them; addresses are percent-encoded, byte by byte, and stand beside a name
-only where they differ from it.
+Every number comes unchanged from ``predictions.csv`` or is computed from a raw map. Names are escaped by ``records.escape_name``.
+URLs are percent-encoded byte by byte; they are stored only if they differ from the name.
 """
 
 from __future__ import annotations
@@ -27,32 +26,32 @@ from camcli.report.scripts import folder_urls, is_file_name, quoted
 _NOT_IN_BROWSERS = (".tif", ".tiff")
 
 _EXACT = 2**53
-"""Below it every whole number is exact in a page's numbers; a forged one of 300 digits is not written in full."""
+"""JavaScript represents all whole numbers below this exactly. Larger ones, which only a forged table has, are written as floats."""
 
 _LARGEST_SIDE = 1 << 20
-"""Pixels: a forged size above it would make the page's arithmetic useless."""
+"""Maximum size in pixels; larger ones come from a forged record and are ignored."""
 
 SHOWABLE, GONE, NOT_SHOWABLE = 0, 1, 2
-"""What the page can do with an original."""
+"""Whether the page can show the original image."""
 
 ROW_NUMBERS = ("rank", "class_index", "logit", "probability", "peak", "box_x", "box_y", "box_w", "box_h")
 ROW_WORDS = ("class_name", "layer", "method", "status")
 
 
 class Words:
-    """Texts by number: each is written once."""
+    """Texts by number, so that each text is stored once."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
 
     def number(self, text: str) -> int:
-        """Which of the texts it is, from 0."""
+        """The number of a text, counted from 0; a new text gets the next number."""
         return self.numbers.setdefault(text, len(self.numbers))
 
 
 @dataclass
 class Gathered:
-    """What the page shows. ``overlays``: of all painted rows. ``damaged``: images whose rows are not as they were written."""
+    """The data of the page. ``overlays``: of all rows that have one. ``damaged``: number of images whose rows were changed."""
 
     words: Words = field(default_factory=Words)
     images: dict[str, list[Any]] = field(default_factory=dict)
@@ -63,7 +62,7 @@ class Gathered:
     damaged: int = 0
 
     def as_json(self, settings: Mapping[str, Any], record: Mapping[str, Any], path: str) -> dict[str, Any]:
-        """All of it, for the script file; ``settings`` of the run in the folder ``path``, ``record`` its ``run.json``."""
+        """The data for the script file. ``settings``: of the run in the folder ``path``. ``record``: its ``run.json``."""
         inputs = settings.get("inputs")
         return {
             "words": list(self.words.numbers),
@@ -77,13 +76,13 @@ class Gathered:
         }
 
     def used(self, column: str) -> list[str]:
-        """The different words of a column of the rows, in the order in which they come."""
+        """The different texts in a column of the rows, in order of appearance."""
         words = list(self.words.numbers)
         return [words[number] for number in dict.fromkeys(self.rows[column])]
 
 
 def gather(root: Root, ledger: Ledger) -> Gathered:
-    """The images, rows, failures and maps of the run in ``root``, in the order of its journal."""
+    """The images, rows, failures and maps of the run in ``root``, in the order of its journal. Raises OSError."""
     found = Gathered(
         images={key: [] for key in ("name", "url", "original", "predicted", "confidence", "label", "correct")},
         rows={key: [] for key in ("image", *ROW_WORDS, *ROW_NUMBERS, "overlay", "entropy", "border")},
@@ -109,10 +108,10 @@ def gather(root: Root, ledger: Ledger) -> Gathered:
 
 
 def _page_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide where in an overlay its map lies; None for one that is not of its type."""
+    """The settings that determine where the map is in an overlay; None for a value of the wrong type."""
     side = settings.get("max-side")
     return {
-        "fit": next((fit for fit in RESIZE_MODES if fit == settings.get("fit")), None),
+        "fit": next((mode for mode in RESIZE_MODES if mode == settings.get("fit")), None),
         "style": next((style for style in STYLES if style == settings.get("style")), None),
         "legend": settings.get("legend") is True,
         "caption": settings.get("caption") is True,
@@ -121,7 +120,7 @@ def _page_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _input_shape(preprocess: Any) -> dict[str, Any] | None:
-    """How images become the network's input, as far as the page needs it; None where ``run.json`` does not say, or nonsense."""
+    """The part of the preprocessing that the page needs; None if ``run.json`` has none, or an invalid one."""
     found = preprocess if isinstance(preprocess, dict) else {}
     sizes = {key: found.get(key) for key in ("resize_to", "crop")}
     right = all(isinstance(size, list) and len(size) == 2 and all(map(_is_side, size)) for size in sizes.values())
@@ -178,7 +177,7 @@ def _add_row(found: Gathered, number: int, image: str, row: Mapping[str, str]) -
 
 
 def _overlay_url(overlay: str, image: str) -> str:
-    """What follows the image's name in the address of its overlay; all of it, with a slash before, where that does not begin so."""
+    """The end of the overlay's URL behind the image's name, or a slash and the whole URL if it does not begin with that name."""
     beginning = f"overlays/{image}"
     return quoted(overlay[len(beginning) :]) if overlay.startswith(f"{beginning}.") else f"/{quoted(overlay)}" if overlay else ""
 
@@ -187,17 +186,17 @@ def _add_map(found: Gathered, root: Root, row: Mapping[str, str], settings: Mapp
     values = None
     if settings.get("save-maps"):
         if row["overlay"]:
-            values = _map_of(root, unescape_name(row["overlay"]))
+            values = _raw_map(root, unescape_name(row["overlay"]))
         found.maps.add(len(found.rows["image"]) - 1, values)
     for column, measure in (("entropy", entropy), ("border", border_share)):
         value = None if values is None else measure(values)
         found.rows[column].append(None if value is None else round(value, 5))
 
 
-def _map_of(root: Root, overlay: str) -> np.ndarray | None:
-    """The raw map of ``overlay``, (h, w) float32; None where there is none, or none that is whole.
+def _raw_map(root: Root, overlay: str) -> np.ndarray | None:
+    """The raw map of ``overlay``, (h, w) float32; None if there is none or it is damaged.
 
-    Raises OSError where it cannot be read just now: a page that lacks it must not look complete.
+    Raises OSError if it exists and cannot be read, so that no page is written that lacks it.
     """
     try:
         return read_map(root, overlay)

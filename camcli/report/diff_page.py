@@ -1,4 +1,4 @@
-"""A comparison of two runs -> one page on which to look at it; the overlays stay where they are."""
+"""A comparison of two runs -> one HTML page. The page refers to the overlays of both runs and does not copy them."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from camcli.runs.diff import Change, Comparison
 _SCRIPTS = ("base.js", "address.js", "grid.js", "shapes.js", "dialog.js", "diff.js")
 
 
-def write_changes(found: Comparison, runs: tuple[str, str], page: str) -> None:
-    """Write the comparison of the output folders ``runs`` to the file ``page``; one of camcli's own is replaced.
+def write_diff_page(found: Comparison, runs: tuple[str, str], page: str) -> None:
+    """Write the comparison of the output folders ``runs`` to the file ``page``; an earlier page of camcli is replaced.
 
-    The page shows each run's thumbnails where ``camcli report`` has made them, otherwise the overlays themselves. Raises as
-    ``check_page`` does.
+    The page shows thumbnails if ``camcli report`` has made them, otherwise the overlays. Raises as ``check_page`` does.
     """
     check_page(page)
     folder = os.path.dirname(os.path.abspath(page))
-    write_file(page, changes_html(found, runs, folder).encode("utf-8"))
+    write_file(page, diff_html(found, runs, folder).encode("utf-8"))
 
 
 def check_page(page: str) -> None:
-    """Raise InputError where ``page`` cannot be the path of an HTML page, OutputError where a file that is not ours has it."""
+    """Raise InputError if ``page`` is not a possible HTML file, and OutputError if it is a file that camcli did not write."""
     folder = os.path.dirname(os.path.abspath(page))
     if os.path.isdir(page) or not os.path.isdir(folder) or not page.lower().endswith((".html", ".htm")):
         raise InputError(
-            f"--report {escape_name(page)!r} cannot be the page: name a file, such as changes.html, in a folder that exists."
+            f"--report {escape_name(page)!r} is not a possible file: name an HTML file, such as changes.html, in an "
+            "existing folder."
         )
     try:
         if os.path.lexists(page) and not is_report(Root(folder), os.path.basename(page)):
-            raise OutputError(f"{escape_name(page)!r} is not a page of camcli; name another file.")
+            raise OutputError(f"{escape_name(page)!r} was not written by camcli; choose another file.")
     except OSError as error:
         raise output_error(error.filename or page, error) from error
 
 
-def changes_html(found: Comparison, runs: tuple[str, str], folder: str) -> str:
-    """The page, to stand in ``folder``: style, program and data within."""
+def diff_html(found: Comparison, runs: tuple[str, str], folder: str) -> str:
+    """The HTML page for ``folder``, with styles, scripts and data inside."""
     data = {
         "runs": [escape_name(run) for run in runs],
         "urls": [folder_urls(run, folder)[0] for run in runs],
@@ -58,11 +58,11 @@ def changes_html(found: Comparison, runs: tuple[str, str], folder: str) -> str:
         **_columns(found.changes, runs),
     }
     title = " and ".join(_names(runs))
-    return filled_page("changes.html", ("report.css", "changes.css"), _SCRIPTS, title=title, data=Markup(json_script(data)))
+    return filled_page("diff.html", ("report.css", "diff.css"), _SCRIPTS, title=title, data=Markup(json_script(data)))
 
 
 def _names(runs: tuple[str, str]) -> tuple[str, str]:
-    """What to call the two: their folders' own names, or their whole paths where those are the same."""
+    """Names of the two runs: the names of their folders, or their whole paths if the names are equal."""
     one, other = (os.path.abspath(run) for run in runs)
     if os.path.basename(one) != os.path.basename(other):
         one, other = os.path.basename(one), os.path.basename(other)

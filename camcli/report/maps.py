@@ -1,4 +1,4 @@
-"""Raw maps -> what can be said of each in a number, and script files from which the page reads their values."""
+"""Raw maps -> statistics of each map, and the chunks of map values that the page loads as scripts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ _CHUNK_BYTES = 128 * 1024
 
 
 def entropy(values: np.ndarray) -> float | None:
-    """How spread out a map (h, w) is, from 0 (one cell has it all) to 1 (all cells alike); None where nothing is positive.
+    """Normalized Shannon entropy of a map (h, w): 0 if one cell has everything, 1 if all cells are equal; None if none is positive.
 
-    The Shannon entropy of the map's positive part, normalised to a distribution, as a fraction of the highest that so many cells
-    can have.
+    It is the entropy of the map's positive values, normalized to a distribution, divided by the entropy of a uniform map.
     """
     shares = _shares(values)
     if shares is None:
@@ -26,7 +25,7 @@ def entropy(values: np.ndarray) -> float | None:
 
 
 def border_share(values: np.ndarray) -> float | None:
-    """The share of a map's (h, w) positive sum that falls on its outermost ring of cells; None where nothing is positive."""
+    """The share of the outermost ring of cells in the sum of a map's (h, w) positive values; None if no value is positive."""
     shares = _shares(values)
     return None if shares is None else float(1 - shares[1:-1, 1:-1].sum())
 
@@ -38,7 +37,7 @@ def _shares(values: np.ndarray) -> np.ndarray | None:
 
 
 class MapChunks:
-    """Maps in the order of the rows, gathered into chunks of about 128 KiB: ``starts`` says with which row each begins."""
+    """Maps in the order of the rows, in chunks of about 128 KiB. ``starts``: the first row of each chunk."""
 
     def __init__(self) -> None:
         self.starts: list[int] = []
@@ -46,7 +45,7 @@ class MapChunks:
         self._room = 0
 
     def add(self, row: int, values: np.ndarray | None) -> None:
-        """The map of ``row``, (h, w) float32 or None: height, width, and the values as base64 of little-endian floats."""
+        """Add the map of ``row``, (h, w) float32 or None, as height, width, and base64 of little-endian floats."""
         if self._room <= 0:
             self.starts.append(row)
             self.chunks.append([])

@@ -1,4 +1,4 @@
-"""Values -> pages and their script files: a page that is opened from disk may not fetch, but it may load scripts."""
+"""Values -> pages and script files. A page that is opened from disk cannot fetch data, but it can load scripts."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _ESCAPES = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u20
 
 
 def json_script(value: Any) -> str:
-    """``value`` as JSON that may stand anywhere in a page: nothing in it can end or open a tag, or break a line of a script."""
+    """``value`` as JSON that is safe anywhere in a page: it cannot open or close a tag, or break a line of a script."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
 
 
 def quoted(name: str) -> str:
-    """The path of a file as part of a URL: every byte but letters, digits, ``_.-~`` and ``/`` percent-encoded."""
+    """The path of a file as part of a URL: all bytes except letters, digits, ``_.-~`` and ``/`` are percent-encoded."""
     return quote(os.fsencode(name), safe="/")
 
 
 def is_file_name(value: Any) -> TypeGuard[str]:
-    """Whether a value out of a document is a text that a file or folder can have as its path."""
+    """Whether a value from a document is a text that can be the path of a file or folder."""
     if not isinstance(value, str) or not value or "\0" in value:
         return False
     try:
         os.fsencode(value)
-    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+    except UnicodeEncodeError:  # a lone surrogate that represents no byte
         return False
     return True
 
 
 def folder_urls(folder: str, seen_from: str) -> list[str]:
-    """URLs under which a page in ``seen_from`` may find the files of ``folder``, the best first; each ends in a slash.
+    """URLs of ``folder`` for a page in ``seen_from``, the preferred one first; each ends with a slash.
 
-    A relative one comes first where both have a place in common, so that they can be moved together.
+    If both have a common parent folder, a relative URL comes first, so that they can be moved together.
     """
     absolute = f"file://{quoted(os.path.abspath(folder)).rstrip('/')}/"
     common = os.path.commonpath([os.path.abspath(folder), os.path.abspath(seen_from)])
@@ -51,7 +51,7 @@ def folder_urls(folder: str, seen_from: str) -> list[str]:
 
 
 def filled_page(template: str, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
-    """The page ``template`` with ``styles`` and ``scripts`` within it, all of the folder ``page``; ``values`` are escaped."""
+    """The page ``template`` with ``styles`` and ``scripts`` inside, all from the folder ``page``; ``values`` are escaped."""
     loader = FunctionLoader(_resource)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     style, program = (Markup("\n".join(map(_resource, names))) for names in (styles, scripts))

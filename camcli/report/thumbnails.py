@@ -1,4 +1,4 @@
-"""Overlays -> small JPEGs, in threads; only those that are missing or older than their overlay."""
+"""Overlays -> thumbnails (small JPEGs), made in threads. Only missing and outdated thumbnails are made."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from camcli.layout import thumbnail_file
 from camcli.output.root import Root
 
 LONGER_SIDE = 176
-"""Pixels of a thumbnail."""
+"""Pixels of the longer side of a thumbnail."""
 
 _QUALITY = 78
 
 MOST_PIXELS = 64_000_000
-"""Of a picture that is decoded whole before it is made small: 256 MB at four bytes a pixel."""
+"""Maximum size of an overlay that must be decoded in full size: 256 MB at four bytes per pixel."""
 
 MOST_JPEG_PIXELS = 400_000_000
-"""Of a JPEG, which is decoded at an eighth of its size: the largest photo by default, twice beside itself."""
+"""Maximum size of a JPEG, which is decoded at an eighth of its size: two of the largest photos by default side by side."""
 
 MOST_SIDE = 65_535
-"""Pixels; the longest side that a JPEG can have."""
+"""Maximum width and height of a JPEG in pixels."""
 
 _MANY_PIXELS = 12_000_000
 _ONE_LARGE = threading.Lock()
-"""Held while a picture of more than _MANY_PIXELS is decoded, so that the memory for it is needed once, not once a thread."""
+"""Held while an overlay of more than _MANY_PIXELS is decoded, so that only one thread needs that memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Thumbnails written by this call, and overlays of which none could be made."""
+    """Numbers of thumbnails that were made, and of overlays whose thumbnail could not be made."""
 
     made: int
     impossible: int
 
 
 def current_thumbnail(root: Root, overlay: str) -> str:
-    """The thumbnail of ``overlay`` in ``root``; empty where there is none, or an older one."""
+    """The name of the thumbnail of ``overlay`` in ``root``; empty if it is missing or outdated."""
     name = thumbnail_file(overlay)
     try:
         return name if _is_current(root, name, overlay) else ""
@@ -56,32 +56,32 @@ def current_thumbnail(root: Root, overlay: str) -> str:
 
 
 def make_thumbnails(root: Root, overlays: Iterable[str], workers: int, stop: threading.Event) -> Made:
-    """Thumbnails for ``overlays`` of the output folder ``root``. Raises OutputError.
+    """Make missing and outdated thumbnails of ``overlays`` in the output folder ``root``. Raises OutputError.
 
-    Once ``stop`` is set no further ones are made. Each is complete or absent.
+    After ``stop`` is set no further thumbnail is begun. Each file is complete or absent.
     """
-    waiting = _Shared(overlays)
+    waiting = _SharedNames(overlays)
 
     def work() -> Counter[bool | None]:
         made: Counter[bool | None] = Counter()
         try:
             while not stop.is_set() and (overlay := waiting.next()) is not None:
                 made[_make(root, overlay)] += 1
-        except BaseException:  # a full disk: nobody needs to go on
+        except BaseException:  # such as a full disk: stop all threads
             waiting.clear()
             raise
         return made
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="thumbnail")
-    try:  # one task a thread, not one an overlay: a million of those would take a gigabyte
+    try:  # one task per thread, not per overlay: a million tasks take a gigabyte
         made = sum((task.result() for task in [pool.submit(work) for _ in range(workers)]), Counter[bool | None]())
     finally:
         pool.shutdown(cancel_futures=True)
     return Made(made[True], made[False])
 
 
-class _Shared:
-    """Names that several threads take one by one."""
+class _SharedNames:
+    """A list of names that several threads consume."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = iter(names)
@@ -93,20 +93,20 @@ class _Shared:
             return next(self._names, None)
 
     def clear(self) -> None:
-        """Forget the names that are left."""
+        """Drop the remaining names."""
         with self._lock:
             self._names = iter(())
 
 
 def _make(root: Root, overlay: str) -> bool | None:
-    """True for a thumbnail made, False for one that cannot be, None for one that was there."""
+    """True if the thumbnail was made, False if it cannot be made, None if it was up to date."""
     target = thumbnail_file(overlay)
     try:
         if _is_current(root, target, overlay):
             return None
         with root.open(overlay) as file:
             data = thumbnail_jpeg(file)
-    except Exception:  # gone, or not whole: verify says which. Pillow's plugins raise almost anything for a damaged file
+    except Exception:  # missing or damaged, which camcli verify reports; Pillow's plugins raise almost any exception
         return False
     try:
         root.write(target, data)
@@ -116,7 +116,7 @@ def _make(root: Root, overlay: str) -> bool | None:
 
 
 def _is_current(root: Root, target: str, source: str) -> bool:
-    """Whether ``target`` is not older than ``source``. Raises FileNotFoundError where there is no source."""
+    """Whether ``target`` exists and is not older than ``source``. Raises FileNotFoundError if there is no source."""
     made, there = root.status(source), root.status(target)
     if made is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), root.at(source))
@@ -124,7 +124,7 @@ def _is_current(root: Root, target: str, source: str) -> bool:
 
 
 def thumbnail_jpeg(source: BinaryIO) -> bytes:
-    """The picture in ``source`` as a small JPEG. Raises ValueError for one that would cost too much, and what Pillow raises."""
+    """A thumbnail of the image in ``source`` as a JPEG file. Raises ValueError for too many pixels, and Pillow's exceptions."""
     canvas = _webp_pixels(source.read(30))
     source.seek(0)
     with contextlib.ExitStack() as stack:
@@ -132,7 +132,7 @@ def thumbnail_jpeg(source: BinaryIO) -> bytes:
             stack.enter_context(_ONE_LARGE)
         picture = stack.enter_context(PillowImage.open(source, formats=("JPEG", "PNG", "WEBP")))
         pixels = _checked_pixels(picture)
-        picture.draft("RGB", (LONGER_SIDE, LONGER_SIDE))  # a JPEG is decoded at the least size that will do
+        picture.draft("RGB", (LONGER_SIDE, LONGER_SIDE))  # a JPEG is decoded at the smallest sufficient size
         if not canvas and pixels > _MANY_PIXELS:
             stack.enter_context(_ONE_LARGE)
         small = picture.convert("RGB")
@@ -143,7 +143,7 @@ def thumbnail_jpeg(source: BinaryIO) -> bytes:
 
 
 def _checked_pixels(picture: PillowImage.Image) -> int:
-    """Width times height. Raises ValueError where that is so much that decoding may take all memory, or minutes."""
+    """Width times height. Raises ValueError if decoding could take too much memory or time."""
     width, height = picture.size
     in_steps = picture.format == "JPEG" and not picture.info.get("progressive")
     if max(width, height) > MOST_SIDE or width * height > (MOST_JPEG_PIXELS if in_steps else MOST_PIXELS):
@@ -152,9 +152,9 @@ def _checked_pixels(picture: PillowImage.Image) -> int:
 
 
 def _webp_pixels(start: bytes) -> int:
-    """Width times height of a WebP, by the first 30 bytes of a file; 0 for any other file. Raises ValueError for too many.
+    """Width times height of a WebP from the first 30 bytes of the file; 0 for other formats. Raises ValueError for too many pixels.
 
-    Pillow allocates the whole canvas when it opens one. See RFC 9649, sections 2.5 to 2.7.
+    This is needed because Pillow allocates the whole canvas when it opens a WebP. See RFC 9649, sections 2.5 to 2.7.
     """
     if start[:4] != b"RIFF" or start[8:12] != b"WEBP":
         return 0

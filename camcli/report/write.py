@@ -1,4 +1,4 @@
-"""The report of a run, written into its folder: page, data, thumbnails; what is there and the same is left alone."""
+"""Write the report of a run into its folder: page, data and thumbnails. Files that have not changed are not written again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import InputError, OutputError
+from camcli.images.limits import pillow_unlimited
 from camcli.layout import REPORT_FOLDER, REPORT_PAGE, SCRATCH, thumbnail_file
 from camcli.output.checks import check_kinds
 from camcli.output.files import is_report
@@ -29,19 +30,20 @@ from camcli.resources import available_cores
 from camcli.runs.verify import run_folders
 
 _IN_SCRIPTS = "backslashreplace"
-"""Half of a surrogate pair, which is no UTF-8, as a script writes it in a text."""
+"""Error handler for lone surrogates, which UTF-8 cannot encode: they become escapes of JavaScript."""
 
 _SCRIPTS = (
     "base.js", "address.js", "state.js", "grid.js", "cards.js", "shapes.js", "charts.js", "values.js", "dialog.js", "view.js",
     "main.js",
 )  # fmt: skip
-"""In the order in which they need one another."""
+"""In the order of their dependencies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a report shows and what it took: ``thumbnails`` made, ``pictureless``: overlays without one,
-    ``damaged`` images whose rows are. ``page`` is None where it was stopped before the page was written.
+    """A written report. ``page``: its path, None if it was stopped before the page was written. ``thumbnails``: number made now.
+
+    ``pictureless``: overlays without a thumbnail. ``damaged``: images that are left out because their rows are damaged.
     """
 
     page: str | None
@@ -53,24 +55,27 @@ class Report:
     damaged: int
 
 
+@pillow_unlimited()
 def report_run(path: str, stop: threading.Event | None = None) -> Report:
-    """Write the report of the run in the folder ``path``, whose lock it takes. Raises InUseError, and as ``write_report`` does.
+    """Write the report of the run in the folder ``path``, holding its lock. Raises as ``write_report`` does.
 
-    InputError too where the folder holds parts of a run only.
+    Also raises InUseError, and InputError if the folder holds only shards of a run.
     """
     root = run_folders(path)[0]
     if root.path != os.path.abspath(path):
-        raise InputError(f"{escape_name(path)!r} holds parts of a run: join them with camcli merge, or report each part's folder.")
+        raise InputError(
+            f"{escape_name(path)!r} holds shards of a run: combine them with camcli merge, or report on the folder of a shard."
+        )
     check_kinds(root)
-    with undisturbed(root, f"a run is writing into {escape_name(path)!r}; report on it when that has ended."):
+    with undisturbed(root, f"a run is writing into {escape_name(path)!r}; run camcli report when it has finished."):
         return write_report(root, stop)
 
 
 def write_report(root: Root, stop: threading.Event | None = None) -> Report:
-    """Write the report of the run in ``root``, whose lock is held. ``stop``, once set, ends it before the page.
+    """Write the report of the run in ``root``; the caller holds its lock. If ``stop`` is set, no page is written.
 
-    Raises InputError where the folder holds no run, SettingsError where another program has rewritten a table or the overlays are
-    of two looks, OutputError.
+    Raises InputError if the folder holds no run, SettingsError if another program has changed a table or if the overlays have two
+    different looks, and OutputError.
     """
     stop = stop or threading.Event()
     try:
@@ -79,7 +84,7 @@ def write_report(root: Root, stop: threading.Event | None = None) -> Report:
             raise InputError(f"{escape_name(root.path)!r} holds no run of camcli, or its journal is damaged.")
         check_one_look(root)
         if root.exists(REPORT_PAGE) and not is_report(root):
-            raise OutputError(f"{escape_name(root.at(REPORT_PAGE))!r} is not a report of camcli; move it away first.")
+            raise OutputError(f"{escape_name(root.at(REPORT_PAGE))!r} was not written by camcli; move it away first.")
         root.make_folder(SCRATCH)
         root.clear_scratch()
         ledger = Ledger(root, header.settings, header.redrawn)
@@ -104,7 +109,7 @@ def write_report(root: Root, stop: threading.Event | None = None) -> Report:
 
 
 def _write_page(root: Root, found: Gathered, settings: Mapping[str, Any], earlier: set[str]) -> None:
-    """Data first, the page last; then remove what an ``earlier`` report had and this one has not."""
+    """Write the data first and the page last, then remove files that only the ``earlier`` report had."""
     record = read_record(root)
     files = dict(_data_files(found, settings, record, root.path))
     page = page_html(_title(root.path), record, settings, found).encode("utf-8")
@@ -132,7 +137,7 @@ def _title(path: str) -> str:
 
 
 def page_html(title: str, record: Mapping[str, Any], settings: Mapping[str, Any], found: Gathered | None = None) -> str:
-    """The page: style and scripts within, the data beside it. ``record``: ``run.json``; ``found``: what the tables hold."""
+    """The HTML page with styles and scripts inside; the data is in a file of its own. ``found``: the contents of the tables."""
     layers, methods = ([], []) if found is None else (found.used("layer"), found.used("method"))
     about = about_run(record, settings, layers, methods)
     return filled_page("report.html", ("report.css",), _SCRIPTS, title=title, about=about)

@@ -15,6 +15,7 @@ from camcli.config.run import LOOKS
 from camcli.errors import ImageError, InputError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import input_window
+from camcli.images.limits import pillow_unlimited
 from camcli.layout import OVERLAYS, RUN_RECORD
 from camcli.output.checks import is_unchanged
 from camcli.output.folder import OutputFolder
@@ -56,6 +57,7 @@ OnProgress = Callable[[int, int], None]
 """Called with the number of finished images and the number of all images."""
 
 
+@pillow_unlimited()
 def redraw(path: str, changes: Mapping[str, Any], on_progress: OnProgress = lambda _done, _of: None) -> Redrawn:
     """Redraw every overlay of the run in ``path`` with ``changes`` to its settings; only settings in LOOKS are changed.
 

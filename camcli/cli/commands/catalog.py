@@ -1,4 +1,4 @@
-"""``camcli models``, ``layers``, ``classes``, ``methods``: what there is to choose from."""
+"""``camcli models``, ``layers``, ``classes`` and ``methods``: the values that options of ``camcli run`` take."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LABELS = typer.Option("--labels", metavar="FILE", help="File with the class nam
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Whether ``pattern``, a part of a name or a glob, fits; case does not matter."""
+    """Whether ``name`` contains ``pattern`` or matches it as a glob, ignoring case."""
     folded, wanted = name.casefold(), pattern.casefold()
     return fnmatch.fnmatchcase(folded, wanted) or wanted in folded
 
@@ -36,11 +36,12 @@ def models(
 ) -> None:
     """List the models: name, source, parameters (millions), input (pixels), published ImageNet top-1 (%), on this machine."""
     with loading(Console()):
-        from camcli.models.sources import list_models
+        from camcli.models.sources import all_sources, list_models
 
-    found = [info for info in list_models() if (_matches(info.name, pattern) if pattern else info.source != "timm")]
+        found = [info for info in list_models(hidden=pattern is not None) if pattern is None or _matches(info.name, pattern)]
     if not found:
-        raise ModelError(f"no model matches {pattern!r}. See them all: camcli models, and camcli models 'timm/*'")
+        hidden = [f", and camcli models '{source.prefix}*'" for source in all_sources() if not source.listed_by_default]
+        raise ModelError(f"no model matches {pattern!r}. See them all: camcli models{''.join(hidden)}")
     rows = (
         (
             info.name,
@@ -54,7 +55,7 @@ def models(
     )
     print_table(("name", "source", "parameters_m", "input", "top1", "cached"), rows, right=("parameters_m", "input", "top1"))
     if pattern is None:
-        Console().info("timm's models: camcli models 'timm/*'. Your own: package.module:factory.")
+        Console().info(" ".join(source.hint for source in all_sources() if source.hint))
 
 
 @command("layers", _SECTION)
@@ -121,7 +122,7 @@ def classes(
 
 @contextlib.contextmanager
 def _perhaps_a_class(name: str | None, pattern: str | None) -> Iterator[None]:
-    """Where the only argument names no model, the error also says how to look for a class of that name."""
+    """Inside, the error for an only argument that is no model also says how to search for a class of that name."""
     try:
         yield
     except ModelError as error:
@@ -130,7 +131,7 @@ def _perhaps_a_class(name: str | None, pattern: str | None) -> Iterator[None]:
         from camcli.models.labels import imagenet_labels, similar_classes
 
         found = similar_classes(name, imagenet_labels())
-        advice = f". Classes are looked for with --model: camcli classes --model {RunConfig.model} {name}.{found}" if found else ""
+        advice = f". To search for a class: camcli classes --model {RunConfig.model} {name}.{found}" if found else ""
         raise ModelError(f"{error}{advice}") from error
 
 

@@ -74,9 +74,9 @@ def diff(
         if number:
             console.info(f"{count_words(number, 'image')} only in {escape_name(folder)}.")
     if report is not None:
-        from camcli.report.diff_page import write_changes
+        from camcli.report.diff_page import write_diff_page
 
-        write_changes(found, (first, second), report)
+        write_diff_page(found, (first, second), report)
         console.info(f"Report in {escape_name(report)}.")
     measured = [found.agreement, *([] if found.correlation is None else [found.correlation])]
     if fail_below is not None and min(measured) < fail_below:

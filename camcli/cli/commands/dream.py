@@ -28,7 +28,7 @@ def dream_command() -> Callable[..., None]:
     """The command's function, with an option for each field of DreamConfig, and the options shared with ``camcli run``."""
 
     def dream(name: str | None = None, model: str | None = None, **values: Any) -> None:
-        """Make the picture that a class, a channel or a unit responds to most (feature visualization by activation maximization).
+        """Make the picture that activates a class, a channel or a unit most (feature visualization by activation maximization).
 
         [dim]The picture shows what the network looks for, not what is in your images. Pictures that exist already are kept.[/dim]
         """

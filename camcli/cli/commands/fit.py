@@ -53,9 +53,7 @@ def _execute(config: FitConfig) -> int:
     console = Console(quiet=config.quiet)
     with loading(console, config.backbone, config.weights):
         from camcli.fit.study import fit_model
-        from camcli.images.limits import allow_any_size
 
-    allow_any_size()
     with (
         SIGNALS.deferred(console.promise("Stopping after the images in progress")) as stop,
         console_listener(console, listed_in="failures.csv") as listener,
@@ -82,7 +80,7 @@ def _execute(config: FitConfig) -> int:
 
 def _print_metrics(metrics: Metrics) -> None:
     """Print a row per class: precision, recall, and as which classes its images were classified."""
-    predicted = [f"as {escape_name(name)}" for name in metrics.classes] if len(metrics.classes) <= _MOST_CONFUSED else []
+    predicted = [f"taken for {escape_name(name)}" for name in metrics.classes] if len(metrics.classes) <= _MOST_CONFUSED else []
     rows = [
         (name, str(sum(own)), _percent(precision), _percent(recall), *(map(str, own) if predicted else ()))
         for name, precision, recall, own in zip(

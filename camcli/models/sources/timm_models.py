@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from camcli.errors import ModelError, WeightsError, did_you_mean
-from camcli.models.build import as_module, class_count, with_weights
-from camcli.models.checkpoints import build_meta, is_checkpoint
-from camcli.models.download import explain_download_failure, hub_without_retries, is_cached
 from camcli.models.labels import IMAGENET_SIZE, default_labels, imagenet_labels
 from camcli.models.request import ModelInfo, ModelRequest
-from camcli.records import LoadedModel, Preprocess
+from camcli.models.source_text import imagenet_names, registered_models
+from camcli.models.sources import ModelSource, register_source
+from camcli.records import LoadedModel
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class TimmSource:
+@register_source
+class TimmSource(ModelSource):
     """timm's models, as ``timm/NAME``."""
 
+    name = "timm"
+    priority = 30
+    prefix = "timm/"
+    packages = ("timm",)
+    listed_by_default = False  # more than a thousand
+    hint = "timm's models: camcli models 'timm/*'."
+
     def owns(self, name: str) -> bool:
-        """Whether it begins with ``timm/``."""
-        return name.startswith("timm/")
+        """Whether ``name`` begins with ``timm/``."""
+        return name.startswith(self.prefix)
 
     def load(self, request: ModelRequest) -> LoadedModel:
         """The architecture with timm's pretrained weights, a checkpoint's, or random ones. Raises ModelError, WeightsError."""
         import timm
 
+        from camcli.models.build import as_module, with_weights
+        from camcli.models.checkpoints import build_meta
+        from camcli.models.download import explain_download_failure, hub_without_retries
+        from camcli.models.preprocess import preprocess_of_timm
+
         name = self._checked(request)
-        if request.random or is_checkpoint(request.weights):
+        if request.random or request.checkpoint:
 
             def build(**options: Any) -> nn.Module:
                 return as_module(timm.create_model(name, pretrained=False, **options))
@@ -69,55 +82,54 @@ class TimmSource:
     def _checked(self, request: ModelRequest) -> str:
         import timm
 
-        name = request.name.removeprefix("timm/")
+        name = request.name.removeprefix(self.prefix)
         try:
             known = timm.is_model(name)
         except Exception:  # a malformed name
             known = False
         if not known:
-            names = [f"timm/{known}" for known in timm.list_models()]
+            names = [self.prefix + known for known in timm.list_models()]
             raise ModelError(f"timm has no model {name!r}.{did_you_mean(request.name, names)} See them all: camcli models 'timm/*'")
         return name
 
     def list(self) -> Iterator[ModelInfo]:
-        """Every architecture; what only an instance could tell is left open."""
+        """Every architecture; what only an instance could tell is left out."""
         import timm
+
+        from camcli.models.download import is_cached
 
         for name in timm.list_models():
             config = timm.get_pretrained_cfg(name)
             size = (config.input_size[1], config.input_size[2]) if config is not None else None
             cached = config is not None and config.hf_hub_id is not None and is_cached(config.hf_hub_id, hub=True)
-            yield ModelInfo(f"timm/{name}", "timm", None, size, None, cached)
+            yield ModelInfo(self.prefix + name, self.name, None, size, None, cached)
 
     def labels(self, request: ModelRequest) -> tuple[str, ...]:
-        """ImageNet's or those of the data set timm names; of a checkpoint, by the size of its head."""
+        """The names of ImageNet or of another data set that timm knows; for a checkpoint, names for the size of its head."""
         import timm
 
+        from camcli.models.build import as_module
+        from camcli.models.checkpoints import build_meta
+
         name = self._checked(request)
-        if is_checkpoint(request.weights):
+        if request.checkpoint:
             return self.load(request).classes
         return _timm_labels(build_meta(lambda **options: as_module(timm.create_model(name, pretrained=False, **options))))
 
+    def complete_names(self) -> Iterable[str]:
+        """The models that timm's source registers."""
+        return (self.prefix + name for name in registered_models("timm"))
 
-def preprocess_of_timm(module: nn.Module) -> Preprocess:
-    """The same steps as timm's evaluation transform for the module's data configuration."""
-    import timm
-
-    config = timm.data.resolve_model_data_config(module)
-    height, width = config["input_size"][1:]
-    pct = config["crop_pct"] or 0.875
-    # timm floors each side of the input divided by the crop fraction (timm.data.transforms_factory)
-    resize_to = (int(height / pct), int(width / pct))
-    resize = {"squash": "squash", "border": "contain"}.get(config["crop_mode"], "cover")
-    if resize == "cover" and resize_to[0] == resize_to[1]:
-        resize = "short"
-    interpolation = {"random": "bicubic"}.get(config["interpolation"], config["interpolation"])
-    return Preprocess(resize, resize_to, (height, width), interpolation, tuple(config["mean"]), tuple(config["std"]))
+    def complete_classes(self, name: str) -> Sequence[str] | None:
+        """ImageNet's, which most of timm's models have."""
+        return imagenet_names() if self.owns(name) else None
 
 
 def _timm_labels(module: nn.Module) -> tuple[str, ...]:
     """The names of the data set the model was trained on, where timm knows it."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    from camcli.models.build import class_count
 
     count = class_count(module)
     if count == IMAGENET_SIZE:
@@ -132,7 +144,7 @@ def _timm_labels(module: nn.Module) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _quiet_hub(quiet: bool) -> Iterator[None]:
-    """The hub's own progress bars off, and on again."""
+    """Inside, the hub shows no progress bars if ``quiet``."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     before = are_progress_bars_disabled()

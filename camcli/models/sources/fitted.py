@@ -1,24 +1,28 @@
-"""Models that ``camcli fit`` has made: a folder with a description, the weights, and the names of the classes."""
+"""Models made by ``camcli fit``: a folder with a description, the weights, and the class names."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from camcli.config.fingerprint import fitted_file
 from camcli.documents import parse_json, read_document
 from camcli.errors import ModelError, WeightsError
 from camcli.layout import FITTED_MARK, FITTED_WEIGHTS
-from camcli.models.gap_classifier import GapClassifier, cut_classifier
-from camcli.models.request import ModelInfo, ModelRequest, ModelSource
+from camcli.models.request import ModelInfo, ModelRequest
+from camcli.models.sources import ModelSource, all_sources, register_source
 from camcli.records import Grid, Layer, LoadedModel, Preprocess, escape_name, preprocess_of
+
+if TYPE_CHECKING:
+    from camcli.models.gap_classifier import GapClassifier
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a model's folder says of it: which backbone was cut where, how it wants its images, and what the classes are."""
+    """The description in a model's folder: the backbone, the layer after which it is cut, the preprocessing and the classes."""
 
     backbone: str
     layer: str
@@ -27,31 +31,34 @@ class Fitted:
     classes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """For the model's description."""
+        """The description as JSON values."""
         return {"camcli-fit": 1, **asdict(self)}
 
 
-class FittedSource:
-    """Folders that ``camcli fit`` has written. ``sources``: where their backbones come from."""
+@register_source
+class FittedSource(ModelSource):
+    """Folders that ``camcli fit`` has written."""
 
-    def __init__(self, sources: tuple[ModelSource, ...]) -> None:
-        self._sources = sources
+    name = "fitted"
+    priority = 40
+    packages = ("timm",)  # whose code cuts the backbone
+    offline_weights = "DEFAULT"  # they are in the folder
 
     def owns(self, name: str) -> bool:
-        """Whether the folder of that name holds a model's description."""
+        """Whether ``name`` is a folder with a model's description."""
         return os.path.isfile(fitted_file(name, FITTED_MARK))
 
     def load(self, request: ModelRequest) -> LoadedModel:
         """The classifier in the folder, bit-equal to the one that was fitted. Raises ModelError and WeightsError.
 
-        The architecture comes from its source, the weights from the folder's safetensors file. Where the backbone is the user's own
-        code, loading it would run that code, so it has to be named: ``request.weights`` must be the factory.
+        The architecture comes from the backbone's source, the weights from the folder's safetensors file. If the backbone is the
+        user's own code, loading it would run that code, so the user has to name it: ``request.weights`` must be the factory.
         """
         fitted = read_fitted(request.name)
         own_code = ":" in fitted.backbone
         if own_code and request.weights != fitted.backbone:
             raise WeightsError(
-                f"{escape_name(request.name)} stands on code of its own, which would run: "
+                f"{escape_name(request.name)}: loading it runs custom backbone code, "
                 f"{escape_name(fitted.backbone)}. If you trust it, add "
                 f"--weights {escape_name(fitted.backbone)}"
             )
@@ -59,22 +66,30 @@ class FittedSource:
             raise WeightsError(f"{escape_name(request.name)} brings its own weights: leave --weights out.")
         weights = fitted_file(request.name, FITTED_WEIGHTS)
         tensors = _read_weights(weights, request.name, len(fitted.classes))
-        classifier = empty_classifier(fitted, self._sources)
+        classifier = empty_classifier(fitted)
         _fill_classifier(classifier, tensors, weights)
-        words = f"fitted on {fitted.backbone} at {fitted.layer}"
-        return LoadedModel(request.name, classifier, fitted.preprocess, fitted.classes, words)
+        description = f"fitted on {fitted.backbone} at {fitted.layer}"
+        return LoadedModel(request.name, classifier, fitted.preprocess, fitted.classes, description)
 
     def list(self) -> Iterator[ModelInfo]:
-        """Nothing: they lie anywhere."""
+        """Nothing: they can be in any folder."""
         yield from ()
 
     def labels(self, request: ModelRequest) -> tuple[str, ...]:
-        """The classes that the folder names."""
+        """The classes in the description."""
         return read_fitted(request.name).classes
+
+    def complete_classes(self, name: str) -> Sequence[str] | None:
+        """The classes in the description, none where it cannot be read."""
+        if not self.owns(name):
+            return None
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return [str(label) for label in parse_json(read_document(fitted_file(name, FITTED_MARK)))["classes"]]
+        return ()
 
 
 def read_fitted(folder: str) -> Fitted:
-    """The description of the model in ``folder``. Raises ModelError where it cannot be read or is not one."""
+    """The description of the model in ``folder``. Raises ModelError where it cannot be read or is no such description."""
     path = fitted_file(folder, FITTED_MARK)
     try:
         found = parse_json(read_document(path))
@@ -91,16 +106,19 @@ def read_fitted(folder: str) -> Fitted:
 
 
 def _refuse_unwritten(classes: Any, grid: Any) -> None:
-    """Raise ValueError for classes and grids that no fitting has written: they would fail later, where nobody knows why."""
+    """Raise ValueError for classes and grids that ``camcli fit`` never writes; later they would fail with an obscure error."""
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise ValueError("classes are not a list of names")
     if grid not in ("nchw", "nhwc"):
         raise ValueError(f"there is no grid {grid!r}")
 
 
-def empty_classifier(fitted: Fitted, sources: tuple[ModelSource, ...]) -> GapClassifier:
-    """The architecture of ``fitted``, with weights that mean nothing. Raises ModelError, LayerError."""
-    source = next((source for source in sources if source.owns(fitted.backbone)), None)
+def empty_classifier(fitted: Fitted) -> GapClassifier:
+    """The architecture of ``fitted``, without trained weights. Raises ModelError, LayerError."""
+    from camcli.models.gap_classifier import cut_classifier
+
+    others = (source for source in all_sources() if source.name != FittedSource.name)  # a description may not name another one
+    source = next((source for source in others if source.owns(fitted.backbone)), None)
     if source is None:
         raise ModelError(f"there is no model {escape_name(fitted.backbone)!r}, on which this one was fitted.")
     backbone = source.load(ModelRequest(fitted.backbone, "none"))
@@ -113,13 +131,13 @@ def empty_classifier(fitted: Fitted, sources: tuple[ModelSource, ...]) -> GapCla
 def _read_weights(path: str, name: str, classes: int) -> Mapping[str, Any]:
     """The tensors of the safetensors file at ``path``, whose head has as many ``classes`` as the description names.
 
-    Raises WeightsError, before the architecture is built: with a head for as many classes as a damaged description may name it
-    could fill the memory.
+    Raises WeightsError before the architecture is built: a damaged description may name so many classes that their head would
+    fill the memory.
     """
     from camcli.models.checkpoints import read_checkpoint
 
     if not os.path.isfile(path):
-        raise WeightsError(f"{escape_name(name)} has no {os.path.basename(path)}: it is not whole.")
+        raise WeightsError(f"{escape_name(name)} has no {os.path.basename(path)}: the folder is incomplete.")
     tensors = read_checkpoint(path)
     head = tensors.get("head.weight")
     if head is None or head.ndim != 2 or head.shape[0] != classes:
@@ -132,7 +150,7 @@ def _read_weights(path: str, name: str, classes: int) -> Mapping[str, Any]:
 
 
 def _fill_classifier(classifier: GapClassifier, tensors: Mapping[str, Any], path: str) -> None:
-    """Give ``classifier`` the weights ``tensors``, all of them, which come from ``path``. Raises WeightsError."""
+    """Load the weights ``tensors``, read from ``path``, into ``classifier``. Raises WeightsError where they do not fit."""
     try:
         classifier.load_state_dict(dict(tensors), strict=True)
     except RuntimeError as error:
