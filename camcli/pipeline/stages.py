@@ -51,7 +51,7 @@ def explain_images(
     depth = 1 if job.device.type == "cuda" else 0  # batches that the device works on while the host goes on
     with _threads(workers, job.config.threads) as (readers, writers), ExitStack() as stack:
         painter = OverlayWriter(writers, job, writer, timer, job.batch_size + workers)
-        prepared = read_ahead(readers, sources, job.inputs, timer, job.batch_size + workers, writer.holding)
+        prepared = read_ahead(readers, sources, job.inputs, timer, job.batch_size + workers, writer.mark_in_flight)
         stack.callback(prepared.close)
         for batch in batches(prepared, _images_at_once(job), stop):
             watch.begin_batch()
