@@ -1,7 +1,6 @@
 """camcli: where does the classifier look? Class activation heatmaps for whole folders of images.
 
-``run`` is the command line's work for Python, ``load`` and ``explain`` are for images in memory. They are imported, and PyTorch
-with them, at their first use.
+``run`` does what ``camcli run`` does; ``load`` and ``explain`` explain images in memory. Their first use imports PyTorch.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""camcli for Python: ``load`` a model by name and ``explain`` files, pictures or tensors, or ``run`` over a folder of images.
+"""camcli for Python: ``load`` a model by name, ``explain`` files, pictures or tensors, and ``run`` over a folder of images.
 
 >>> import camcli
 >>> model = camcli.load("resnet50", layers="layer4")
@@ -40,17 +40,17 @@ from camcli.render.encode import encode_image
 from camcli.render.styles import Notes, paint_overlay, resize_to_fit, style_of
 
 Picture = str | os.PathLike[str] | PillowImage.Image | np.ndarray
-"""What is explained: the path of a file, a picture of Pillow, or an array (H, W, 3), (H, W, 4) or (H, W) of uint8."""
+"""An image to explain: the path of a file, a Pillow image, or a uint8 array (H, W, 3), (H, W, 4) or (H, W)."""
 
 _SUFFIXES = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
 _NOTEBOOK_SIDE = 800
-"""Pixels a side that a picture in a notebook has at most."""
+"""Maximum side in pixels of a picture in a notebook."""
 _MOST_IN_REPR = 3
-"""Heatmaps that a repr names."""
+"""Maximum number of heatmaps that a repr lists."""
 
 
 class Look(TypedDict, total=False):
-    """How a picture looks, by the options of the command line that ``camcli render`` takes too."""
+    """Options for the look of an overlay. They have the names of the options of ``camcli render``."""
 
     style: str
     legend: bool
@@ -65,11 +65,11 @@ class Look(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Explained:
-    """What was found in one image.
+    """The prediction and the heatmaps of one image. A notebook shows the overlay of the first heatmap.
 
-    ``best``: the best class. ``heatmaps``: raw maps (h, w), with the class, layer and method of each. For files and pictures also
-    ``image``, the upright pixels (H, W, 3) uint8 RGB; ``box``, the part of them that a map covers (left, top, width, height
-    in pixels, not rounded); ``pixels``, the whole pixels in it. None for tensors. A notebook shows the first heatmap's overlay.
+    ``best``: the class with the highest logit. ``heatmaps``: raw maps (h, w), each with its class, layer and method.
+    For files and pictures, None for tensors: ``image``, the upright pixels (H, W, 3) uint8 RGB; ``box``, the part of the image that
+    a map covers (left, top, width, height in pixels, not rounded); ``pixels``, the whole pixels inside ``box``.
     """
 
     best: Prediction
@@ -79,34 +79,34 @@ class Explained:
     pixels: Box | None = None
 
     def overlay(self, index: int = 0, **look: Unpack[Look]) -> np.ndarray:
-        """The image with heatmap ``index`` painted over what the network saw, (H, W, 3) uint8 RGB.
+        """The image with heatmap ``index`` painted over the part that the network saw, (H, W, 3) uint8 RGB.
 
-        ``look``: style, legend, caption, colormap, alpha, threshold, outline, max_side, as the options of ``camcli run`` and with
-        their defaults. Raises ConfigError for a value outside its limits, and ValueError where there is nothing to paint: for
-        tensors, which have no picture, and for a map whose status is not ``ok``.
+        ``look``: style, legend, caption, colormap, alpha, threshold, outline and max_side, which mean the same as the options of
+        ``camcli run`` and have the same defaults. Raises ConfigError for a value outside its limits, and ValueError when nothing
+        can be painted: a tensor has no picture, and a map whose status is not ``ok`` has no overlay.
         """
         config = _checked_look(dict(look))
         if self.image is None or self.box is None or self.pixels is None:
-            raise ValueError("there is no picture to paint on: explain files or pictures instead of tensors")
+            raise ValueError("a tensor has no picture to paint on: explain files or pictures instead")
         heatmap = self.heatmaps[index]
         if heatmap.status != "ok":
-            raise ValueError(f"heatmap {index} is {heatmap.status}: there is nothing to paint")
+            raise ValueError(f"heatmap {index} is {heatmap.status}, so there is nothing to paint")
         canvas = resize_to_fit(self.image, config.max_side)
         style, notes = style_of(config.as_dict()), Notes(caption=caption_of(heatmap))
         return paint_overlay(canvas.image, heatmap.values, canvas.part(self.box), canvas.pixels(self.pixels), style, notes)
 
     def save(self, path: str | os.PathLike[str], index: int = 0, **look: Unpack[Look]) -> None:
-        """Write the overlay of heatmap ``index`` to ``path``, as JPEG, PNG or WebP by its suffix; the file is complete or absent.
+        """Write the overlay of heatmap ``index`` to ``path``. The file is complete or absent.
 
-        ``look``: as for ``overlay``, and quality. Raises as ``overlay`` does, ConfigError for another suffix, and OutputError where
-        the file cannot be written.
+        The suffix of ``path`` selects JPEG, PNG or WebP. ``look``: as for ``overlay``, and quality. Raises what ``overlay`` raises,
+        ConfigError for another suffix, and OutputError when the file cannot be written.
         """
         place = os.path.abspath(os.fspath(path))
         suffix = os.path.splitext(place)[1]
         if suffix.lower() not in _SUFFIXES:
-            raise ConfigError(f"cannot tell the format of {os.fspath(path)!r}: end its name in {', '.join(_SUFFIXES)}.")
+            raise ConfigError(f"{os.fspath(path)!r} has no known image suffix: end the name in {', '.join(_SUFFIXES)}.")
         if not os.path.isdir(os.path.dirname(place)):
-            raise OutputError(f"there is no folder {os.path.dirname(place)!r} to write {os.path.basename(place)!r} to.")
+            raise OutputError(f"there is no folder {os.path.dirname(place)!r} for {os.path.basename(place)!r}; create it first.")
         quality = _checked_look(dict(look)).quality
         data = encode_image(self.overlay(index, **look), _SUFFIXES[suffix.lower()], quality)
         write_file(place, data)
@@ -119,17 +119,17 @@ class Explained:
         return f"<Explained: {self.best.class_name!r} {self.best.probability:.3f}{size}, heatmaps [{heatmaps}]>"
 
     def _repr_png_(self) -> bytes | None:
-        """What a notebook shows: the first heatmap's overlay; None where there is nothing to paint."""
+        """The overlay of the first heatmap as PNG, which a notebook shows; None when nothing can be painted."""
         if self.image is None or not self.heatmaps or self.heatmaps[0].status != "ok":
             return None
         return encode_image(self.overlay(max_side=_NOTEBOOK_SIDE), "png", RunConfig.quality)
 
 
 def _checked_look(look: dict[str, Any]) -> RunConfig:
-    """The options of a run with ``look``. Raises ConfigError for a value outside its limits, and TypeError for an unknown name."""
+    """The default config with ``look``. Raises ConfigError for a value outside its limits, and TypeError for an unknown name."""
     names = {name.replace("-", "_") for name in LOOKS} - {"image_format"}
     for name in look.keys() - names:
-        raise TypeError(f"there is no option {name!r} for the look of an overlay, but {', '.join(sorted(names))}")
+        raise TypeError(f"an overlay has no option {name!r}; its options are {', '.join(sorted(names))}")
     return replace(RunConfig(), **look).check()
 
 
@@ -143,14 +143,15 @@ def load(
     fit: str = "crop",
     preprocess: Preprocess | None = None,
 ) -> Job:
-    """A model ready to be explained, by name as ``--model`` takes it, or a classifier of your own.
+    """A model for ``explain``. ``model``: a name as ``--model`` takes it, or your own classifier, a ``torch.nn.Module``.
 
-    ``preprocess`` and ``labels`` are for your own. Without ``preprocess`` the attribute of that name counts, or what timm says of
-    its models; otherwise resize 256, crop 224, ImageNet's mean and deviation. Your module stays as it is: mode, flags and hooks are
-    restored after every call. Raises the UsageError of whatever does not exist, and ModelError for what is no model.
+    ``preprocess`` and ``labels`` describe your own classifier. Without ``preprocess`` its attribute ``preprocess`` is used, or
+    timm's configuration of the model, otherwise resize to 256, crop to 224, ImageNet's mean and standard deviation. Your module
+    is left unchanged: mode, flags and hooks are restored after every call. Raises a UsageError, such as ModelError or LayerError,
+    for something that does not exist, and ModelError when ``model`` is neither a name nor a module.
     """
     if not isinstance(model, (str, nn.Module)):
-        raise ModelError(f"camcli.load takes a model's name or a torch.nn.Module, not {_a(model)}.")
+        raise ModelError(f"camcli.load takes the name of a model or a torch.nn.Module, not {_a(model)}.")
     config = RunConfig(
         model=model if isinstance(model, str) else type(model).__name__,
         weights=weights,
@@ -177,12 +178,13 @@ def explain(
     counterfactual: bool = False,
     fuse: str | None = None,
 ) -> list[Explained]:
-    """Heatmaps for ``images``: paths of image files, pictures of Pillow, arrays (H, W, 3) uint8 RGB, one of them or many.
+    """The prediction and heatmaps of each image, in order.
 
-    Or a tensor (B, 3, H, W), normalised as the model wants it. For each image its ``topk`` best classes and then ``classes``, by
-    index or name; for each class every layer and method. Without ``topk`` the best class, or ``classes`` alone where there are any.
-    Raises the UsageError of a name that does not exist, InputError for what is no image, and ImageError, with the path, for one
-    that cannot be decoded.
+    ``images``: one or several paths of image files, Pillow images or uint8 RGB arrays (H, W, 3), or one tensor (B, 3, H, W),
+    normalised for the model. Each image is explained for its ``topk`` best classes and then for ``classes``, given by index or
+    name; each class for every layer and method. Without ``topk`` it is explained for ``classes``, and without both for its best
+    class. Raises a UsageError for a name that does not exist, InputError for something that is not an image, and ImageError, with
+    the path, for an image that cannot be decoded.
     """
     job = _job(model).with_targets(
         topk=topk,
@@ -212,15 +214,19 @@ def run(
     stop: threading.Event | None = None,
     **options: Any,
 ) -> RunSummary:
-    """Explain every image in ``inputs`` and write the folder ``output``, as ``camcli run`` does: counts, and where the results are.
+    """Explain every image in ``inputs`` and write the folder ``output``, as ``camcli run`` does. Returns counts and paths.
 
-    Called again it does what is missing; the command line may go on with the folder, and the other way round. ``inputs``: a folder
-    or an image file, or several. ``options``: those of ``camcli run`` with ``_`` for ``-``, such as ``model="resnet50"``,
-    ``topk=3`` or ``class_="tabby"``; where an option is repeatable, one value or several. ``stop``: once it is set, by another
-    thread say, the images in progress are finished and the summary says ``interrupted``. Ctrl-C raises KeyboardInterrupt; what was
-    finished is kept. ``listener``: receives messages, failures, progress and each image; by default nobody does. Raises TypeError
-    for an unknown option, and CamcliError for what stops a run. An image that cannot be explained is no error: see
-    ``RunSummary.failed``.
+    Called again with the same arguments, it resumes: it explains only the images that are missing. ``camcli run`` can resume the
+    folder too, and ``run`` can resume a folder of ``camcli run``.
+
+    ``inputs``: a folder or an image file, or several. ``options``: the options of ``camcli run`` with ``_`` for ``-``, such as
+    ``model="resnet50"``, ``topk=3`` or ``class_="tabby"``; a repeatable option takes one value or several. ``stop``: after
+    another thread sets it, the images in progress are finished and the state of the summary is ``interrupted``. Ctrl-C raises
+    KeyboardInterrupt; finished images are kept. ``listener``: receives messages, failures, progress and each image; None ignores
+    them.
+
+    Raises TypeError for an unknown option, and CamcliError when the run cannot start or go on. An image that cannot be explained
+    raises nothing: see ``RunSummary.failed``.
     """
     places = [os.fspath(place) for place in _listed(inputs)]
     config = _run_config({**options, "output": output})
@@ -233,17 +239,17 @@ def run(
 
 
 _COMMAND_LINE_ONLY = ("csv", "format", "null", "verbose", "quiet", "log-file")
-"""Options that are about stdin, stdout and stderr."""
+"""Options that concern stdin, stdout and stderr."""
 
 
 def _argument(field: dataclasses.Field[Any]) -> str:
-    """An option as an argument in Python: ``batch_size`` for ``--batch-size``, ``class_`` for ``--class``."""
+    """The name of an option as a Python argument: ``batch_size`` for ``--batch-size``, ``class_`` for ``--class``."""
     name = option_name(field).replace("-", "_")
     return f"{name}_" if keyword.iskeyword(name) else name
 
 
 def _run_config(options: dict[str, Any]) -> RunConfig:
-    """The config of a run with ``options``. Raises TypeError for an unknown one, ConfigError for a value that it cannot have."""
+    """The config of a run with ``options``. Raises TypeError for an unknown option, ConfigError for an invalid value."""
     fields = {_argument(field): field for field in option_fields(RunConfig) if option_name(field) not in _COMMAND_LINE_ONLY}
     for name in options.keys() - fields:
         raise TypeError(f"camcli.run has no option {name!r}.{did_you_mean(name, fields)}")
@@ -252,7 +258,7 @@ def _run_config(options: dict[str, Any]) -> RunConfig:
 
 
 def _option_value(field: dataclasses.Field[Any], value: Any) -> Any:
-    """``value`` as the field has it. Raises ConfigError for another type."""
+    """``value`` converted to the type of ``field``. Raises ConfigError when it has another type."""
     kind = str(field.type)
     if kind.startswith("tuple"):
         return from_json(field, [str(item) for item in _listed(value)])
@@ -267,57 +273,55 @@ def _a(value: object) -> str:
 
 
 def _job(model: object) -> Job:
-    """``model`` itself. Raises ModelError, which says how to make a model of it, where it is another thing."""
+    """``model``, unchanged. Raises ModelError, which says how to load it, when ``camcli.load`` has not returned it."""
     if isinstance(model, Job):
         return model
-    how = ""
+    advice = ""
     if isinstance(model, nn.Module):
-        how = " Load your module first: model = camcli.load(module)."
+        advice = " Load your module first: model = camcli.load(module)."
     elif isinstance(model, str):
-        how = f" Load it first: model = camcli.load({model!r})."
-    raise ModelError(f"camcli.explain takes the model that camcli.load returns, not {_a(model)}.{how}")
+        advice = f" Load it first: model = camcli.load({model!r})."
+    raise ModelError(f"camcli.explain takes a model that camcli.load has returned, not {_a(model)}.{advice}")
 
 
 def _listed(values: Any) -> tuple[Any, ...]:
-    """A tuple of ``values``: of a single name, number or file, that alone."""
+    """``values`` as a tuple. A single name, number or path becomes a tuple of one."""
     single = isinstance(values, (str, bytes, os.PathLike)) or not isinstance(values, Iterable)
     return (values,) if single else tuple(values)
 
 
 def _checked_batch(images: Tensor) -> Tensor:
-    """``images`` itself, (B, 3, H, W). Raises InputError, which says what to do, for another shape or whole numbers."""
+    """``images``, unchanged. Raises InputError, which says what to do, when they are not (B, 3, H, W) or not floating point."""
     shape = tuple(images.shape)
     if images.ndim == 3 and shape[0] == 3:
-        raise InputError(f"a tensor {shape} is one image without a batch: give tensor[None], which is (1, 3, H, W).")
+        raise InputError(f"a tensor of shape {shape} is a single image: pass tensor[None], which has shape (1, 3, H, W).")
     if images.ndim != 4 or shape[1] != 3:
-        last = " Put the channels second: tensor.permute(0, 3, 1, 2)." if images.ndim == 4 and shape[3] == 3 else ""
-        raise InputError(f"a tensor {shape} is no batch of images: it must be (B, 3, H, W).{last}")
+        advice = " Put the channels second: tensor.permute(0, 3, 1, 2)." if images.ndim == 4 and shape[3] == 3 else ""
+        raise InputError(f"a tensor of shape {shape} is not a batch of images (B, 3, H, W).{advice}")
     if not images.is_floating_point():
         raise InputError(
-            f"a tensor of {images.dtype} is not normalised as the model wants it. Give floats, or the pictures themselves as "
-            "arrays (H, W, 3) of uint8, which camcli resizes and normalises: [image.permute(1, 2, 0).numpy() for image in tensor]."
+            f"a tensor of {images.dtype} is not normalised for the model. Pass normalised floats, or uint8 arrays (H, W, 3), "
+            "which camcli resizes and normalises: [image.permute(1, 2, 0).numpy() for image in tensor]."
         )
     return images
 
 
 def _pictures(images: Any) -> list[Picture]:
-    """Each of ``images``, where it is one alone that one. Raises InputError for what is neither path nor picture."""
+    """``images`` as a list, also when it is a single one. Raises InputError for something that is neither a path nor a picture."""
     if isinstance(images, np.ndarray):
         found = list(images) if images.ndim == 4 else [images]
     else:
         found = [images] if is_picture(images) else list(_listed(images))
     for position, picture in enumerate(found):
         if isinstance(picture, Tensor):
-            raise InputError("give one tensor (B, 3, H, W) instead of a list: torch.stack(images), or torch.cat(images).")
+            raise InputError("pass one tensor (B, 3, H, W) instead of a list of tensors: torch.stack(images) or torch.cat(images).")
         if not is_picture(picture) and not isinstance(picture, (str, os.PathLike)):
-            raise InputError(
-                f"image {position} is {_a(picture)}; give a path, a picture of Pillow, or an array (H, W, 3) of uint8."
-            )
+            raise InputError(f"image {position} is {_a(picture)}; pass a path, a Pillow image, or a uint8 array (H, W, 3).")
     return found
 
 
 def _explain_pictures(images: Sequence[Picture], job: Job, first: int) -> list[Explained]:
-    """``first``: the place of the first of ``images`` among all, for what is said of it."""
+    """The results of one batch. ``first``: the position of its first image among all images, for error messages."""
     pictures = [_pixels(image, job, position) for position, image in enumerate(images, first)]
     views, inputs = zip(*(prepare_pixels(pixels, job.model.preprocess, job.config.resize_mode) for pixels in pictures), strict=True)
     found: list[Findings] = explain_inputs(input_tensor(inputs, job.model.preprocess, job.device), job)
@@ -328,11 +332,11 @@ def _explain_pictures(images: Sequence[Picture], job: Job, first: int) -> list[E
 
 
 def _pixels(image: Picture, job: Job, position: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a file or a picture. Raises InputError and ImageError, which name it."""
+    """The pixels of a file or a picture, (H, W, 3) uint8 RGB. Raises InputError and ImageError, which name the image."""
     if isinstance(image, (str, os.PathLike)):
         path = os.fspath(image)
         if os.path.isdir(path):
-            raise InputError(f"{path!r} is a folder: give its files, such as sorted(pathlib.Path({path!r}).rglob('*.jpg')).")
+            raise InputError(f"{path!r} is a folder: pass its files, such as sorted(pathlib.Path({path!r}).rglob('*.jpg')).")
         decoded = decode_image(Source("", path), job.config.max_pixels)
         if isinstance(decoded, Failure):
             raise ImageError(decoded.stage, f"{path}: {decoded.reason}")

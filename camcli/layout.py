@@ -1,6 +1,6 @@
-"""The names of what camcli writes: the files and folders in an output folder, in a model's folder and in a study's.
+"""Names of the files and folders that camcli writes: in an output folder, a model's folder and a study's folder.
 
-Every path below an output folder is relative to it and has ``/``. What lies in ``OWN`` is camcli's alone; the rest is for users.
+Paths below an output folder are relative to it, with ``/``. The folder ``OWN`` is for camcli only; the rest is for users.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 OWN = ".camcli"
-"""The folder that marks an output folder: a run writes it first, and no walk takes the overlays beside it for photos."""
+"""The folder that marks an output folder. A run creates it first, so that no later run takes the overlays beside it for photos."""
 
 # in an output folder
 PREDICTIONS, FAILURES = "predictions.csv", "failures.csv"
@@ -17,69 +17,69 @@ RUN_RECORD = "run.json"
 BOXES = "boxes.json"
 OVERLAYS, MAPS, MASKS = "overlays", "maps", "masks"
 ROW_FOLDERS = (OVERLAYS, MAPS, MASKS)
-"""Folders of files that belong to a row."""
+"""Folders with the files of the rows in ``predictions.csv``."""
 
 REPORT_PAGE, REPORT_FOLDER = "report.html", "report"
 REPORT_ROWS, REPORT_MAPS, REPORT_THUMBNAILS = f"{REPORT_FOLDER}/rows.js", f"{REPORT_FOLDER}/maps", f"{REPORT_FOLDER}/thumbs"
 OUTPUT_FOLDERS = (*ROW_FOLDERS, REPORT_FOLDER)
-"""Folders whose pictures are no photos."""
+"""Folders whose pictures are never taken for photos."""
 
 OUTPUT_NAMES = (*TABLES, RUN_RECORD, BOXES, REPORT_PAGE, *OUTPUT_FOLDERS)
-"""All that a run and its report leave for users."""
+"""Everything that a run and its report write for users."""
 
 # below OWN
 LOCK = f"{OWN}/lock"
 JOURNAL = f"{OWN}/journal.jsonl"
 UNCONFIRMED = f"{OWN}/unconfirmed.jsonl"
-"""Names of files that have no row yet: see ``output.unconfirmed``."""
+"""Log of files that have no row yet; see ``output.unconfirmed``."""
 
 IN_FLIGHT, DEATHS = f"{OWN}/in-flight", f"{OWN}/in-flight-deaths"
-"""Images in the hands of C code: see ``output.inflight``."""
+"""Images that C code is working on, and how often a process died with one; see ``output.inflight``."""
 
 NEW_LOOK = f"{OWN}/redrawing"
-"""The look that ``camcli render`` is giving to the overlays."""
+"""The look that an unfinished ``camcli render`` gives to the overlays."""
 
 REPORT_MANIFEST = f"{OWN}/report.jsonl"
 SCRATCH = f"{OWN}/scratch"
-"""Where files are written before they get their names: on the same file system."""
+"""Folder for files until they are renamed to their final place. It is inside the output folder to be on the same file system."""
 
 DRAFT, EXCHANGE = f"{OWN}/draft", f"{OWN}/exchange"
-"""Files that are to replace others all together: still being written, and complete."""
+"""Folders for files that replace others all at once: DRAFT while they are written, EXCHANGE when they are complete."""
 
 FEATURES = f"{OWN}/features"
-"""Features of the images that ``camcli fit`` trains on."""
+"""Folder of the features that ``camcli fit`` trains on."""
 
 OWN_FOLDERS = tuple(os.path.basename(folder) for folder in (SCRATCH, DRAFT, EXCHANGE, FEATURES))
-"""Names of the folders in OWN; all else in it are files."""
+"""Names of the folders in OWN; everything else in it is a file."""
 
-# in a model's folder, and in that of a sanity check
+# in a model's folder, and in the folder of a sanity check
 FITTED_MARK, FITTED_WEIGHTS = "model.json", "model.safetensors"
-"""What makes a folder a model that ``camcli fit`` has written: its description, and its weights."""
+"""Description and weights of a model that ``camcli fit`` has written. The description marks its folder as a model."""
 
 SANITY_PICTURES = ("curves.png", "curves-independent.png", "strip.png")
-"""What ``camcli sanity`` draws."""
+"""Pictures that ``camcli sanity`` draws."""
 
 
 def overlay_file(stem: str, image_format: str) -> str:
-    """The overlay of a map; ``stem``: from ``output.names.file_stem``."""
+    """The path of an overlay. ``stem``: from ``output.names.file_stem``."""
     return f"{OVERLAYS}/{stem}.{image_format}"
 
 
 def stem_of(overlay: str) -> str:
-    """What ``overlay_file`` made ``overlay`` of."""
+    """The stem from which ``overlay_file`` made the path ``overlay``."""
     return os.path.splitext(overlay.removeprefix(f"{OVERLAYS}/"))[0]
 
 
 def map_file(overlay: str) -> str:
-    """The raw map of ``overlay``, where it is stored."""
+    """The path of the raw map that belongs to ``overlay``."""
     return f"{MAPS}/{stem_of(overlay)}.npy"
 
 
 def mask_file(overlay: str) -> str:
-    """The mask of ``overlay``, where it is written."""
+    """The path of the mask that belongs to ``overlay``."""
     return f"{MASKS}/{stem_of(overlay)}.png"
 
 
 def thumbnail_file(overlay: str) -> str:
-    """The thumbnail of ``overlay`` in a report."""
+    """The path of the thumbnail of ``overlay`` in a report."""
     return f"{REPORT_THUMBNAILS}/{stem_of(overlay)}.jpg"

@@ -1,4 +1,4 @@
-"""Listener: how work that takes long reports to its caller. ``run``, ``fit``, ``dream`` and ``sanity`` all take one."""
+"""Listener: receives what a long-running function reports to its caller. ``run``, ``fit``, ``dream`` and ``sanity`` take one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Messages(Protocol):
-    """Receives messages: one sentence on one line each. Names of files and classes in them have been escaped by ``escape_name``."""
+    """Receives messages of one line each. Names of files and classes in them are escaped by ``escape_name``."""
 
     def info(self, text: str) -> None:
         """Receive a message about the normal course of the work."""

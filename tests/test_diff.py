@@ -81,7 +81,7 @@ def test_flips_come_first_and_close_the_gate(camcli, scenes, on_path, tmp_path):
     done = camcli("diff", tmp_path / "a", tmp_path / "b", "--limit", 2)
     assert done.code == 0
     assert "4 predicted differently" in done.err
-    assert "make both runs with --save-maps" in done.err
+    assert "both runs need --save-maps" in done.err
     assert [(row["predicted_a"], row["predicted_b"]) for row in table(done.out).values()] == [("bright", "dark")] * 2
     gate = camcli("diff", tmp_path / "a", tmp_path / "b", "--fail-below", 0.5, "--quiet")
     assert (gate.code, gate.out) == (1, "")
@@ -224,11 +224,11 @@ def test_a_page_of_somebody_else_is_not_replaced(camcli, pair, tmp_path):
     page = tmp_path / "notes.html"
     page.write_text("<p>mine</p>")
     refused = camcli("diff", a, b, "--report", page)
-    assert (refused.code, "name another file" in refused.err) == (3, True)
+    assert (refused.code, "choose another file" in refused.err) == (3, True)
     assert page.read_text() == "<p>mine</p>"
     for place in (tmp_path, tmp_path / "nowhere" / "changes.html"):
         refused = camcli("diff", a, b, "--report", place)
-        assert (refused.code, "in a folder that exists" in refused.err) == (2, True)
+        assert (refused.code, "in an existing folder" in refused.err) == (2, True)
     own = tmp_path / "changes.html"
     assert camcli("diff", a, b, "--report", own, "--fail-below", 1).code == 1, "the page is written, the gate is closed"
     before = own.read_bytes()

@@ -401,7 +401,7 @@ def test_options_from_a_file_and_over_it_the_command_line(camcli, imgs, tmp_path
         ('topk = "five"', "must be a whole number, not 'five'"),
         ("alpha = true", "must be a number"),
         ("fit = 'stretch'", "not one of crop, squash, pad"),
-        ("a = = b", "is not TOML"),
+        ("a = = b", "is not valid TOML"),
     ):
         preset.write_text(wrong + "\n")
         refused = camcli("run", imgs, "-o", tmp_path / "c", "--config", preset)

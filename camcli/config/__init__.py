@@ -1,1 +1,1 @@
-"""What an option is, the options of a run, TOML files of them, and which of them bind an output folder."""
+"""Options: what an option is, the options of a run, TOML files of options, and the settings that an output folder is bound to."""

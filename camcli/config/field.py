@@ -1,4 +1,4 @@
-"""What an option is: a dataclass field that knows its help, its limits and its name on the command line."""
+"""An option: a dataclass field with its help text, its limits and its name on the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from camcli.errors import ConfigError, did_you_mean
 Options = TypeVar("Options")
 
 REQUIRED: Any = dataclasses.MISSING
-"""The default of an option that has none: it must be given."""
+"""Stands for the default of an option that the user must give."""
 
 
 def option(
@@ -30,10 +30,10 @@ def option(
     none_word: str | None = None,
     affects_results: bool = True,
 ) -> Any:
-    """A field of a dataclass of options, such as RunConfig. ``default``: REQUIRED for an option that must be given.
+    """A field for a dataclass of options, such as RunConfig. ``default``: REQUIRED for an option that the user must give.
 
-    ``name``: the option's long name where it is not that of the field; ``aliases``: other long names. ``none_word``: how a user
-    says None. ``affects_results``: a folder made with another value cannot be continued.
+    ``name``: the long name of the option, if it differs from the field's; ``aliases``: other long names. ``none_word``: the word
+    that a user writes for None. ``affects_results``: whether a run with another value must not resume in the same output folder.
     """
     return dataclasses.field(
         default=default,
@@ -54,12 +54,12 @@ def option(
 
 
 def option_name(field: dataclasses.Field[Any]) -> str:
-    """The option's long name without the dashes: ``batch-size`` for ``batch_size``, ``class`` for ``class_``."""
+    """The long name of the option without dashes: ``batch-size`` for ``batch_size``, ``class`` for ``class_``."""
     return str(field.metadata["name"] or field.name.rstrip("_").replace("_", "-"))
 
 
 def option_fields(options: Any) -> list[dataclasses.Field[Any]]:
-    """The fields of ``options``, a dataclass or its type, that ``option`` has made."""
+    """The fields that ``option`` has made. ``options``: a dataclass or its type."""
     return [field for field in dataclasses.fields(options) if "affects_results" in field.metadata]
 
 
@@ -73,7 +73,7 @@ def check_value(field: dataclasses.Field[Any], value: Any) -> None:
             f"--{name} {value!r} is not one of {', '.join(meta['choices'])}.{did_you_mean(str(value), meta['choices'])}"
         )
     if any("\0" in text for text in (value if isinstance(value, tuple) else (value,)) if isinstance(text, str)):
-        raise ConfigError(f"--{name} contains a NUL, which no name can.")
+        raise ConfigError(f"--{name} contains a NUL character, which no name can contain.")
     low, high = meta["at_least"], meta["at_most"]
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
@@ -85,15 +85,15 @@ def check_value(field: dataclasses.Field[Any], value: Any) -> None:
 
 
 def as_json(field: dataclasses.Field[Any], value: Any) -> Any:
-    """The field's value as JSON: lists for tuples, and for None the word that a user says."""
+    """The value of the field as JSON: a list for a tuple, and the option's ``none_word`` for None."""
     if value is None:
         return field.metadata["none_word"]
     return list(value) if isinstance(value, tuple) else value
 
 
 def from_json(field: dataclasses.Field[Any], value: Any) -> Any:
-    """The field's value from what ``as_json`` gave. Raises ConfigError for what it cannot have given."""
-    if value == field.metadata["none_word"]:  # None where the option has no such word
+    """The value of the field, read from what ``as_json`` returned. Raises ConfigError for anything that it cannot return."""
+    if value == field.metadata["none_word"]:  # both are None when the option has no such word
         return None
     kind = str(field.type)
     if kind.startswith("tuple"):
@@ -109,17 +109,14 @@ def from_json(field: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def default_values(options: Any) -> dict[str, Any]:
-    """Name -> JSON value of each option's default, of those that affect results.
-
-    ``options``: a dataclass of options, or its type.
-    """
+    """The defaults of the options that affect results: name -> JSON value. ``options``: a dataclass of options, or its type."""
     return {
         option_name(field): as_json(field, field.default) for field in option_fields(options) if field.metadata["affects_results"]
     }
 
 
 def with_values(options: Options, values: Mapping[str, Any]) -> Options:
-    """``options``, a dataclass of options, with those of ``values`` (name -> JSON value) changed. Raises ConfigError."""
+    """A copy of the dataclass ``options`` with ``values`` (name -> JSON value) set. Raises ConfigError for an invalid value."""
     given = cast(Any, options)
     fields = {option_name(field): field for field in option_fields(given)}
     changes = {fields[name].name: from_json(fields[name], value) for name, value in values.items()}
@@ -127,13 +124,13 @@ def with_values(options: Options, values: Mapping[str, Any]) -> Options:
 
 
 def check_values(options: Any) -> None:
-    """Raise ConfigError when a value of ``options``, a dataclass of options, is outside its choices or limits."""
+    """Raise ConfigError when a value in the dataclass ``options`` is outside its choices or limits."""
     for field in option_fields(options):
         check_value(field, getattr(options, field.name))
 
 
 def binding_values(options: Any) -> dict[str, Any]:
-    """Name -> JSON value of each option of ``options``, a dataclass of options, that affects results."""
+    """The values in the dataclass ``options`` that affect results: name -> JSON value."""
     return {
         option_name(field): as_json(field, getattr(options, field.name))
         for field in option_fields(options)

@@ -1,4 +1,4 @@
-"""What binds an output folder: the options and files that decide what a run writes."""
+"""The settings of an output folder: the options and files on which the results depend. A run with other settings is refused."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from camcli.records import escape_name
 
 
 def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
-    """What must be equal for two runs to share an output folder, as JSON values.
+    """The settings of a run as JSON values. Runs may share an output folder only if their settings are equal.
 
-    The options that decide the results, ``root`` (the folder that the images' names are relative to), and the SHA-256 of the
-    files given with ``--weights``, ``--labels`` and ``--class-from``, of the module that holds a model factory, and of a fitted
-    model's weights. Raises
-    ConfigError for a file that cannot be read.
+    They are the options that affect results, ``root`` (the folder that the images' names are relative to), and SHA-256 digests: of
+    the files given with ``--weights``, ``--labels`` and ``--class-from``, of the module that contains a model factory, and of the
+    weights of a fitted model. Raises ConfigError for a file that cannot be read.
     """
     settings = {**effective_settings(config.settings()), "inputs": root}
     files = (
@@ -44,31 +43,35 @@ def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
 
 
 def effective_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """``settings`` of a run of any version, without those that have no effect beside the others: they bind nothing.
+    """``settings`` without the options that have no effect in combination with the others, so that those may change.
 
-    Earlier versions recorded one ``region-threshold`` for boxes and masks, which are two settings here.
+    ``settings`` may come from an earlier version: a single ``region-threshold``, which such versions recorded, becomes the two
+    settings for boxes and masks.
     """
     found = dict(settings)
     if "region-threshold" in found:
         both = found.pop("region-threshold")
         found = {"box-threshold": both, "mask-threshold": both} | found
-    for name in _idle(found):
+    for name in _without_effect(found):
         found.pop(name, None)
     return found
 
 
 def comparable_settings(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both as ``effective_settings`` gives them, without what has an effect in one alone: what decides that differs as well."""
+    """The effective settings of both runs, without options that have an effect in only one of them.
+
+    Such an option need not be compared: the option that gives it its effect differs too.
+    """
     before, after = effective_settings(earlier), effective_settings(now)
-    idle = _idle(before).keys() | _idle(after).keys()
+    idle = _without_effect(before).keys() | _without_effect(after).keys()
     for name in idle:
         before.pop(name, None)
         after.pop(name, None)
     return before, after
 
 
-def _idle(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The settings that have no effect beside the others, and what would give them one, in words."""
+def _without_effect(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that have no effect in combination with the others: name -> the options that would give it an effect."""
     found: dict[str, str] = {}
     if not settings.get("masks"):
         found["mask-method"] = "--masks"
@@ -81,12 +84,12 @@ def _idle(settings: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def idle_options(config: RunConfig, given: Collection[str]) -> list[str]:
-    """A sentence for each option of ``given``, the names of fields of RunConfig, that has no effect, and what it needs to have one.
+def options_without_effect(config: RunConfig, given: Collection[str]) -> list[str]:
+    """A sentence for each given option that has no effect; it names the option that is missing.
 
-    An option whose value is not its default counts as given.
+    ``given``: names of fields of RunConfig. An option whose value is not its default also counts as given.
     """
-    idle = _idle(config.settings())
+    idle = _without_effect(config.settings())
     if "box-threshold" in idle and "mask-threshold" in idle:
         idle["region-threshold"] = f"{idle['box-threshold']}, or {idle['mask-threshold']}"
     return [
@@ -98,18 +101,18 @@ def idle_options(config: RunConfig, given: Collection[str]) -> list[str]:
 
 
 _FORMER_THRESHOLD = 0.15
-"""What ``--region-threshold`` was for masks too where it was not given."""
+"""Earlier default of ``--region-threshold``, for boxes and for masks."""
 
 
 def with_former_defaults(config: RunConfig, earlier: Mapping[str, Any]) -> RunConfig:
-    """``config`` for a folder with the settings ``earlier``: with the default of then where nothing is given."""
+    """``config`` for resuming a folder with the settings ``earlier``: options that are not given have the default of that time."""
     if config.region_threshold is None and earlier.get("region-threshold") == _FORMER_THRESHOLD:
         return replace(config, region_threshold=_FORMER_THRESHOLD)
     return config
 
 
 def _digest(path: str, *, whole: bool) -> str:
-    """The SHA-256 of the file at ``path``. ``whole``: it is a document, which is small. Raises OSError."""
+    """The SHA-256 of the file at ``path``. ``whole``: read it at once, as a document, which has a size limit. Raises OSError."""
     if whole:
         return hashlib.sha256(read_document(path)).hexdigest()
     with open(path, "rb") as file:
@@ -117,15 +120,15 @@ def _digest(path: str, *, whole: bool) -> str:
 
 
 def fitted_file(folder: str, name: str) -> str:
-    """Where the file ``name`` of the model in ``folder`` is: also where a ``camcli fit`` died while it moved it there."""
+    """The path of the file ``name`` of the model in ``folder``, also after a ``camcli fit`` died while moving it there."""
     decided = os.path.join(folder, EXCHANGE, name)
     return decided if os.path.isfile(decided) else os.path.join(folder, name)
 
 
 def _model_file(model: str) -> str | None:
-    """The weights of a fitted model, or the source file of the module in ``package.module:factory``, without importing it.
+    """The path of a fitted model's weights, or of the module in ``package.module:factory``; None for any other model.
 
-    None where there is none.
+    The module is found without importing it.
     """
     if os.path.isfile(fitted_file(model, FITTED_MARK)):
         return fitted_file(model, FITTED_WEIGHTS)

@@ -1,4 +1,4 @@
-"""TOML files of options -> values for RunConfig."""
+"""Reading the options of RunConfig from a TOML file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from camcli.records import escape_name
 
 
 def read_config_file(path: str) -> dict[str, Any]:
-    """Field name -> value from a TOML file whose keys are the options' long names.
+    """The values in a TOML file whose keys are the long names of options: field name -> value.
 
-    Raises ConfigError with the file's name for a missing file, wrong TOML, an unknown key, or a value of the wrong type.
+    Raises ConfigError, with the name of the file, for a missing file, invalid TOML, an unknown key, or a value of the wrong type.
     """
     try:
         table = parse_toml(read_text(path, MOST_TOML_BYTES))
     except OSError as error:
         raise ConfigError(f"--config {escape_name(path)}: {error.strerror}.") from error
     except ValueError as error:
-        raise ConfigError(f"--config {escape_name(path)} is not TOML: {error}.") from error
+        raise ConfigError(f"--config {escape_name(path)} is not valid TOML: {error}.") from error
     fields = {option_name(field): field for field in dataclasses.fields(RunConfig)}
     values: dict[str, Any] = {}
     for key, value in table.items():
@@ -37,7 +37,7 @@ def read_config_file(path: str) -> dict[str, Any]:
 
 
 def _coerced(field: dataclasses.Field[Any], value: Any) -> Any:
-    """The TOML value as the field's type; a single value stands for a list of one. Raises ConfigError."""
+    """The TOML value converted to the type of the field; a single value becomes a list of one. Raises ConfigError."""
     kind = str(field.type)
     if kind.startswith("tuple"):
         items = value if isinstance(value, list) else [value]

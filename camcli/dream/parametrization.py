@@ -71,7 +71,8 @@ def spectrum_scale(size: Size) -> Tensor:
 def colour_root() -> Tensor:
     """A (3, 3) float32 matrix R with R R^T = COLOUR_COVARIANCE. It turns independent components into correlated colours.
 
-    Its columns are the principal axes of the covariance; the length of each is the standard deviation along it.
+    It is applied to the channels of pictures (B, 3, H, W). Its columns are the principal axes of the covariance; the length of each
+    is the standard deviation along it.
     """
     values, axes = torch.linalg.eigh(torch.tensor(COLOUR_COVARIANCE, dtype=torch.float64))
     root: Tensor = axes * values.sqrt()

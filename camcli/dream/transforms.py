@@ -31,7 +31,7 @@ class Transforms:
 
 
 def draw_transforms(limits: Transforms, count: int, generator: torch.Generator) -> Tensor:
-    """Random transformations (count, 4) float32: shift right and down in whole pixels, angle in degrees, zoom factor.
+    """``count`` random transformations (N, 4) float32: shift right and down in whole pixels, angle in degrees, zoom factor.
 
     Shifts, angles and the logarithm of the factor are uniformly distributed.
     """

@@ -21,6 +21,7 @@ from camcli.fit.linear_probe import LinearProbe, train_probe
 from camcli.fit.metrics import measure
 from camcli.fit.model_card import model_files
 from camcli.fit.records import Backbone, Examples, Result, Training
+from camcli.images.limits import pillow_unlimited
 from camcli.listener import Listener
 from camcli.models.gap_classifier import GapClassifier
 from camcli.models.sources.fitted import Fitted
@@ -38,6 +39,7 @@ class Study:
     cache: FeatureCache
 
 
+@pillow_unlimited()
 def fit_model(config: FitConfig, listener: Listener, stop: threading.Event) -> Result:
     """Train a classifier on the images of ``config.data`` and write it to ``config.output``, whose lock is held meanwhile.
 

@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from PIL import Image as PillowImage
-
 
 @contextmanager
 def pillow_unlimited() -> Iterator[None]:
@@ -15,6 +13,8 @@ def pillow_unlimited() -> Iterator[None]:
 
     camcli has its own limit, --max-pixels, which is checked before decoding. Damage that matters becomes a failure, not a warning.
     """
+    from PIL import Image as PillowImage  # the command line's help does without
+
     kept = PillowImage.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
@@ -23,8 +23,3 @@ def pillow_unlimited() -> Iterator[None]:
             yield
         finally:
             PillowImage.MAX_IMAGE_PIXELS = kept
-
-
-def allow_any_size() -> None:
-    """Let Pillow open images of any size in this process."""
-    PillowImage.MAX_IMAGE_PIXELS = None

@@ -89,23 +89,23 @@ def main() -> None:
 
     from camcli.images.decode import decode_image
     from camcli.images.geometry import prepare_pixels
-    from camcli.images.limits import allow_any_size
+    from camcli.images.limits import pillow_unlimited
     from camcli.records import Image, Preprocess
     from camcli.render.styles import Style, overlay_bytes, resize_to_fit
     from camcli.resources import available_memory
 
     _without_core_dumps()
     _first_to_be_killed()
-    allow_any_size()
     heatmap = np.eye(7, dtype=np.float32)
     os.write(1, _READY)
-    for name in sys.stdin.buffer.read().split(b"\0"):
-        signal.alarm(int(sys.argv[2]))  # which ends the process, also from within C code
-        image = decode_image(Source("", os.fsdecode(name)), int(sys.argv[1]))
-        if isinstance(image, Image) and 9 * image.pixels.nbytes // 3 < available_memory():
-            view, _ = prepare_pixels(image.pixels, Preprocess(), "crop")
-            overlay_bytes(resize_to_fit(image.pixels, None), heatmap, view.box, view.pixels, Style())
-        os.write(1, _BACK)
+    with pillow_unlimited():
+        for name in sys.stdin.buffer.read().split(b"\0"):
+            signal.alarm(int(sys.argv[2]))  # which ends the process, also from within C code
+            image = decode_image(Source("", os.fsdecode(name)), int(sys.argv[1]))
+            if isinstance(image, Image) and 9 * image.pixels.nbytes // 3 < available_memory():
+                view, _ = prepare_pixels(image.pixels, Preprocess(), "crop")
+                overlay_bytes(resize_to_fit(image.pixels, None), heatmap, view.box, view.pixels, Style())
+            os.write(1, _BACK)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from camcli.config.field import with_values
-from camcli.config.fingerprint import idle_options, run_settings, with_former_defaults
+from camcli.config.fingerprint import options_without_effect, run_settings, with_former_defaults
 from camcli.config.run import RunConfig
 from camcli.images.limits import pillow_unlimited
 from camcli.layout import BOXES, FAILURES, OVERLAYS, PREDICTIONS, REPORT_PAGE
@@ -147,7 +147,7 @@ def run_images(
     ``named``: fields of ``config`` that the user gave, to say which have no effect. ``show_downloads``: draw the progress of a
     download of weights on stderr. Raises CamcliError for what stops it.
     """
-    for sentence in idle_options(config, named):
+    for sentence in options_without_effect(config, named):
         listener.warn(sentence)
     sources = explainable(inputs.sources, config, listener)
     config = with_former_defaults(config, recorded_settings(config.output, config.part, overwrite=config.overwrite))

@@ -225,7 +225,8 @@ def overlay_bytes(
     style: Style,
     notes: Notes = NO_NOTES,
 ) -> bytes:
-    """The image file of an overlay on ``canvas``. Arguments as for ``paint_overlay``; boxes are in pixels of the original.
+    """The image file of an overlay of the raw map ``values`` (h, w) on ``canvas``. Arguments as for ``paint_overlay``; boxes are
+    in pixels of the original.
 
     Raises ImageError (stage ``render``) for an overlay that is too large for its format.
     """

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import InputError, OutputError
+from camcli.images.limits import pillow_unlimited
 from camcli.layout import REPORT_FOLDER, REPORT_PAGE, SCRATCH, thumbnail_file
 from camcli.output.checks import check_kinds
 from camcli.output.files import is_report
@@ -54,6 +55,7 @@ class Report:
     damaged: int
 
 
+@pillow_unlimited()
 def report_run(path: str, stop: threading.Event | None = None) -> Report:
     """Write the report of the run in the folder ``path``, holding its lock. Raises as ``write_report`` does.
 

@@ -15,6 +15,7 @@ from camcli.config.run import LOOKS
 from camcli.errors import ImageError, InputError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import input_window
+from camcli.images.limits import pillow_unlimited
 from camcli.layout import OVERLAYS, RUN_RECORD
 from camcli.output.checks import is_unchanged
 from camcli.output.folder import OutputFolder
@@ -56,6 +57,7 @@ Tell = Callable[[int, int], None]
 """Called with how many images are done, of how many."""
 
 
+@pillow_unlimited()
 def redraw(path: str, changes: Mapping[str, Any], tell: Tell = lambda _done, _of: None) -> Redrawn:
     """Draw every overlay of the run in ``path`` again, with ``changes`` to its settings, as far as LOOKS has them.
 

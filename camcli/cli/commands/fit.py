@@ -53,9 +53,7 @@ def _execute(config: FitConfig) -> int:
     console = Console(quiet=config.quiet)
     with loading(console, config.backbone, config.weights):
         from camcli.fit.study import fit_model
-        from camcli.images.limits import allow_any_size
 
-    allow_any_size()
     with (
         SIGNALS.deferred(console.promise("Stopping after the images in progress")) as stop,
         console_listener(console, listed_in="failures.csv") as listener,

@@ -38,10 +38,8 @@ def render_command() -> Callable[..., None]:
 
 
 def _render(folder: str, changes: dict[str, Any], console: Console) -> None:
-    from camcli.images.limits import allow_any_size
     from camcli.runs.rerender import redraw
 
-    allow_any_size()
     with console.bar() as tell:
         drawn = redraw(folder, changes, tell)
     console.info(f"{count_words(drawn.overlays, 'overlay')} redrawn in {escape_name(folder)}.")

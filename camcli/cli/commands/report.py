@@ -23,10 +23,8 @@ def report(
     [dim]The report works offline. Run the command again to update it; only changed files are written. Values under the mouse
     pointer, and sorting by entropy or share at the border, need the raw maps of camcli run --save-maps.[/dim]
     """
-    from camcli.images.limits import allow_any_size
     from camcli.report.write import report_run
 
-    allow_any_size()
     console = Console(quiet=quiet)
     with SIGNALS.deferred(console.promise("Stopping after the images in progress")) as stop:
         written = report_run(folder, stop)
