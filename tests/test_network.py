@@ -457,6 +457,7 @@ def test_every_method_runs_in_a_short_type():
     network = prepare_network(model_of(module), ["layer4"], CPU, Preparation("bf16"), lambda _: None)
     methods = [name for name in METHODS if name != "rollout"]
     found = explain_batch(network, images, [Layer("layer4", Grid("nchw", 2, 2))], methods, lambda y: y.argmax(1)[:, None])
+    assert {method for _, method in found.maps} == set(methods)
     for key, values in found.maps.items():
         assert values.dtype == torch.float32, key
         assert values.isfinite().all(), key
