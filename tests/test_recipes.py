@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import ROOT, SAMPLES
 from tests.folders import rows_of
+from tests.forks import command_in_shell
 
 TEXT = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
@@ -36,7 +37,7 @@ def place(tmp_path):
         shutil.copy(SAMPLES / name, tmp_path / "photos" / name)
     programs = tmp_path / ".venv" / "bin"
     programs.mkdir(parents=True)
-    run_camcli = f'PYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -P -m camcli "$@"'
+    run_camcli = f'PYTHONPATH={shlex.quote(str(ROOT))} exec {command_in_shell()} "$@"'
     scripts = {
         "camcli": run_camcli,
         "flock": 'shift 2; exec "$@"',

@@ -193,6 +193,7 @@ def test_exactly_the_named_layers_lose_their_weights(upside, mode):
     before = values_of(upside)
     groups = find_layer_groups(upside, PICTURES[:1], "all")
     parameters = {name for name, _ in upside.named_parameters()}
+    assert len(groups) == 5
     for step, stage in enumerate(groups, 1):
         redrawn = groups[:step] if mode == "cascading" else [stage]
         with randomized(upside, redrawn, 0, PICTURES):
