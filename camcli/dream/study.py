@@ -27,7 +27,7 @@ from camcli.models.sources import load_model
 from camcli.network.memory import bytes_through
 from camcli.network.prepare import Preparation, prepare_network
 from camcli.network.threads import torch_threads
-from camcli.output.checks import differences
+from camcli.output.checks import differences, with_defaults
 from camcli.output.locks import claimed
 from camcli.output.root import Root
 from camcli.records import Failure, LoadedModel, escape_name
@@ -107,15 +107,16 @@ def _exists(config: DreamConfig, target: Target, settings: Mapping[str, Any]) ->
     record = read_picture_record(root, name) if os.path.isdir(root.path) else None
     if record is None:
         return False
-    earlier = record.get("settings")
-    different = differences(earlier if isinstance(earlier, dict) else {}, settings)
+    recorded = record.get("settings")
+    earlier = with_defaults(recorded if isinstance(recorded, dict) else {}, settings, DreamConfig)
+    different = differences(earlier, settings)
     if different and not config.overwrite:
         raise SettingsError(
             f"{escape_name(root.at(name))!r} was made with other settings ({different}). "
             "Choose another folder with --output, or replace it with --overwrite."
         )
     animation = read_picture_record(root, f"{target.stem}.webp") if config.frames is not None else None
-    return not different and (config.frames is None or animation == {"settings": settings, "frames": config.frames})
+    return not different and (config.frames is None or animation == {"settings": recorded, "frames": config.frames})
 
 
 def run_study(study: Study, listener: Listener, stop: threading.Event) -> StudyResult:

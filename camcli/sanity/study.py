@@ -25,7 +25,7 @@ from camcli.sanity.check import Check, available_methods, check_maps, eager_job
 from camcli.sanity.config import SanityConfig
 from camcli.sanity.randomize import LayerGroup, find_layer_groups
 from camcli.sanity.verdict import JUDGED_BY, KEEPS, LOSES, Verdict, judge
-from camcli.sanity.write import none_if_nan, write_check
+from camcli.sanity.write import FORMAT, none_if_nan, write_check
 
 _SHARED = ("model", "weights", "labels", "layer", "fit", "max-pixels")
 """Options of ``camcli run`` that affect the results of a check."""
@@ -116,6 +116,7 @@ def write_study(study: Study, check: Check, record: Mapping[str, Any]) -> dict[s
 def _results(study: Study, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     job = study.job
     return {
+        "format": FORMAT,
         "camcli": __version__,
         "model": {"name": job.model.name, "weights": job.model.weights, "classes": len(job.model.classes)},
         "device": str(job.device),
