@@ -54,7 +54,7 @@ def forward_pre_hooks(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]
 
 @contextmanager
 def capture_outputs(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """A dictionary that each forward pass fills: module name -> its output, a tensor of which gradients can be had.
+    """A dictionary that each forward pass fills: module name -> its output, a tensor of any shape that gradients can be taken of.
 
     What is kept is a clone, and the network goes on with another: the next layer may work in place (DenseNet's
     ``features``, a residual ``+=``) and would rewrite what was kept. The first tapped layer's clone is detached: nothing is
