@@ -15,7 +15,9 @@ COMMON_PANEL = "Common"
 
 _MARKUP = re.compile(r"\[/?dim\]")
 _TYPE, _BRACES, _DEFAULT = re.compile(r" <.*>$"), re.compile(r"\{(\w+)\}"), re.compile(r"\[default: \((.*)\)\]")
-"""What Typer adds to an argument: its type in Python, braces around one that is required, parentheses around its default."""
+_RANGE = re.compile(r"; [^\];]*x[<>]=[^\];]*(?=\])|\s*\[[^\];]*x[<>]=[^\];]*\]")
+"""What Typer adds to an argument: its type in Python, braces around one that is required, parentheses around its default; and to
+an option its range, which the sentence says in words."""
 
 
 class HelpedCommand(TyperCommand):
@@ -32,8 +34,8 @@ class HelpedCommand(TyperCommand):
             record = parameter.get_help_record(ctx)
             if record is not None:
                 panel = _panel(parameter)
-                if panel == "Arguments":
-                    record = (_TYPE.sub("", record[0]), _DEFAULT.sub(r"[default: \1]", record[1]))
+                name = _TYPE.sub("", record[0]) if panel == "Arguments" else record[0]
+                record = (name, _RANGE.sub("", _DEFAULT.sub(r"[default: \1]", record[1])))
                 (panels.setdefault(panel, []) if panel else rest).append(record)
         for name, records in {**panels, "Options": rest}.items():
             if records:
