@@ -350,7 +350,7 @@ def test_inputs_are_walked_in_order_each_once(camcli, imgs, tmp_path):
         (["imgs", "--class", "brigth"], 2, "Did you mean 'bright'"),
         (["imgs", "--class", "7"], 2, "0 to 1"),
         (["imgs", "--topk", "3"], 2, "has 2 classes"),
-        (["imgs", "--topk", "0"], 2, "nothing to explain"),
+        (["imgs", "--topk", "0"], 2, "--topk 0 leaves no class to explain"),
         (["imgs", "--method", "gradcm"], 2, "Did you mean 'gradcam'"),
         (["imgs", "--fit", "squish"], 2, "Did you mean 'squash'"),
         (["imgs", "--colormap", "viridi"], 2, "Did you mean 'viridis'"),
