@@ -36,7 +36,7 @@ UNCONFIRMED = f"{OWN}/unconfirmed.jsonl"
 IN_FLIGHT, DEATHS = f"{OWN}/in-flight", f"{OWN}/in-flight-deaths"
 """Images that C code is working on, and how often a process died with one; see ``output.inflight``."""
 
-NEW_LOOK = f"{OWN}/redrawing"
+UNFINISHED_RENDER = f"{OWN}/redrawing"
 """The look that an unfinished ``camcli render`` gives to the overlays."""
 
 REPORT_MANIFEST = f"{OWN}/report.jsonl"

@@ -20,7 +20,7 @@ from camcli.cli import app
 from camcli.cli.command import all_commands
 from camcli.errors import OutputError
 from camcli.layout import OUTPUT_NAMES
-from camcli.output.exchange import exchange_files, finish_exchange, present
+from camcli.output.exchange import current_place, exchange_files, finish_exchange
 from camcli.output.root import Root
 from tests.commands import LISTING, READING, RICH, command, commands_on, copied, rich_folder
 from tests.failing import FAILS_WITH, Failing
@@ -80,7 +80,7 @@ def is_model(old: Path, new: Path) -> Callable[[Path], str]:
     models = [[(model / name).read_bytes() for name in names] for model in (old, new)]
 
     def check(out: Path) -> str:
-        found = [Path(out / present(Root(str(out)), name)).read_bytes() for name in names]
+        found = [Path(out / current_place(Root(str(out)), name)).read_bytes() for name in names]
         return "" if found in models else "the model is neither the old nor the new one"
 
     return check
@@ -268,7 +268,7 @@ def test_files_that_are_exchanged_are_all_old_or_all_new(tmp_path, code):
                 exchange_files(root, new)
         except OutputError:
             pass
-        found = {name: root.read(present(root, name)) for name in NAMES}
+        found = {name: root.read(current_place(root, name)) for name in NAMES}
         assert found in (old, new), f"operation {number}: {failing.seen[-1]}"
         finish_exchange(root, NAMES)
         assert {name: root.read(name) for name in NAMES} == found

@@ -160,11 +160,11 @@ def test_what_is_in_hand_outlives_the_process(tmp_path):
     script = (
         "import os, sys, threading\nfrom camcli.output.inflight import InFlight\nfrom camcli.output.root import Root\n"
         "flight = InFlight(Root(sys.argv[1])); flight.begin({})\n"
-        "with flight.holding('done.jpg'): pass\n"
+        "with flight.mark('done.jpg'): pass\n"
         "gate = threading.Barrier(5)\n"
         "def hold(name):\n"
-        "    with flight.holding('earlier-' + name): pass\n"
-        "    with flight.holding(name): gate.wait(); threading.Event().wait()\n"
+        "    with flight.mark('earlier-' + name): pass\n"
+        "    with flight.mark(name): gate.wait(); threading.Event().wait()\n"
         "for name in sys.argv[2:]: threading.Thread(target=hold, args=(name,), daemon=True).start()\n"
         "gate.wait(); os._exit(9)"
     )

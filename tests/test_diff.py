@@ -122,7 +122,7 @@ def test_what_cannot_be_compared_is_told_why(camcli, imgs, tmp_path):
     assert len(rows_of(tmp_path / "c")) == 7
     (tmp_path / "c" / "predictions.csv").write_text("a,b\n1,2\n")
     damaged = camcli("diff", tmp_path / "a", tmp_path / "c")
-    assert (damaged.code, "not as camcli wrote it" in damaged.err) == (2, True)
+    assert (damaged.code, "has changed since camcli wrote it" in damaged.err) == (2, True)
 
 
 @pytest.fixture

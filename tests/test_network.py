@@ -17,11 +17,13 @@ from camcli.cam.explain import Options, explain_batch
 from camcli.errors import ConfigError, LayerError
 from camcli.network import eager, run_hooked
 from camcli.network.fold import fold_batch_norms
-from camcli.network.hooks import gradients_of
+from camcli.network.hooks import capture_outputs, forward_hooks, forward_pre_hooks, gradients_of, override_output
 from camcli.network.memory import fitting_batch_size
 from camcli.network.partition import split_network
 from camcli.network.precision import resolve_precision, set_precision
 from camcli.network.prepare import COMPILE_PAYS, Preparation, prepare_network, worth_compiling
+from camcli.network.probe import probe_input, random_direction
+from camcli.network.threads import torch_threads
 from camcli.records import Grid, Layer, LoadedModel, Preprocess
 
 CPU = torch.device("cpu")
@@ -510,3 +512,51 @@ def test_the_batch_that_fits_follows_from_memory(monkeypatch):
     assert near == 8
     assert far < near, "what autograd keeps behind an early layer needs room"
     assert fitting_batch_size(model, ["layer4"], CPU, through_all=True) < near
+
+
+def unwanted(*_):
+    raise AssertionError("called outside")
+
+
+@pytest.mark.parametrize(
+    "hooks",
+    [
+        lambda module: forward_hooks([(module.conv1, unwanted), (module.no_such_layer, unwanted)]),
+        lambda module: forward_hooks((module.get_submodule(name), unwanted) for name in ("conv1", "nowhere")),
+        lambda module: forward_pre_hooks((module.get_submodule(name), unwanted) for name in ("conv1", "nowhere")),
+        lambda module: capture_outputs(module, ["conv1", "nowhere"]),
+        lambda module: override_output(module, "nowhere", unwanted),
+    ],
+)
+def test_no_hook_is_left_where_one_cannot_be_set(hooks):
+    module = network_of("resnet18")
+    with pytest.raises(AttributeError), hooks(module):
+        unwanted()
+    assert not any(child._forward_hooks or child._forward_pre_hooks for child in module.modules())
+
+
+@pytest.mark.parametrize("set_hooks", [forward_hooks, forward_pre_hooks])
+def test_hooks_are_called_inside_alone(set_hooks):
+    module, called = nn.ReLU(), []
+    with set_hooks([(module, lambda *_: called.append(1))]):
+        module(torch.zeros(1))
+    module(torch.zeros(1))
+    assert called == [1]
+
+
+def test_the_number_of_threads_is_as_before_after_an_error():
+    before = torch.get_num_threads()
+    counts = []
+    with pytest.raises(ZeroDivisionError), torch_threads(before + 1):
+        counts.append(torch.get_num_threads()) or 1 // 0
+    assert counts == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+def test_a_probe_is_the_same_in_every_run():
+    preprocess = Preprocess(resize_to=(8, 6), crop=(8, 6))
+    one, two = probe_input(preprocess, CPU), probe_input(preprocess, CPU, torch.float64, count=2)
+    assert (one.shape, two.shape, two.dtype) == ((1, 3, 8, 6), (2, 3, 8, 6), torch.float64)
+    assert torch.equal(probe_input(preprocess, CPU), one)
+    assert not torch.equal(two[0], two[1])
+    assert torch.equal(random_direction(torch.zeros(2, 5)), random_direction(torch.ones(1, 5)))

@@ -64,7 +64,7 @@ def test_an_image_that_has_changed_keeps_its_overlay(camcli, imgs, tmp_path):
     (imgs / "a.png").unlink()
     drawn = camcli("render", out, "--style", "contour")
     assert drawn.code == 1
-    assert "a.jpg: the image is gone or has changed since" in drawn.err
+    assert "a.jpg: the image is missing or has changed since" in drawn.err
     assert "2 images kept their present overlays" in drawn.err
     after = contents_of(out)
     changed = {name for name in before if before[name] != after[name] and name.startswith("overlays")}

@@ -677,7 +677,7 @@ def test_a_table_that_another_program_saved_is_refused(camcli, imgs, tmp_path):
         (out / "predictions.csv").write_text(changed)
         refused = camcli("run", imgs, "-o", out, *TINY)
         assert refused.code == 2
-        assert "not as camcli wrote it" in refused.err
+        assert "has changed since camcli wrote it" in refused.err
     (out / "predictions.csv").write_text(table)
     (out / "failures.csv").unlink()
     assert "Nothing to do" in camcli("run", imgs, "-o", out, *TINY).err

@@ -115,10 +115,10 @@ def test_parts_depend_on_nothing_but_the_name():
     ("shard", "said"),
     [
         ("8/8", "the last of 8 is 7/8"),
-        ("1", "not of the form I/N"),
-        ("-1/8", "not of the form I/N"),
+        ("1", "must have the form I/N"),
+        ("-1/8", "must have the form I/N"),
         ("0/0", "at least one"),
-        ("a/b", "not of the form"),
+        ("a/b", "must have the form"),
     ],
 )
 def test_wrong_parts_are_refused_with_the_reason(camcli, imgs, tmp_path, shard, said):
@@ -134,11 +134,11 @@ def test_what_cannot_be_joined_is_told_why_and_left_alone(camcli, imgs, tmp_path
     out = tmp_path / "out"
     assert "no folder" in camcli("merge", out).err
     out.mkdir()
-    assert "holds no parts" in camcli("merge", out).err
+    assert "holds no shards" in camcli("merge", out).err
     for part in PARTS[:2]:
         camcli("run", imgs, "-o", out, *TINY, "--shard", part)
     lacking = camcli("merge", out)
-    assert (lacking.code, "lacks 2/3" in lacking.err) == (2, True)
+    assert (lacking.code, "lacks the shards 2/3" in lacking.err) == (2, True)
     camcli("run", imgs, "-o", out, *TINY, "--shard", "2/3", "--alpha", 0.9)
     different = camcli("merge", out)
     assert (different.code, "alpha: was 0.5, now 0.9" in different.err) == (2, True)
@@ -150,7 +150,7 @@ def test_what_cannot_be_joined_is_told_why_and_left_alone(camcli, imgs, tmp_path
         held = camcli("merge", out)
     assert (held.code, "still writing" in held.err) == (3, True)
     shutil.copytree(out / "shard-0-of-3", out / "shard-0-of-4")
-    assert "different divisions" in camcli("merge", out).err
+    assert "shards of different runs" in camcli("merge", out).err
     shutil.rmtree(out / "shard-0-of-4")
     assert not (out / "predictions.csv").exists()
     assert camcli("merge", out).code == 0
@@ -165,7 +165,7 @@ def test_a_joining_that_ends_early_can_be_repeated(camcli, imgs, tmp_path):
     lost.unlink()
     refused = camcli("merge", out)
     assert refused.code == 3
-    assert "run its part again" in refused.err
+    assert "run the command of its shard again" in refused.err
     assert not (out / "predictions.csv").exists()
     assert camcli("run", imgs, "-o", out, *TINY, "--shard", "2/3").code == 0
     assert camcli("merge", out).code == 0

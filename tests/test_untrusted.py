@@ -135,7 +135,7 @@ def forged(out: Path, changes) -> None:
 
     root = Root(str(out))
     header = read_header(root)
-    ledger = Ledger(root, header.settings, header.drawn)
+    ledger = Ledger(root, header.settings, header.redrawn)
     ledger.load()
     contents = []
     for entry, data in ledger.rows():
@@ -228,7 +228,7 @@ def test_what_is_written_behind_a_torn_line_of_the_log_is_read(tmp_path):
     (tmp_path / ".camcli" / "scratch").mkdir(parents=True)
     (tmp_path / ".camcli" / "unconfirmed.jsonl").write_text('["overlays/a.jpg.1-b.j')
     log = Unconfirmed(Root(str(tmp_path)))
-    log.doubt(["overlays/c.jpg.1-d.jpg"])
+    log.mark_unconfirmed(["overlays/c.jpg.1-d.jpg"])
     log.close()
     assert log.read() == {"overlays/c.jpg.1-d.jpg"}
 
@@ -436,7 +436,7 @@ def test_law_23_settings_that_no_run_writes_are_told_with_their_line(made, tmp_p
             journal.write_bytes(Header(header).line() + b"".join(rest))
             code, said = command(*commands_on(out, made.parent / "imgs")[name])
             assert "Traceback" not in said
-            assert (code, "at line 1" in said) == (1 if name == "verify" else 2, True), (name, said)
+            assert (code, "line 1 of" in said) == (1 if name == "verify" else 2, True), (name, said)
 
 
 def test_a_journal_of_a_later_format_is_refused_with_both_versions(made, tmp_path):
@@ -519,7 +519,7 @@ def test_law_24_zeros_in_the_middle_of_any_file_are_found(made, tmp_path):
             assert code == 1, name
             assert "Traceback" not in said
             if name.startswith(("overlays", "maps", "masks")):
-                assert f"{name}\tnot as it was written" in said
+                assert f"{name}\tchanged since it was written" in said
                 (out / name).unlink()
             command(*commands_on(out, made.parent / "imgs")["run"], "--quiet")
             assert results_of(out) == whole, name

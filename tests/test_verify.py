@@ -81,12 +81,12 @@ DAMAGES = [
     (".camcli/journal.jsonl", foreign, "lines at its end are damaged"),
     ("run.json", empty_list, "not an object"),
     ("overlays/a.jpg.1-bright.jpg", unlink, "cannot be read"),
-    ("overlays/sub/b.png.1-bright.jpg", cut, "not as it was written"),
-    ("overlays/a.png.1-bright.jpg", blank, "not as it was written"),
+    ("overlays/sub/b.png.1-bright.jpg", cut, "changed since it was written"),
+    ("overlays/a.png.1-bright.jpg", blank, "changed since it was written"),
     ("maps/a.jpg.1-bright.npy", unlink, "cannot be read"),
-    ("maps/A.JPG.1-bright.npy", cut, "not as it was written"),
-    ("predictions.csv", cut, "lines at its end are damaged, or their rows are missing"),
-    ("predictions.csv", append, "bytes at its end that the journal does not know"),
+    ("maps/A.JPG.1-bright.npy", cut, "changed since it was written"),
+    ("predictions.csv", cut, "lines at its end are damaged, repeat an image, or have no rows"),
+    ("predictions.csv", append, "bytes at its end that the journal does not record"),
     ("predictions.csv", swap_rows, "are damaged"),
     ("predictions.csv", unlink, "missing"),
     ("failures.csv", unlink, "missing"),
@@ -152,8 +152,8 @@ def test_changed_and_deleted_images_are_named(camcli, imgs, done):
     assert found.code == 1
     problems = dict(line.split("\t") for line in found.out.splitlines()[1:])
     assert problems == {
-        str(imgs / "a.jpg"): "the image has changed since: the same command explains it again",
-        str(imgs / "sub" / "b.png"): "the image is gone; its rows are kept",
+        str(imgs / "a.jpg"): "the image has changed since: run the same command again to explain it",
+        str(imgs / "sub" / "b.png"): "the image is missing; its rows are kept",
     }
 
 

@@ -14,7 +14,7 @@ from camcli.cam.grid import to_spatial
 from camcli.cam.variations import fuse_maps, variations
 from camcli.errors import LayerError
 from camcli.network import Network, Tapped, eager
-from camcli.network.hooks import eval_frozen, full_precision, gradients_of, logits_of
+from camcli.network.hooks import eval_frozen, forward_hooks, forward_pre_hooks, full_precision, gradients_of, logits_of
 from camcli.records import Layer
 
 ChooseTargets = Callable[[Tensor], Tensor]
@@ -179,24 +179,19 @@ def _gradient_maps(
 @contextmanager
 def _two_classes(module: nn.Module, wanted: bool) -> Iterator[None]:
     """Inside, a module of one logit z returns the two logits -z and z, if that is ``wanted``."""
-    handles = []
-    if wanted:
-        handles.append(module.register_forward_hook(lambda _m, _i, o: torch.cat([-logits_of(o), logits_of(o)], dim=1)))
-    try:
+
+    def both(_module: nn.Module, _inputs: object, output: object) -> Tensor:
+        return torch.cat([-logits_of(output), logits_of(output)], dim=1)
+
+    with forward_hooks([(module, both)] if wanted else []):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
 def _announced(module: nn.Module, before_pass: Callable[[], None]) -> Iterator[None]:
     """Inside, ``before_pass`` is called before each forward pass of ``module``, whichever method sends it there."""
-    handle = module.register_forward_pre_hook(lambda _module, _inputs: before_pass())
-    try:
+    with forward_pre_hooks([(module, lambda _module, _inputs: before_pass())]):
         yield
-    finally:
-        handle.remove()
 
 
 def _fused(explanation: Explanation, layers: Sequence[Layer], methods: Sequence[Method], how: str | None) -> Explanation:

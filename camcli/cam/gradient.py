@@ -13,6 +13,7 @@ from camcli.cam import gradient_method, target_logit
 from camcli.cam.grid import to_spatial
 from camcli.errors import LayerError
 from camcli.network.hooks import capture_outputs, eval_frozen, gradients_of, logits_of
+from camcli.network.probe import random_direction
 from camcli.records import Layer
 
 FINER_REFERENCES = 3
@@ -36,9 +37,7 @@ def require_linear_head(module: nn.Module, layer: Layer, image: Tensor) -> None:
     """
     with eval_frozen(module), capture_outputs(module, [layer.name]) as outputs, torch.enable_grad():
         logits = logits_of(module(torch.cat([strength * image for strength in (1, -1, 0, 30, -30)])))
-        generator = torch.Generator().manual_seed(0)
-        direction = torch.randn(logits.shape[1], generator=generator).to(logits)
-        (gradient,) = gradients_of((logits * direction).sum(), [outputs[layer.name]], keep_graph=False)
+        (gradient,) = gradients_of((logits * random_direction(logits)).sum(), [outputs[layer.name]], keep_graph=False)
     cells = to_spatial(gradient, layer.grid)
     first = cells[:1, :, :1, :1]
     if not torch.allclose(cells, first.expand_as(cells), rtol=1e-3, atol=1e-6 * float(first.abs().max())):

@@ -22,7 +22,8 @@ _TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def read_checkpoint(path: str) -> dict[str, Tensor]:
-    """A dictionary, name -> tensor, from a ``.pt``, ``.pth`` or ``.safetensors`` file, taken out of a ``state_dict`` wrapper.
+    """A dictionary name -> tensor from a ``.pt``, ``.pth`` or ``.safetensors`` file, out of a ``state_dict`` wrapper where there
+    is one.
 
     Pickles are read with ``weights_only=True``, so no code of the file runs. Raises WeightsError for files that need it, that
     are damaged, or that hold no tensors.
@@ -66,7 +67,8 @@ def _read_pickle(path: str) -> Any:
 def fill_module(
     build: Callable[..., nn.Module], tensors: Mapping[str, Tensor], path: str, name: str
 ) -> tuple[nn.Module, int | None]:
-    """The architecture with the weights ``tensors``, name -> tensor, and the number of classes where the head is not its own.
+    """The architecture with ``tensors``, name -> tensor, as its weights, and the number of classes where the head is not the
+    architecture's own.
 
     ``build(num_classes=N)`` makes the architecture. Prefixes that wrappers add (``module.``, ``model.``) are taken off. N is
     the size that every tensor of the head has in common. Raises WeightsError for tensors that are missing or do not fit.

@@ -7,8 +7,9 @@ import warnings
 import torch
 from torch import Tensor, fx, nn
 
-from camcli.errors import LayerError
+from camcli.errors import LayerError, first_line
 from camcli.network.hooks import capture_outputs, eval_frozen
+from camcli.network.probe import probe_input
 from camcli.records import Layer, LoadedModel
 
 FEATURES = "features"
@@ -60,9 +61,8 @@ def cut_classifier(model: LoadedModel, layer: Layer, classes: int) -> GapClassif
             "convolutional backbone."
         )
     features = _cut(model, layer.name)
-    generator = torch.Generator().manual_seed(0)
     parameter = next(model.module.parameters())
-    images = torch.randn((2, 3, *model.preprocess.crop), generator=generator).to(parameter.device, parameter.dtype)
+    images = probe_input(model.preprocess, parameter.device, parameter.dtype, count=2)
     with eval_frozen(model.module), capture_outputs(model.module, [layer.name]) as outputs, torch.no_grad():
         model.module(images)
         expected, found = outputs[layer.name].detach(), features(images)
@@ -84,7 +84,7 @@ def _cut(model: LoadedModel, name: str) -> fx.GraphModule:
             warnings.simplefilter("ignore")
             extractor = create_feature_extractor(model.module, {name: FEATURES}).eval()
     except Exception as error:  # the tracer raises whatever a forward pass meets there
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise LayerError(f"{model.name} cannot be cut at {name!r} ({reason}): take another layer or backbone.") from error
     graph = extractor.graph
     output = next(node for node in graph.nodes if node.op == "output")

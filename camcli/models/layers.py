@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from camcli.errors import LayerError, ModelError, did_you_mean
+from camcli.errors import LayerError, ModelError, did_you_mean, first_line
 from camcli.network.hooks import capture_outputs, eval_frozen, gradients_of, logits_of
+from camcli.network.probe import probe_input, random_direction
 from camcli.records import Grid, Layer, LayerInfo, LoadedModel
 
 _MOVERS = (
@@ -115,12 +116,9 @@ def _full_name(model: LoadedModel, name: str) -> str:
 
 def _probe(model: LoadedModel, names: Sequence[str]) -> list[LayerInfo]:
     """What one noise image shows of the modules ``names``, in order of their last execution."""
-    generator = torch.Generator().manual_seed(0)
     height, width = model.preprocess.crop
-    parameter = next(model.module.parameters(), None)
-    image = torch.randn((1, 3, height, width), generator=generator)
-    if parameter is not None:
-        image = image.to(parameter.device, parameter.dtype)
+    like = next(model.module.parameters(), torch.zeros(0))
+    image = probe_input(model.preprocess, like.device, like.dtype)
     prefix = getattr(model.module, "num_prefix_tokens", None)
     with eval_frozen(model.module), capture_outputs(model.module, names) as outputs, torch.enable_grad():
         try:
@@ -128,15 +126,12 @@ def _probe(model: LoadedModel, names: Sequence[str]) -> list[LayerInfo]:
         except ModelError:
             raise
         except Exception as error:  # the user's own forward may raise anything
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ModelError(f"{model.name} does not run on one image of 3 x {height} x {width}: {reason}") from error
-        # one fixed direction of the logits that no symmetry cancels
-        direction = torch.randn(logits.shape, generator=generator).to(logits)
+            raise ModelError(f"{model.name} does not run on one image of 3 x {height} x {width}: {first_line(error)}") from error
         ran = list(outputs.items())
         floating = [(name, output) for name, output in ran if output.requires_grad]
         gradients: dict[str, Tensor] = {}
         if floating and logits.requires_grad:
-            found = gradients_of((logits * direction).sum(), [output for _, output in floating], keep_graph=False)
+            found = gradients_of((logits * random_direction(logits)).sum(), [output for _, output in floating], keep_graph=False)
             gradients = {name: gradient for (name, _), gradient in zip(floating, found, strict=True)}
     return [_described(name, output, gradients.get(name), (height, width), prefix, model.module) for name, output in ran]
 

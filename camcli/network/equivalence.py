@@ -9,6 +9,7 @@ from torch import Tensor
 
 from camcli.network import Tapped
 from camcli.network.hooks import gradients_of
+from camcli.network.probe import random_direction
 
 Run = Callable[[Tensor, Sequence[str]], Tapped]
 
@@ -36,8 +37,8 @@ def probe_inputs(like: Tensor, count: int) -> Tensor:
 def _results(run: Run, inputs: Tensor, names: Sequence[str]) -> tuple[list[Tensor], list[Tensor]]:
     """Logits and outputs; gradients."""
     tapped = run(inputs, names)
-    direction = torch.randn(tapped.logits.shape[1], generator=torch.Generator().manual_seed(0)).to(tapped.logits)
-    gradients = gradients_of((tapped.logits * direction).sum(), tapped.outputs, keep_graph=False) if names else []
+    score = (tapped.logits * random_direction(tapped.logits)).sum()
+    gradients = gradients_of(score, tapped.outputs, keep_graph=False) if names else []
     return [tensor.detach().float() for tensor in (tapped.logits, *tapped.outputs)], [tensor.float() for tensor in gradients]
 
 

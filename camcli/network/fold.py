@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from camcli.network import run_hooked
 from camcli.network.equivalence import outputs_match, probe_inputs
-from camcli.network.hooks import eval_frozen
+from camcli.network.hooks import eval_frozen, forward_hooks, forward_pre_hooks
 
 _TOLERANCE = 1e-4
 """Largest difference, as a fraction of the largest value, that folding may make to logits or a chosen layer."""
@@ -115,18 +115,16 @@ def _proved(module: nn.Module, folded: nn.Module, inputs: Tensor, names: Sequenc
 @contextmanager
 def _hooked(module: nn.Module, names: Sequence[str]) -> Iterator[_Trace]:
     """A trace of what ``module`` does meanwhile, of convolutions other than those in ``names``."""
-    handles = []
-    try:
-        with _Trace() as trace, eval_frozen(module):
-            for name, child in module.named_modules():
-                if name not in names and _is_foldable(child):
-                    handles.append(child.register_forward_hook(trace.conv_hook(name)))
-                elif _is_unhooked(child) and _remainder(child) is not None:
-                    handles.append(child.register_forward_pre_hook(trace.norm_hook(name)))
-            yield trace
-    finally:
-        for handle in handles:
-            handle.remove()
+    children = list(module.named_modules())
+    convs = [(name, child) for name, child in children if name not in names and _is_foldable(child)]
+    norms = [(name, child) for name, child in children if _is_unhooked(child) and _remainder(child) is not None]
+    with (
+        _Trace() as trace,
+        eval_frozen(module),
+        forward_hooks((child, trace.conv_hook(name)) for name, child in convs),
+        forward_pre_hooks((child, trace.norm_hook(name)) for name, child in norms),
+    ):
+        yield trace
 
 
 def _is_foldable(module: nn.Module) -> bool:

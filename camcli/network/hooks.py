@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +30,28 @@ def eval_frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+Hook = Callable[..., Any]
+"""(module, inputs, output) -> None or another output; a pre-hook is called with (module, inputs)."""
+
+
+@contextmanager
+def forward_hooks(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]:
+    """Inside, each hook is called after every forward pass of its module; it is removed on leaving, also after an error."""
+    with ExitStack() as stack:
+        for module, hook in hooks:
+            stack.enter_context(module.register_forward_hook(hook))
+        yield
+
+
+@contextmanager
+def forward_pre_hooks(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]:
+    """Inside, each hook is called before every forward pass of its module; it is removed on leaving, also after an error."""
+    with ExitStack() as stack:
+        for module, hook in hooks:
+            stack.enter_context(module.register_forward_pre_hook(hook))
+        yield
+
+
 @contextmanager
 def capture_outputs(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     """A dictionary that each forward pass fills: module name -> its output, a tensor of any shape that gradients can be taken of.
@@ -41,14 +63,8 @@ def capture_outputs(module: nn.Module, names: Iterable[str]) -> Iterator[dict[st
     their last execution, an outer module after its parts. The hooks are removed on leaving, also after an error.
     """
     outputs: dict[str, Tensor] = {}
-    handles = []
-    try:
-        for name in names:
-            handles.append(module.get_submodule(name).register_forward_hook(_keeper(outputs, name)))
+    with forward_hooks((module.get_submodule(name), _keeper(outputs, name)) for name in names):
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -58,11 +74,8 @@ def override_output(module: nn.Module, name: str, replace: Callable[[Tensor], Te
     def exchange(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         return replace(output) if isinstance(output, Tensor) else _with_first(output, replace(output[0]))
 
-    handle = module.get_submodule(name).register_forward_hook(exchange)
-    try:
+    with forward_hooks([(module.get_submodule(name), exchange)]):
         yield
-    finally:
-        handle.remove()
 
 
 def _keeper(outputs: dict[str, Tensor], name: str) -> Any:

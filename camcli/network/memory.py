@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from camcli.errors import OutOfMemoryError
 from camcli.network import run_hooked
-from camcli.network.hooks import gradients_of
+from camcli.network.hooks import forward_hooks, gradients_of
+from camcli.network.probe import probe_input
 from camcli.records import LoadedModel
 from camcli.resources import available_memory, release_memory
 
@@ -30,8 +31,7 @@ def fitting_batch_size(model: LoadedModel, names: Sequence[str], device: torch.d
     noise image: the peak of a forward and a backward pass on a GPU; elsewhere what is kept for the backward pass, and four
     times the largest output of any module.
     """
-    image = torch.randn((1, 3, *model.preprocess.crop), generator=torch.Generator().manual_seed(0)).to(device)
-    image.requires_grad_(through_all)
+    image = probe_input(model.preprocess, device).requires_grad_(through_all)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -88,11 +88,9 @@ def _host_bytes(module: nn.Module, image: Tensor, names: Sequence[str]) -> int:
     def see(_module: nn.Module, _inputs: object, output: object) -> None:
         outputs.append(output.nbytes if isinstance(output, Tensor) else 0)
 
-    handles = [child.register_forward_hook(see) for child in module.modules()]
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            _explain_once(module, image, names)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with (
+        forward_hooks((child, see) for child in module.modules()),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        _explain_once(module, image, names)
     return sum(kept.values()) + 4 * max(outputs)

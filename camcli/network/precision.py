@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from camcli.errors import ConfigError
+from camcli.errors import ConfigError, first_line
+from camcli.network.hooks import forward_hooks
 
 _TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,8 +55,9 @@ def set_precision(modules: list[nn.Module], precision: str, inputs: Tensor) -> t
         with torch.no_grad():
             modules[-1](inputs.to(dtype))
     except Exception as error:  # a network's own forward may raise anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(f"--precision {precision}: this network does not run in it ({reason}). Try --precision fp32.") from error
+        raise ConfigError(
+            f"--precision {precision}: this network does not run in it ({first_line(error)}). Try --precision fp32."
+        ) from error
     return dtype
 
 
@@ -82,15 +85,11 @@ def _in_float32(_module: nn.Module, inputs: Any) -> Any:
 def _last_linear(module: nn.Module, inputs: Tensor) -> str | None:
     """The name of the linear layer whose output the network returns."""
     returned: dict[str, Tensor] = {}
-    handles = [
-        child.register_forward_hook(lambda _m, _i, output, name=name: returned.update({name: output}))
-        for name, child in module.named_modules()
-        if type(child) is nn.Linear and name
-    ]
-    try:
-        with torch.no_grad():
-            output = module(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def keep(name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        returned[name] = output
+
+    linear = [(child, partial(keep, name)) for name, child in module.named_modules() if type(child) is nn.Linear and name]
+    with forward_hooks(linear), torch.no_grad():
+        output = module(inputs)
     return next((name for name, tensor in returned.items() if tensor is output), None)

@@ -14,14 +14,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from camcli.errors import first_line
 from camcli.network import Network, Tapped, run_hooked
 from camcli.network.equivalence import outputs_match, probe_inputs
 from camcli.network.fold import fold_batch_norms
 from camcli.network.hooks import eval_frozen
 from camcli.network.partition import split_network
 from camcli.network.precision import resolve_precision, set_precision, tensor_cores
+from camcli.network.probe import probe_input
+from camcli.network.threads import torch_threads
 from camcli.records import LoadedModel
-from camcli.resources import available_cores
 
 COMPILE_PAYS = 10_000
 """Images from which compiling, 10 to 40 seconds, is paid back: it saves about 2 milliseconds an image on two cores."""
@@ -49,8 +51,7 @@ def prepare_network(
     done. Raises ConfigError for a precision that the network does not run in.
     """
     module = model.module
-    generator = torch.Generator().manual_seed(0)
-    example = torch.randn((1, 3, *model.preprocess.crop), generator=generator).to(device)
+    example = probe_input(model.preprocess, device)
     precision = resolve_precision(wanted.precision, device)
     with eval_frozen(module), tensor_cores(precision == "tf32", device):
         memory_format = _fastest_format(module, example, names)
@@ -104,7 +105,7 @@ def _compiled(network: Network, folded: nn.Module, example: Tensor, names: Seque
             faster = replace(split, trunk=trunk)
             same = outputs_match(network.run, lambda images, _: faster.run(images), inputs, names, _TOLERANCE[network.dtype])
     except Exception as error:  # the exporter and the compiler raise whatever a network meets there
-        return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        return first_line(error)[:200]
     if not same:
         return "the compiled network gives other results"
 
@@ -122,16 +123,15 @@ def _compiling(threads: int | None) -> Iterator[None]:
     """Inside, PyTorch computes with ``threads``, as it will later: compiled code is made for a number of them. It gives no advice
     to developers, and keeps what it compiles.
     """
-    log, kept = logging.getLogger("torch"), torch.get_num_threads()
+    log = logging.getLogger("torch")
     level = log.level
     _keep_compiled_code()
     try:
         log.setLevel(logging.ERROR)
-        torch.set_num_threads(threads or available_cores())
-        yield
+        with torch_threads(threads):
+            yield
     finally:
         log.setLevel(level)
-        torch.set_num_threads(kept)
 
 
 def _keep_compiled_code() -> None:

@@ -1,1 +1,1 @@
-"""What a run leaves behind: files that are complete or absent, tables, and the journal of what is done."""
+"""The output folder of a run: its files, its tables, and the journal that records which images are done."""

@@ -1,4 +1,4 @@
-"""What to do about an output folder that holds a run with other settings, as commands to copy."""
+"""Advice for a run into a folder that holds a run with other settings: options and commands to copy."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from camcli.config.run import LOOKS
 from camcli.output.names import shard_of_name
 from camcli.records import escape_name
 
-_TELLING = ("model", "method", "layer", "class", "class-from", "weights", "style", "inputs")
-"""Settings that name a folder best, in this order; then any other that differs."""
+_NAMING_SETTINGS = ("model", "method", "layer", "class", "class-from", "weights", "style", "inputs")
+"""Settings after which a new folder is named, in this order, before any other setting that differs."""
 
 _LONGEST = 40
-"""Characters of what is put behind a folder's name."""
+"""Maximum length of the suffix of a proposed folder name, in characters."""
 
 
-def ways_on(path: str, earlier: Mapping[str, Any], now: Mapping[str, Any], different: Sequence[str]) -> str:
-    """Sentences with options to copy, for a run with the settings ``now`` into the folder at ``path``, made with ``earlier``.
+def settings_advice(path: str, earlier: Mapping[str, Any], now: Mapping[str, Any], different: Sequence[str]) -> str:
+    """Sentences with options to copy, for a run with settings ``now`` into the folder ``path`` of a run with settings ``earlier``.
 
-    ``different``: the names of the settings that differ. The folder that is proposed does not exist yet.
+    ``different``: the names of the settings that differ. They propose a folder that does not exist yet.
     """
     folder = shlex.quote(escape_name(free_folder(path, now, different)))
     repaint = _repaint_command(path, earlier, now, different)
-    first = f"Only the look differs. Repaint the overlays that are there: {repaint}. " if repaint else ""
-    return f"{first}{'Or use' if repaint else 'Use'} another folder: -o {folder}. To replace what is there: --overwrite."
+    first = f"Only the look of the overlays differs. To repaint them: {repaint}. " if repaint else ""
+    return f"{first}To use another folder: -o {folder}. To replace the earlier run: --overwrite."
 
 
 def free_folder(path: str, now: Mapping[str, Any], different: Sequence[str]) -> str:
-    """A folder beside the one at ``path`` that does not exist yet, named after a setting that differs: ``heatmaps-resnet50``.
+    """The path of a folder beside ``path`` that does not exist yet, named after a setting that differs: ``heatmaps-resnet50``.
 
-    A shard's folder lies in the one that ``--output`` names, so the name is that one's.
+    For the folder of a shard, the name is derived from the folder of ``--output`` around it.
     """
     whole = os.path.dirname(path) if shard_of_name(os.path.basename(path)) else path
     near = os.path.relpath(whole)
     place = whole if near.startswith(os.pardir) or near == os.curdir else near
-    names = [name for name in (*_TELLING, *different) if name in different]
+    names = [name for name in (*_NAMING_SETTINGS, *different) if name in different]
     ending = next(filter(None, (_ending(name, now.get(name)) for name in names)), "")
     stem = f"{place}-{ending}" if ending else place
     return next(folder for folder in _numbered(stem, plain=bool(ending)) if not os.path.lexists(folder))
@@ -54,7 +54,7 @@ def _numbered(stem: str, *, plain: bool) -> Iterator[str]:
 
 
 def _ending(name: str, value: Any) -> str:
-    """A few letters that say what ``value`` is; empty for a default or a digest, which say nothing."""
+    """A short suffix that names ``value``; empty for a default value or a digest."""
     if name.endswith("-sha256") or value in (None, False, "") or value == []:
         return ""
     text = str(value[0] if isinstance(value, list) else value)
@@ -67,7 +67,7 @@ def _ending(name: str, value: Any) -> str:
 
 
 def _repaint_command(path: str, earlier: Mapping[str, Any], now: Mapping[str, Any], different: Sequence[str]) -> str | None:
-    """The ``camcli render`` that gives the overlays the look ``now``; None where more differs, or no maps were stored."""
+    """The ``camcli render`` command that gives the overlays the look ``now``; None if more differs or no maps are stored."""
     if not set(different) <= set(LOOKS) or not earlier.get("save-maps"):
         return None
     options: list[str] = []

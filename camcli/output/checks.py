@@ -1,4 +1,4 @@
-"""What an output folder must be like before it is written to, and whether an image is still what it was."""
+"""Checks of an output folder before it is written to, and of images that may have changed since they were explained."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from camcli.config.run import LOOKS, RunConfig
 from camcli.documents import kind_of
 from camcli.errors import OutputError, SettingsError
 from camcli.layout import FITTED_MARK, OUTPUT_FOLDERS, OUTPUT_NAMES, OWN, OWN_FOLDERS
-from camcli.output.advice import ways_on
+from camcli.output.advice import settings_advice
 from camcli.output.journal import Header
 from camcli.output.root import Root
 from camcli.records import Stamp, escape_name, stamp_of
 
 _FOLDERS = frozenset({*OUTPUT_FOLDERS, *OWN_FOLDERS})
-"""Names of folders in an output folder, and in its marker; all else that camcli makes there are files."""
+"""Names of the folders that camcli makes in an output folder; everything else that it makes there is a file."""
 
 
 def is_unchanged(earlier: Stamp | None, path: str) -> bool:
-    """Whether the file at ``path`` holds the bytes that ``earlier`` stands for; None stands for a file that is not there.
+    """Whether the file at ``path`` still has the stamp ``earlier``; None is the stamp of a missing file.
 
-    Told by their SHA-256 where that was recorded, otherwise by size and modification time.
+    Compares the SHA-256 if it was recorded, otherwise size and modification time.
     """
     now = stamp_of(path)
     if earlier is None or now is None:
@@ -36,7 +36,7 @@ def is_unchanged(earlier: Stamp | None, path: str) -> bool:
     if earlier.size != now.size:
         return False
     digest = _sha256_of(path)
-    return earlier.mtime_ns == now.mtime_ns if digest is None else earlier.sha256 == digest  # None: it cannot be read just now
+    return earlier.mtime_ns == now.mtime_ns if digest is None else earlier.sha256 == digest  # None: unreadable now
 
 
 def _sha256_of(path: str) -> str | None:
@@ -50,22 +50,22 @@ def _sha256_of(path: str) -> str | None:
 
 
 def is_readable(path: str) -> bool:
-    """Whether there is a regular file with contents that this process may read."""
+    """Whether ``path`` is a regular file that is not empty and that this process may read."""
     return os.path.isfile(path) and os.path.getsize(path) > 0 and os.access(path, os.R_OK)
 
 
 def is_listable(path: str) -> bool:
-    """Whether there is a folder whose contents this process may list."""
+    """Whether ``path`` is a folder that this process may list."""
     return os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)
 
 
 def check_place(path: str) -> None:
-    """Raise OutputError where ``path`` cannot become or be an output folder."""
+    """Raise OutputError if ``path`` is not an output folder and cannot become one."""
     parent = os.path.dirname(path)
     if parent == path:
         raise OutputError(f"{escape_name(path)!r} is the root of the file system; name a folder of its own with --output.")
     if not os.path.isdir(parent):
-        raise OutputError(f"there is no folder {escape_name(parent)!r} to put the output in; create it first.")
+        raise OutputError(f"there is no folder {escape_name(parent)!r} for the output; create it first.")
     if not os.path.lexists(path):
         if not os.access(parent, os.W_OK | os.X_OK):
             raise OutputError(f"the folder {escape_name(parent)!r} is not writable; choose another place with --output.")
@@ -88,9 +88,9 @@ def check_place(path: str) -> None:
 
 
 def check_kinds(root: Root) -> None:
-    """Raise OutputError where something in ``root`` has a name of ours and is no file or folder as camcli makes them.
+    """Raise OutputError if an entry of ``root`` with a name of camcli's has the wrong kind, such as a link or a folder for a file.
 
-    Every later step refuses it too; here it is told at once, before a model is loaded.
+    Every later step refuses it too. This check reports it early, before a model is loaded.
     """
     inner = [f"{OWN}/{name}" for name in root.names(OWN)] if root.is_folder(OWN) else []
     for name in (OWN, *OUTPUT_NAMES, *inner):
@@ -104,42 +104,51 @@ def check_kinds(root: Root) -> None:
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
             found = kind_of(status.st_mode)
         raise OutputError(
-            f"{escape_name(root.at(name))!r} is {found}, where camcli writes a {expected}; it follows no links inside "
-            "an output folder. "
-            "Move it away, or choose another folder with --output."
+            f"{escape_name(root.at(name))!r} is {found}, but camcli writes a {expected} there, and it follows no links inside an "
+            "output folder. Move it away, or choose another folder with --output."
         )
 
 
 def check_settings(path: str, earlier: Header, now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings with which the run in the folder at ``path`` goes on, and what ``camcli render`` has changed of them since.
+    """The settings with which the run in the folder ``path`` is resumed, and the settings that ``camcli render`` has changed since.
 
-    An option that the folder's record does not name had its default. The look may be that of the run or the one that ``camcli
-    render`` has given to the folder since: the same command goes on in the present one. Raises SettingsError, with what differs,
-    for other settings.
+    ``earlier``: the recorded settings; an option that they do not name had its default. ``now``: the settings of the new run. Their
+    look may be the one of the earlier run or the one that ``camcli render`` has given to the overlays since; both resume with the
+    current look. Raises SettingsError, with the differences, for other settings.
     """
-    defaults = default_values(RunConfig)
-    before = {**{key: defaults[key] for key in now if key in defaults}, **earlier.settings}
-    present = {**before, **earlier.drawn}
+    before = with_defaults(earlier.settings, now, RunConfig)
+    present = {**before, **earlier.redrawn}
     looks = [key for key in LOOKS if key in now]
     as_before = all(now[key] == before[key] for key in looks)
     refuse_differences(path, present, {**now, **({key: present[key] for key in looks} if as_before else {})})
-    return {**now, **{key: before[key] for key in looks}}, dict(earlier.drawn)
+    return {**now, **{key: before[key] for key in looks}}, dict(earlier.redrawn)
+
+
+def with_defaults(earlier: Mapping[str, Any], now: Mapping[str, Any], *options: Any) -> dict[str, Any]:
+    """``earlier`` settings, and the default of each setting in ``now`` that they do not name: it did not exist then.
+
+    ``options``: dataclasses of options, or their types, that define the defaults.
+    """
+    defaults: dict[str, Any] = {}
+    for each in options:
+        defaults |= default_values(each)
+    return {**{key: defaults[key] for key in now if key in defaults}, **earlier}
 
 
 def refuse_differences(path: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise SettingsError, with what differs, where what is in the folder at ``path`` was made with other settings."""
+    """Raise SettingsError, with the differences, if the run in the folder ``path`` has other settings than ``now``."""
     earlier, now = comparable_settings(earlier, now)
     different = [key for key in dict.fromkeys([*earlier, *now]) if earlier.get(key) != now.get(key)]
     if different:
         raise SettingsError(
             f"{escape_name(path)!r} holds a run with other settings ({differences(earlier, now)}). "
-            f"{ways_on(path, earlier, now, different)}",
+            f"{settings_advice(path, earlier, now, different)}",
             different,
         )
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """In which settings two runs differ, in words; empty where in none. Those that have no effect do not count."""
+    """The settings in which two runs differ, in words; empty if there are none. Settings without effect are not compared."""
     earlier, now = comparable_settings(earlier, now)
     return "; ".join(
         f"{key}: was {_words(earlier.get(key))}, now {_words(now.get(key))}"

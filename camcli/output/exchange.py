@@ -1,7 +1,8 @@
-"""Several files of an output folder replaced together: a crash at any moment leaves all of the old ones or all of the new ones.
+"""Replacing several files of an output folder at once: a crash at any moment leaves all old files or all new files.
 
-The new files are written into a folder of their own and flushed to the disk. One rename of that folder decides: from then on they
-are the truth, wherever a process dies while it moves them to their places. Who reads them asks ``present`` where they are.
+The new files are written into the folder DRAFT and flushed to disk. Then DRAFT is renamed to EXCHANGE: from then on the new files
+are valid, even if the process dies before it has moved all of them to their places. ``current_place`` returns where a file is
+now.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ from camcli.output.root import Root
 from camcli.output.writers import output_error
 
 LEFTOVERS = (DRAFT, EXCHANGE)
-"""What a process leaves that dies at it."""
+"""Folders that remain when a process dies while it replaces files."""
 
 
 def _inner(folder: str, place: str) -> str:
     return f"{folder}/{os.path.basename(place)}"
 
 
-def present(root: Root, place: str) -> str:
-    """Where the file that belongs at ``place`` is now: there, or on its way there."""
-    decided = _inner(EXCHANGE, place)
-    return decided if root.exists(decided) else place
+def current_place(root: Root, place: str) -> str:
+    """Where the file for ``place`` is now: at ``place``, or still in EXCHANGE."""
+    moving = _inner(EXCHANGE, place)
+    return moving if root.exists(moving) else place
 
 
 @contextmanager
 def exchanged(root: Root, places: Sequence[str]) -> Iterator[Mapping[str, BinaryIO]]:
-    """Files to be filled inside, one for each of ``places``, which replace those there all at once when the block ends well.
+    """Context manager: new files for ``places``. When the block ends without an error, they replace the old files all at once.
 
-    Raises OutputError where that cannot be written; what was there before stays then.
+    Yields place -> open file. Raises OutputError if they cannot be written; then the old files remain.
     """
     try:
         finish_exchange(root, places)
@@ -46,7 +47,7 @@ def exchanged(root: Root, places: Sequence[str]) -> Iterator[Mapping[str, Binary
             for file in files.values():
                 file.flush()
                 os.fsync(file.fileno())
-        root.rename(DRAFT, EXCHANGE)  # from here on the new files are the truth
+        root.rename(DRAFT, EXCHANGE)  # from here on the new files are valid
         finish_exchange(root, places)
     except OSError as error:
         _discard(root, places)
@@ -57,28 +58,28 @@ def exchanged(root: Root, places: Sequence[str]) -> Iterator[Mapping[str, Binary
 
 
 def exchange_files(root: Root, contents: Mapping[str, bytes]) -> None:
-    """Replace the files of ``contents`` (place -> bytes) all at once; no bytes stand for no file. Raises OutputError."""
+    """Replace the files of ``contents`` (place -> bytes) all at once; empty bytes remove a file. Raises OutputError."""
     with exchanged(root, list(contents)) as files:
         for place, data in contents.items():
             files[place].write(data)
 
 
 def finish_exchange(root: Root, places: Sequence[str]) -> None:
-    """Move what a process that died had decided, and not moved yet, to its ``places``. Raises OSError."""
+    """Move the files that a process left in EXCHANGE when it died to their ``places``. Raises OSError."""
     if not root.exists(EXCHANGE):
         return
     for place in places:
-        decided = _inner(EXCHANGE, place)
-        if root.size(decided):
-            root.rename(decided, place)
-        elif root.exists(decided):
+        moving = _inner(EXCHANGE, place)
+        if root.size(moving):
+            root.rename(moving, place)
+        elif root.exists(moving):
             root.remove(place)
-            root.remove(decided)
+            root.remove(moving)
     root.remove_folder(EXCHANGE, above=False)
 
 
 def _discard(root: Root, places: Sequence[str]) -> None:
-    """Remove a draft, as far as it is one; nothing that is in the way is of any harm."""
+    """Remove the files of a draft, and its folder if it is empty then. What cannot be removed does no harm."""
     with contextlib.suppress(OSError):
         for place in places:
             root.remove(_inner(DRAFT, place))

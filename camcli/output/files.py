@@ -1,4 +1,4 @@
-"""The files that belong to a row of the table: its overlay, and the map and the mask beside it; and those of a report."""
+"""The files that belong to a row of the table: overlay, map and mask. Also how to recognise whole files and reports."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 ARRAY_START = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<f4', 'fortran_order': False, 'shape': \((\d{1,9}), (\d{1,9})\), \} *\n", re.DOTALL
 )
-"""How numpy.save begins a file of float32 in two dimensions (numpy.lib.format, version 1.0)."""
+"""The header that numpy.save writes for a two-dimensional float32 array (numpy.lib.format, version 1.0)."""
 
 REPORT_START = b"<!doctype html>\n<!-- a report of camcli"
-"""With which every report begins, so that a page of somebody else is not taken for one."""
+"""The beginning of every report, by which a report is told from any other page."""
 
 
 def files_of(overlay: str, settings: Mapping[str, Any]) -> list[str]:
-    """The files of the row with the path ``overlay``, relative to the output folder; none for an unpainted map."""
+    """The files of the row with the overlay ``overlay``, as paths in the output folder. A map that was not painted has none."""
     if not overlay:
         return []
     files = [overlay]
@@ -35,12 +35,12 @@ def files_of(overlay: str, settings: Mapping[str, Any]) -> list[str]:
 
 
 def row_files(rows: list[dict[str, str]], settings: Mapping[str, Any]) -> list[str]:
-    """The files of all ``rows`` of an image, in order."""
+    """The files of all ``rows`` of an image, in the order of the rows."""
     return [file for row in rows for file in files_of(unescape_name(row["overlay"]), settings)]
 
 
 def stray_files(root: Root, named: set[str]) -> Iterator[str]:
-    """Files in ``root``, by their names camcli's own, that are not among ``named``."""
+    """Files in ``root`` that have a name of camcli's but are not in ``named``."""
     for top in ROW_FOLDERS:
         for file in root.files(top):
             if is_output_name(file) and file not in named:
@@ -48,7 +48,7 @@ def stray_files(root: Root, named: set[str]) -> Iterator[str]:
 
 
 def is_report(root: Root, page: str = REPORT_PAGE) -> bool:
-    """Whether the file at ``page`` is a report of camcli. Raises OSError, but not for one that is not there."""
+    """Whether the file ``page`` is a report of camcli; False if there is none. Raises OSError if it cannot be read."""
     try:
         with root.open(page) as file:
             return file.read(len(REPORT_START)) == REPORT_START
@@ -57,7 +57,7 @@ def is_report(root: Root, page: str = REPORT_PAGE) -> bool:
 
 
 def is_whole_file(root: Root, file: str) -> bool:
-    """Whether a picture has its beginning and its end, and an array the bytes that its shape needs. Raises OSError."""
+    """Whether a file is complete: a picture has its start and end marks, an array the size of its shape. Raises OSError."""
     with root.open(file) as opened:
         start = opened.read(256)
         size = os.fstat(opened.fileno()).st_size

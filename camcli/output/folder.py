@@ -1,8 +1,8 @@
-"""The output folder of one run: locked, resumed, appended to, and left whole.
+"""The output folder of one run: claiming it, finding out what is still to do, and starting to write.
 
-Layout: ``overlays/``, ``maps/``, ``predictions.csv``, ``failures.csv``, ``run.json`` for the user, and ``.camcli/`` with the
-lock, the journal and a scratch folder. See ``journal`` for why a run killed at any moment loses nothing but the image it
-was at, and ``root`` for why nothing outside the folder is touched, whoever made it.
+For the user it contains ``overlays/``, ``maps/``, ``predictions.csv``, ``failures.csv`` and ``run.json``; for camcli,
+``.camcli/`` with the lock, the journal and a scratch folder. ``journal`` explains why a run that is killed loses only the images
+in progress, and ``root`` why nothing outside the folder is touched.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 from camcli.errors import SettingsError
-from camcli.layout import BOXES, JOURNAL, LOCK, NEW_LOOK, OUTPUT_NAMES, OVERLAYS, OWN, RUN_RECORD
+from camcli.layout import BOXES, JOURNAL, LOCK, OUTPUT_NAMES, OVERLAYS, OWN, RUN_RECORD, UNFINISHED_RENDER
 from camcli.output.checks import check_place, is_readable, is_unchanged
 from camcli.output.files import row_files
 from camcli.output.inflight import InFlight
 from camcli.output.journal import Entry, read_header
-from camcli.output.ledger import Ledger, own_files
+from camcli.output.ledger import Ledger, files_in_table
 from camcli.output.locks import claimed
 from camcli.output.manifest import remove_report
 from camcli.output.names import shard_name
-from camcli.output.order import NO_FAILURE, in_order
+from camcli.output.order import NOT_A_FAILURE, in_order
 from camcli.output.record import read_record
 from camcli.output.redrawing import redrawing_look
 from camcli.output.root import Root
@@ -32,17 +32,18 @@ from camcli.output.writers import output_error
 from camcli.output.writing import Rewriter, RunWriter, confirm_all, sweep
 from camcli.records import Checksum, Source
 
-_RETRIED = ("memory", NO_FAILURE)
-"""Stages of failures that say nothing of the file: what failed there is tried again by every run."""
+_RETRIED = ("memory", NOT_A_FAILURE)
+"""Stages of failures that do not depend on the file alone: every run retries these images."""
 
 
 class OutputFolder:
-    """An output folder held by this process: a context manager, locked from entry to exit.
+    """Context manager: an output folder that this process has locked, from entry to exit.
 
-    ``settings`` decide what is written, as JSON values: a folder made with others is refused, unless ``overwrite`` empties it
-    first. ``shard``, as (index, count), is one of several runs that share ``path``: its own output folder lies inside. Entering
-    raises OutputError (not writable, not camcli's), InUseError, or SettingsError with the differences. A folder in which nothing
-    was recorded is left as it was found.
+    ``settings``: the settings of the run, as JSON values. A folder with other settings is refused, unless ``overwrite`` is set,
+    which removes the earlier run. ``shard``, (index, count): the run is one of several that share ``path``, with an output folder
+    of its own inside. Entering raises OutputError if the folder is not writable or not camcli's, InUseError if another process
+    has locked it, and SettingsError, with the differences, for other settings. If nothing is recorded, the folder is left as it
+    was.
     """
 
     def __init__(
@@ -54,31 +55,31 @@ class OutputFolder:
         shard: tuple[int, int] | None = None,
     ) -> None:
         self.place = path if shard is None else os.path.join(path, shard_name(*shard))
-        shared = Root(path)
-        self.root = shared if shard is None else shared.below(shard_name(*shard))
-        self._shared = shared
+        outer = Root(path)
+        self.root = outer if shard is None else outer.below(shard_name(*shard))
+        self._outer = outer
         self.ledger = Ledger(self.root, settings)
         self._overwrite = overwrite
-        self._held = contextlib.ExitStack()
+        self._lock_stack = contextlib.ExitStack()
         self._unconfirmed = Unconfirmed(self.root)
         self._in_flight = InFlight(self.root)
         self._folds_case = False
 
     @property
     def path(self) -> str:
-        """The whole path of the folder."""
+        """The absolute path of the folder."""
         return self.root.path
 
     def __enter__(self) -> OutputFolder:
-        check_place(self._shared.path)
-        if self.root is not self._shared and self._shared.exists(os.path.basename(self.path)):
+        check_place(self._outer.path)
+        if self.root is not self._outer and self._outer.exists(os.path.basename(self.path)):
             check_place(self.path)
         with contextlib.ExitStack() as stack:
             stack.enter_context(claimed(self.root, "run", self._is_used))
             self._folds_case = self.root.exists(f"{OWN}/{os.path.basename(LOCK).upper()}")
             if not self._overwrite:
                 self.ledger.load()
-            self._held = stack.pop_all()
+            self._lock_stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -88,21 +89,21 @@ class OutputFolder:
                 confirm_all(self.root, self.ledger, self._unconfirmed)
         self._unconfirmed.close()
         self._in_flight.end()
-        self._held.close()
+        self._lock_stack.close()
 
     def _is_used(self) -> bool:
         return any(map(self.root.exists, (JOURNAL, *OUTPUT_NAMES)))
 
     def begin(self, todo: Sequence[Source], deaths: Mapping[str, int] = MappingProxyType({})) -> RunWriter:
-        """Make room for the results of ``todo``: drop their old rows, or everything with ``overwrite``. Raises OutputError.
+        """A writer for the results of ``todo``. Their old rows are removed first; with ``overwrite``, the whole earlier run.
 
-        ``deaths``: of the suspects, as ``suspects`` counted them; remembered until a run ends by itself.
+        ``deaths``: the result of ``suspects``, which is remembered until a run ends by itself. Raises OutputError.
         """
         try:
             if self._overwrite:
                 self._clear()
             else:
-                self.root.remove(RUN_RECORD)  # which says that the run has come to its end
+                self.root.remove(RUN_RECORD)  # it states that the run is finished
                 self._drop({source.image for source in todo} & self.ledger.entries.keys())
                 sweep(self.root, self.ledger, self._unconfirmed)
             self._in_flight.begin(deaths)
@@ -111,15 +112,15 @@ class OutputFolder:
         return RunWriter(self.root, self.ledger, self._unconfirmed, self._in_flight, folds_case=self._folds_case)
 
     def rewriting(self) -> Rewriter:
-        """What replaces rows of the run that is here, which has come to its end."""
+        """A writer that replaces rows of the finished run in this folder."""
         return Rewriter(self.root, self.ledger, self._unconfirmed)
 
     def _clear(self) -> None:
-        """Remove what earlier runs left here: what the table and the log name, tables, journal and report. Raises OSError."""
-        files = list(own_files(self.root))
-        self._unconfirmed.doubt(files)
+        """Remove the earlier run: tables, journal, report, and the files that the table and the log name. Raises OSError."""
+        files = list(files_in_table(self.root))
+        self._unconfirmed.mark_unconfirmed(files)
         self.ledger.clear()
-        for name in (RUN_RECORD, BOXES, NEW_LOOK):
+        for name in (RUN_RECORD, BOXES, UNFINISHED_RENDER):
             self.root.remove(name)
         remove_report(self.root, [file for file in files if file.startswith(f"{OVERLAYS}/")])
         sweep(self.root, self.ledger, self._unconfirmed)
@@ -128,20 +129,20 @@ class OutputFolder:
         if not stale:
             return
         for _, rows in self.ledger.explained(image for image in self.ledger.entries if image in stale):
-            self._unconfirmed.doubt(row_files(rows, self.ledger.settings))
+            self._unconfirmed.mark_unconfirmed(row_files(rows, self.ledger.settings))
         self.ledger.keep([image for image in self.ledger.entries if image not in stale])
 
     @property
     def redrawing(self) -> Mapping[str, Any] | None:
-        """The look that a ``camcli render`` was giving to the overlays when it died; None where none did."""
+        """The look that an unfinished ``camcli render`` was giving to the overlays; None if no render is unfinished."""
         return redrawing_look(self.root)
 
     def pending(self, sources: Sequence[Source], *, retry_failed: bool = False, hashed: bool = False) -> list[Source]:
-        """The sources that are not done, have changed since, or whose rows or overlays are gone. Changes nothing.
+        """The sources that are not explained yet, have changed since, or whose rows or overlays are damaged. Changes nothing.
 
-        An image that failed counts as done as long as its file is the same, and cannot be read where that was the reason; with
-        ``retry_failed``, or where it failed for lack of memory, it does not. With ``hashed`` an image of which no SHA-256 was
-        recorded is not done.
+        An image that failed is not pending while its file is unchanged, unless it failed for lack of memory, failed because it
+        could not be read and can be read now, or ``retry_failed`` is set. With ``hashed``, an image without a recorded SHA-256 is
+        pending.
         """
         if not self.ledger.entries:
             return list(sources)
@@ -160,21 +161,21 @@ class OutputFolder:
         return [source for source in sources if not is_done(source)]
 
     def suspects(self, todo: Sequence[Source]) -> dict[str, int]:
-        """The images of ``todo`` that may take the process down, and how often it died with only that one in hand.
+        """The images of ``todo`` that may crash the process: image -> how often a process died while working on that image alone.
 
-        They were in hand when a run did not end by itself, or had been set aside as ``crashed``.
+        These are the images in progress when a run died, and the images that failed with stage ``crashed``.
         """
         deaths = self._in_flight.deaths()
-        names = deaths.keys() | self.ledger.set_aside()  # with --overwrite too, which forgets everything else
+        names = deaths.keys() | self.ledger.crashed_images()  # with --overwrite too, which forgets everything else
         return {source.image: deaths.get(source.image, 0) for source in todo if source.image in names}
 
     def is_explained(self, image: str) -> bool:
-        """Whether there are rows of ``image`` in the table of predictions."""
+        """Whether the table of predictions has rows of ``image``."""
         entry = self.ledger.entries.get(image)
         return entry is not None and not entry.stage
 
     def _damaged(self) -> set[str]:
-        """Images with rows that are not as they were written, or with a file that is gone, empty, or not as long as it was."""
+        """Images with rows that have changed since they were written, or with a file that is missing, empty or of another size."""
 
         def is_whole(entry: Entry, data: bytes) -> bool:
             rows = self.ledger.own_rows(entry, data)
@@ -190,21 +191,21 @@ class OutputFolder:
             return {entry.image for entry, data in self.ledger.rows() if not is_whole(entry, data)}
 
     def tidy(self) -> None:
-        """Remove what a run that did not end by itself has left over; for a run that has nothing to do."""
+        """Remove what a run that died has left over. For a run that has nothing to do."""
         self._in_flight.forget()
 
     def was_finished(self) -> bool:
-        """Whether the last run came to its end, and so told of every failure that the tables hold. False once a run has begun."""
+        """Whether the last run finished, and so reported every failure in the tables. False as soon as a run has begun."""
         return read_record(self.root).get("state") == "finished"
 
     def is_finished(self, sources: Sequence[Source]) -> bool:
-        """Whether the last run came to its end: rows in the order of ``sources``, and ``run.json`` counts what the tables hold."""
+        """Whether the last run finished: its rows are in the order of ``sources``, and ``run.json`` counts the same images."""
         explained, failed = self.totals()
         said = {"state": "finished", "images": {"explained": explained, "failed": failed}}
         return in_order(self.ledger, sources) == list(self.ledger.entries) and said.items() <= read_record(self.root).items()
 
     def totals(self, sources: Iterable[Source] | None = None) -> tuple[int, int]:
-        """How many of ``sources``, by default of all images in the tables, are explained, and how many failed."""
+        """How many of ``sources`` are explained and how many failed. None counts all images in the tables."""
         entries = self.ledger.entries
         images = entries if sources is None else [source.image for source in sources if source.image in entries]
         failed = sum(bool(entries[image].stage) for image in images)
@@ -212,9 +213,9 @@ class OutputFolder:
 
 
 def recorded_settings(path: str, shard: tuple[int, int] | None, *, overwrite: bool) -> Mapping[str, Any]:
-    """The settings of the run in the output folder ``path``, or in that of a shard; empty where there is none to go on with.
+    """The settings of the run in the output folder ``path`` or in its ``shard``; empty if there is no run to resume.
 
-    A record that cannot be read is empty too: who enters the folder is told what is wrong with it.
+    They are also empty for a record that cannot be read. Entering the folder raises the error in that case.
     """
     root = Root(path) if shard is None else Root(path).below(shard_name(*shard))
     try:

@@ -1,12 +1,13 @@
-"""Which images are in the hands of C code right now, in a file that outlives the process.
+"""The images that C code is working on right now, in a file that survives the process.
 
-A decoder that crashes takes the process down without a word. So each thread writes the name of its image into a slot of one
-small file before it hands the image over, and empties the slot afterwards: a system call of a microsecond or two. What the file
-holds when a run begins are the images that the last one did not come back from, because of them or because it was killed.
+A decoder that crashes ends the process without an error message. So each thread writes the name of its image into a slot of a
+small file before it calls C code, and empties the slot afterwards; each is a system call of one or two microseconds. The names in
+the file when a run begins are the images that the last run was working on when it died. They may have crashed it, or it was
+killed.
 
-A file beside it remembers these images over several deaths, until they are done or a run ends by itself, and counts how often a
-process died with that image alone in hand: for what kills only inside a run, as lack of memory does. So what is put last because
-of one death stays there after the next, and every restart gets further.
+A second file remembers these images over several deaths, until they are done or a run ends by itself. It counts how often a process
+died while working on one image alone: some images crash only inside a run, for lack of memory, say. The images in it are explained
+last, so that each restart gets further.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from camcli.output.root import Root
 
 _SLOT = 8192
 _LENGTH = 4
-"""Bytes of a slot, and of the length at its beginning."""
+"""Size of a slot, and of the length of the name at its beginning, in bytes."""
 
 
 class InFlight:
-    """The slots in a file of ``root``. ``begin`` empties the file, ``end`` removes it."""
+    """The file of slots in ``root``. ``begin`` empties it, ``end`` removes it."""
 
     def __init__(self, root: Root) -> None:
         self._root = root
@@ -37,7 +38,7 @@ class InFlight:
         self._own = threading.local()
 
     def left_over(self) -> list[str]:
-        """The images that a run which did not come to its end had in hand; none where the last run ended by itself."""
+        """The images that the last run was working on when it died; empty if it ended by itself."""
         try:
             with self._root.open(IN_FLIGHT) as file:
                 slots = iter(lambda: file.read(_SLOT), b"")
@@ -47,7 +48,7 @@ class InFlight:
         return list(dict.fromkeys(os.fsdecode(name) for name in names if name))
 
     def deaths(self) -> dict[str, int]:
-        """How often in a row a process died with that image alone in hand, for each that was in hand at any of the last deaths."""
+        """The images in progress at any of the last deaths: image -> how often in a row a process died working on it alone."""
         counts: dict[str, int] = {}
         with contextlib.suppress(OSError, ValueError):
             found = parse_json(self._root.read(DEATHS))
@@ -58,9 +59,9 @@ class InFlight:
         return counts
 
     def begin(self, deaths: Mapping[str, int]) -> None:
-        """Forget what was left over, but for the ``deaths`` counted so far. Raises OSError and OutputError.
+        """Create an empty file of slots, and record the ``deaths`` counted so far. Raises OSError and OutputError.
 
-        These are written first: a process may be killed here as well.
+        ``deaths`` are written first, because the process may be killed here as well.
         """
         if deaths:
             self._root.write(DEATHS, json.dumps(dict(deaths)).encode("ascii"))
@@ -71,7 +72,7 @@ class InFlight:
             self._handle = os.dup(file.fileno())
 
     def end(self) -> None:
-        """Remove the files, when this process has begun them."""
+        """Remove the files if this process has created them."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -84,8 +85,8 @@ class InFlight:
                 self._root.remove(name)
 
     @contextlib.contextmanager
-    def holding(self, image: str) -> Iterator[None]:
-        """Inside, ``image`` stands in this thread's slot. Not entered before ``begin``, nothing is written down."""
+    def mark(self, image: str) -> Iterator[None]:
+        """Context in which the slot of this thread has the name ``image``. Before ``begin`` nothing is written."""
         name = os.fsencode(image)
         if self._handle is None or len(name) > _SLOT - _LENGTH:
             yield

@@ -1,16 +1,16 @@
-"""The journal: which images are done, from which bytes, with which settings.
+"""The journal: which images are done, the size and time of their files, and the settings of the run.
 
-One JSON object a line, appended after the files and the table's rows are written. The first line holds the settings. Every
-other line is one image:
+It has one JSON object a line. The first line contains the settings. Every other line is one image, and is appended after the files
+and the table rows of that image are written:
 
     {"image": "sub/cat.jpg", "size": 240512, "mtime_ns": 1732..., "stage": "", "predictions": 1234, "failures": 18,
      "rows": 2769214313, "files": [[48213, 3735928559]], "check": 305419896}
 
-``predictions`` and ``failures`` are the sizes of the two tables after that image. So the journal is the truth and the tables
-follow it: whatever a table holds beyond the last journal line that it covers is cut off, and what it lacks is done again.
-``sha256`` of the image's bytes stands there too, where it was asked for or where size and time alone could not tell a change.
-``rows`` is the CRC-32 of the image's rows, ``files`` the size and the CRC-32 of each file that they name, in order, and ``check``
-the CRC-32 of the line before it. Journals of earlier versions lack these three, and are read all the same.
+``predictions`` and ``failures`` are the sizes in bytes of the two tables after that image. The journal decides: rows that it does
+not record are cut off a table, and an image whose rows are missing in a table is explained again. ``sha256`` is the digest of the
+image file, if ``--hash`` is given or if size and time cannot show a change. ``rows`` is the CRC-32 of the image's rows, ``files``
+the size and CRC-32 of each of their files in order, and ``check`` the CRC-32 of the line up to that point. Journals of earlier
+versions have no ``rows``, ``files`` and ``check``; they can still be read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from camcli.config.run import RunConfig
 from camcli.documents import parse_json
 from camcli.errors import ConfigError, SettingsError
 from camcli.layout import FAILURES, JOURNAL, PREDICTIONS, TABLES
-from camcli.output.exchange import present
+from camcli.output.exchange import current_place
+from camcli.output.record import refuse_newer_format
 from camcli.output.root import Root
 from camcli.records import Checksum, Stamp, escape_name
 
@@ -38,36 +39,36 @@ VERSION = 1
 
 _STAGE = re.compile(r"[a-z]{0,20}")
 _MOST_LINE = 1 << 20
-"""Bytes: no line of a journal is as long."""
+"""Maximum length of a line in bytes; no journal of camcli has a longer one."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """The first line. ``settings``: of the command that made the folder.
+    """The first line of a journal.
 
-    ``drawn``: those that ``camcli render`` has changed since.
+    ``settings``: the settings of the run that made the folder. ``redrawn``: the settings that ``camcli render`` has changed since.
     """
 
     settings: Mapping[str, Any]
-    drawn: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    redrawn: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def present(self) -> dict[str, Any]:
-        """The settings that the files in the folder have now; what the line does not name has its default."""
-        return {**default_values(RunConfig), **self.settings, **self.drawn}
+    def current(self) -> dict[str, Any]:
+        """The settings of the files in the folder now. An option that the line does not name has its default."""
+        return {**default_values(RunConfig), **self.settings, **self.redrawn}
 
     def line(self) -> bytes:
         """The header as a line of the journal."""
-        drawn = {"drawn": dict(self.drawn)} if self.drawn else {}
-        return _line({"camcli_journal": VERSION, "camcli": __version__, "settings": dict(self.settings), **drawn})
+        redrawn = {"drawn": dict(self.redrawn)} if self.redrawn else {}
+        return _line({"camcli_journal": VERSION, "camcli": __version__, "settings": dict(self.settings), **redrawn})
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the journal knows of one image. ``stage``: where it failed, or empty. ``length``: bytes of its rows in their table.
+    """The journal line of one image. ``stage``: the stage that failed, or empty. ``length``: bytes of its rows in the table.
 
-    ``rows``: their CRC-32; ``files``: the checksums of the files that they name, in order. None where an earlier
-    version wrote the line.
+    ``rows``: the CRC-32 of the rows. ``files``: the checksums of their files, in order. Both are None in a line of an earlier
+    version.
     """
 
     image: str
@@ -79,7 +80,7 @@ class Entry:
 
     @property
     def table(self) -> str:
-        """The table that its rows are in."""
+        """The table that contains the rows of the image."""
         return FAILURES if self.stage else PREDICTIONS
 
     def line(self, ends: Mapping[str, int]) -> bytes:
@@ -98,48 +99,43 @@ class Entry:
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
-    """``record`` as a line that ends in its own CRC-32."""
+    """``record`` as a line of the journal, with its CRC-32 at the end."""
     body = json.dumps(record, separators=(",", ":")).encode("ascii")[:-1]
     return b'%s,"check":%d}\n' % (body, zlib.crc32(body))
 
 
 def read_header(root: Root) -> Header | None:
-    """The first line of the journal in ``root``; None where there is no journal or not even its first line is whole.
+    """The first line of the journal in ``root``; None if there is no journal or its first line is incomplete.
 
-    Raises SettingsError for one that is whole and cannot be one of camcli's, or is of a later format, and OSError.
+    Raises SettingsError for a line that no version of camcli can have written, or one of a newer format. Raises OSError.
     """
     try:
-        with root.open(present(root, JOURNAL)) as file:
+        with root.open(current_place(root, JOURNAL)) as file:
             first = _parsed(file.readline(_MOST_LINE))
-    except FileNotFoundError:  # and nothing else: a journal that cannot be read now is not a missing one
+    except FileNotFoundError:  # only this: an unreadable journal is not a missing one
         return None
     if first is None:
         return None
-    version, settings, drawn = first.get("camcli_journal"), first.get("settings"), first.get("drawn", {})
-    if type(version) is int and version > VERSION:
-        raise SettingsError(
-            f"{escape_name(root.path)!r} was written by camcli {first.get('camcli', 'of a later version')} in journal "
-            f"format {version}; "
-            f"this is camcli {__version__}, which reads format {VERSION}. Update camcli, or choose another folder with --output."
-        )
-    if version != VERSION or not isinstance(settings, dict) or not isinstance(drawn, dict):
-        raise _damaged_header(root, "no settings")
+    version, settings, redrawn = first.get("camcli_journal"), first.get("settings"), first.get("drawn", {})
+    refuse_newer_format(root.path, first, version, VERSION)
+    if version != VERSION or not isinstance(settings, dict) or not isinstance(redrawn, dict):
+        raise _damaged_header(root, "it contains no settings")
     try:
-        _check_settings({**settings, **drawn})
+        _check_settings({**settings, **redrawn})
     except ConfigError as error:
         raise _damaged_header(root, str(error)) from error
-    return Header(settings, drawn)
+    return Header(settings, redrawn)
 
 
 def _damaged_header(root: Root, why: str) -> SettingsError:
     return SettingsError(
-        f"{escape_name(root.at(JOURNAL))!r} is damaged, at line 1: {why.rstrip('.')}. "
+        f"line 1 of {escape_name(root.at(JOURNAL))!r} is damaged: {why.rstrip('.')}. "
         "Start again with --overwrite, or choose another folder with --output."
     )
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a value that no run can have written."""
+    """Raise ConfigError for a value that no run can have recorded."""
     fields = {option_name(field): field for field in dataclasses.fields(RunConfig)}
     for name, value in settings.items():
         if name in fields:
@@ -149,10 +145,10 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def entries_of(file: BinaryIO, starts: Mapping[str, int], sizes: Mapping[str, int] | None) -> tuple[list[Entry], int]:
-    """The entries of an open journal and how many lines at its end do not count. Raises OSError.
+    """The entries of an open journal, and how many lines at its end are invalid. Raises OSError.
 
-    Those are the first torn line, or the first whose rows the tables do not hold, and all after it. ``starts``: bytes of the
-    tables' headers. ``sizes``: of the tables, None for as long as the journal says.
+    The first invalid line is incomplete or damaged, or the tables are too short for its rows; all lines after it are invalid too.
+    ``starts``: sizes of the tables' header lines in bytes. ``sizes``: sizes of the tables; None to trust the journal.
     """
     entries: list[Entry] = []
     ends = [starts[name] for name in TABLES]
@@ -175,7 +171,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def table_ends(starts: Mapping[str, int], entries: Iterable[Entry]) -> dict[str, int]:
-    """The sizes of the tables with the rows of ``entries`` and no others. ``starts``: bytes of their headers."""
+    """The sizes of tables that contain exactly the rows of ``entries``. ``starts``: sizes of their header lines in bytes."""
     ends = dict(starts)
     for entry in entries:
         ends[entry.table] += entry.length
@@ -183,7 +179,7 @@ def table_ends(starts: Mapping[str, int], entries: Iterable[Entry]) -> dict[str,
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The object in a line; None for one that is torn, or is not as its own CRC-32 says."""
+    """The JSON object in a line; None if the line is incomplete or its CRC-32 is wrong."""
     if not line.endswith(b"}\n"):
         return None
     body, mark, check = line[:-2].rpartition(b',"check":')
@@ -197,7 +193,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def _entry(record: dict[str, Any], ends: list[int], sizes: Sequence[int] | None) -> Entry | None:
-    """The entry of a line; ``ends`` are moved on to where its rows end. None for a damaged line, or where a table is shorter."""
+    """The entry of a line; None if it is damaged or a table is too short for it. ``ends``: set to where its rows end."""
     values: list[Any] = [record.get(key) for key in ("image", "stage", "size", "mtime_ns")]
     image, stage, size, mtime_ns = values
     sha256, rows, files = record.get("sha256", ""), record.get("rows"), record.get("files")
@@ -219,7 +215,7 @@ def _entry(record: dict[str, Any], ends: list[int], sizes: Sequence[int] | None)
 
 
 def _is_name(value: Any) -> bool:
-    """Whether a file can have the name ``value``."""
+    """Whether ``value`` is a string that can be the name of a file."""
     if not isinstance(value, str) or not value or "\0" in value:
         return False
     try:

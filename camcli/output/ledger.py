@@ -1,7 +1,6 @@
-"""Tables and journal of an output folder: read back and mended, appended to, exchanged as a whole.
+"""The tables and the journal of an output folder: reading and repairing them, appending to them, replacing them.
 
-The journal says how many bytes of the tables are the rows of which image. So rows are never parsed to be kept, dropped or put
-into another order: they are copied.
+The journal records where in the tables the rows of each image are. So rows are kept, dropped and reordered by copying bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, get_type_hints
 from camcli.errors import InputError, SettingsError
 from camcli.layout import FAILURES, JOURNAL, PREDICTIONS, TABLES
 from camcli.output.checks import check_settings
-from camcli.output.exchange import exchanged, finish_exchange, present
+from camcli.output.exchange import current_place, exchanged, finish_exchange
 from camcli.output.files import row_files
 from camcli.output.journal import Entry, Header, entries_of, read_header, table_ends
 from camcli.output.names import is_own_overlay
@@ -37,11 +36,11 @@ _TYPES = {name: kind for name, kind in get_type_hints(Row).items() if kind in (i
 _BOXES = re.compile(r"(\d{1,9}( \d{1,9}){3}(;\d{1,9}( \d{1,9}){3})*)?")
 _SIZE = re.compile(r"\d{1,18}")
 _MOST_ROWS = 64 << 20
-"""Bytes: the rows of one image are never as many."""
+"""Maximum size of the rows of one image, in bytes."""
 
 
 def _table_headers(settings: Mapping[str, Any]) -> dict[str, bytes]:
-    """The first line of each table of a run with ``settings``."""
+    """The header line of each table of a run with ``settings``."""
     labelled, boxed = settings.get("class-from") is not None, settings.get("boxes") is not None
     return {
         PREDICTIONS: csv_line(prediction_columns(labelled=labelled, boxed=boxed)),
@@ -50,17 +49,16 @@ def _table_headers(settings: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 class Ledger:
-    """The tables and the journal in ``root``, for a run with ``settings``.
+    """The tables and the journal in ``root``, for a run with ``settings``. Whoever writes with it must hold the folder's lock.
 
-    ``entries``: what the journal knows, by image, in the order of the rows. ``headers``: the first line of each table; ``starts``:
-    how many bytes that is. ``drawn``: settings that ``camcli render`` has changed since. ``is_torn``: a table holds rows that the
-    journal does not know, which the next ``load`` cuts off. Nothing is opened for writing before the
-    first ``append``. Its user holds the folder's lock.
+    ``entries``: image -> journal entry, in the order of the rows. ``headers``: the header line of each table; ``starts``: its
+    size in bytes. ``redrawn``: the settings that ``camcli render`` has changed since. ``is_torn``: a table has rows that the
+    journal does not record; the next ``load`` cuts them off. Nothing is opened for writing before the first ``append``.
     """
 
-    def __init__(self, root: Root, settings: Mapping[str, Any], drawn: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, root: Root, settings: Mapping[str, Any], redrawn: Mapping[str, Any] | None = None) -> None:
         self.settings = dict(settings)
-        self.drawn = dict(drawn or {})
+        self.redrawn = dict(redrawn or {})
         self.entries: dict[str, Entry] = {}
         self._root = root
         self.headers = _table_headers(settings)
@@ -73,24 +71,24 @@ class Ledger:
     @property
     def header(self) -> Header:
         """The first line of the journal."""
-        return Header(self.settings, self.drawn)
+        return Header(self.settings, self.redrawn)
 
     def load(self) -> None:
-        """Read what earlier runs left, and cut off what they left half-done.
+        """Read tables and journal of earlier runs, and cut off rows and lines that are incomplete.
 
-        Raises SettingsError where they had other settings, where another program has rewritten a table, or where there are
-        tables without a journal.
+        Raises SettingsError if the earlier runs had other settings, if another program has rewritten a table, or if there are
+        tables but no journal.
         """
         finish_exchange(self._root, _PLACES)
         earlier = read_header(self._root)
         if earlier is None:
             if any(self._root.exists(name) for name in TABLES):
                 raise SettingsError(
-                    f"{escape_name(self._root.path)!r} holds tables but no journal of the run that wrote them. "
+                    f"{escape_name(self._root.path)!r} contains tables, but the journal of the run that wrote them is missing. "
                     "Start again with --overwrite, or choose another folder with --output."
                 )
             return
-        self.settings, self.drawn = check_settings(self._root.path, earlier, self.settings)
+        self.settings, self.redrawn = check_settings(self._root.path, earlier, self.settings)
         for name in TABLES:
             self._check_start(name)
         torn = self.read()
@@ -102,12 +100,12 @@ class Ledger:
             self._root.write(JOURNAL, b"".join(self._journal_lines(self.entries.values())))
 
     def read(self) -> int:
-        """Take the entries from the journal, as far as the tables hold their rows; how many lines at its end do not count.
+        """Read ``entries`` from the journal, as far as the tables contain their rows. Returns the number of invalid lines.
 
-        Changes nothing in the folder, and reads what a process that died was exchanging where it is now. Raises OSError.
+        Changes nothing in the folder, also when a process died while it replaced the tables. Raises OSError.
         """
-        sizes = {name: self._root.size(present(self._root, name)) for name in TABLES}
-        with self._root.open(present(self._root, JOURNAL)) as file:
+        sizes = {name: self._root.size(current_place(self._root, name)) for name in TABLES}
+        with self._root.open(current_place(self._root, JOURNAL)) as file:
             kept, torn = entries_of(file, self.starts, sizes)
         self.entries = {}
         for entry in kept:
@@ -117,22 +115,22 @@ class Ledger:
         return torn
 
     def _check_start(self, name: str) -> None:
-        """A table that is missing or shorter than its first line gets that line again.
+        """Write the header line of a table again if the table is missing or shorter than that line.
 
-        Raises SettingsError when another program has rewritten it.
+        Raises SettingsError if another program has rewritten the table.
         """
         header, start = self.headers[name], b""
         with contextlib.suppress(FileNotFoundError), self._root.open(name) as file:
             start = file.read(len(header))
         if len(start) < len(header) or (start != header and header.startswith(start.rstrip(b"\0"))):
-            self._root.write(name, header)  # cut, or filled with zeros, as a loss of power leaves it
+            self._root.write(name, header)  # cut, or filled with zeros by a loss of power
         elif start != header:
             raise _foreign_table(self._root.at(name))
 
-    def set_aside(self) -> set[str]:
-        """The images that took a process down, by whatever journal there is: also of a run that is to be overwritten."""
+    def crashed_images(self) -> set[str]:
+        """The images that failed with stage ``crashed``, also in a run that is about to be overwritten."""
         entries = list(self.entries.values())
-        if not entries:  # not loaded, or nothing in it
+        if not entries:  # not loaded, or empty
             with contextlib.suppress(OSError), self._root.open(JOURNAL) as file:
                 entries, _ = entries_of(file, self.starts, None)
         return {entry.image for entry in entries if entry.stage == "crashed"}
@@ -151,10 +149,10 @@ class Ledger:
             finish_exchange(self._root, _PLACES)
         for name in (JOURNAL, *TABLES):
             self._root.remove(name)
-        self.entries, self.drawn = {}, {}
+        self.entries, self.redrawn = {}, {}
 
     def append(self, outcome: Outcome) -> None:
-        """The rows of one image into its table, then its line into the journal. Raises OutputError."""
+        """Append the rows of one image to their table, then its line to the journal. Raises OutputError."""
         if isinstance(outcome, Success):
             rows, stage, files = b"".join(prediction_line(row) for row in outcome.rows), "", outcome.checksums
         else:
@@ -172,7 +170,7 @@ class Ledger:
         self.entries[entry.image] = entry
 
     def _take_back(self, ends: Mapping[str, int]) -> None:
-        """Cut tables and journal back to ``ends``, so that no row is left without its journal line."""
+        """Cut tables and journal back to the sizes ``ends``, so that no row is without a journal line."""
         try:
             for name, end in ends.items():
                 os.ftruncate(self._handles[name], end)
@@ -180,7 +178,7 @@ class Ledger:
             self.is_torn = True
 
     def open(self) -> None:
-        """Open tables and journal for appending; those that are missing begin with their first lines. Raises OSError."""
+        """Open tables and journal for appending; missing ones are created with their header lines. Raises OSError."""
         if self._handles:
             return
         if not self._root.exists(JOURNAL):
@@ -198,14 +196,16 @@ class Ledger:
         self._ends[name] += len(data)
 
     def close(self) -> None:
-        """Close what is open; ``append`` opens it again."""
+        """Close tables and journal; ``append`` opens them again."""
         while self._handles:
             os.close(self._handles.popitem()[1])
 
     def rows(self, images: Iterable[str] | None = None) -> Iterator[tuple[Entry, bytes]]:
-        """The entries of ``images``, by default of all, each with its rows as they stand in its table."""
+        """The entries of ``images``, by default of all, each with the bytes of its rows in the table."""
         with contextlib.ExitStack() as stack:
-            tables = {name: stack.enter_context(self._root.open(present(self._root, name))) for name in TABLES if self.entries}
+            tables = {
+                name: stack.enter_context(self._root.open(current_place(self._root, name))) for name in TABLES if self.entries
+            }
             offsets, ends = {}, dict(self.starts)
             for entry in self.entries.values():
                 offsets[entry.image] = ends[entry.table]
@@ -216,17 +216,17 @@ class Ledger:
                 yield entry, tables[entry.table].read(min(entry.length, _MOST_ROWS))
 
     def explained(self, images: Iterable[str] | None = None) -> Iterator[tuple[Entry, list[dict[str, str]]]]:
-        """The entries of explained ``images``, by default of all, with their rows by column; without those that are damaged."""
+        """The entries of explained ``images``, by default of all, each with its rows: column -> cell. Skips damaged rows."""
         for entry, data in self.rows(images):
             rows = None if entry.stage else self.own_rows(entry, data)
             if rows is not None:
                 yield entry, rows
 
     def own_rows(self, entry: Entry, data: bytes) -> list[dict[str, str]] | None:
-        """The rows of ``entry``, by column; None where ``data``, what stands in their place, are not all its own and whole.
+        """The rows of ``entry``, column -> cell, from ``data``, the bytes in their place; None if a row is damaged or foreign.
 
-        A row is its own only where its overlay is in the place that camcli gives to it: whatever a table says, no other file is
-        ever read, replaced or removed for it.
+        A row is foreign if its overlay is not at the path where camcli writes it. So a forged table can never make camcli read,
+        replace or remove any other file.
         """
         if entry.rows is not None and zlib.crc32(data) != entry.rows:
             return None
@@ -243,17 +243,17 @@ class Ledger:
         return rows
 
     def file_checksums(self, entry: Entry, rows: list[dict[str, str]]) -> list[tuple[str, Checksum | None]]:
-        """Each file that the ``rows`` of ``entry`` name, with the checksum that was recorded of it."""
+        """The files of the ``rows`` of ``entry``, each with its recorded checksum or None."""
         files = row_files(rows, self.settings)
         known = entry.files if entry.files is not None and len(entry.files) == len(files) else (None,) * len(files)
         return list(zip(files, known, strict=True))
 
     def keep(self, images: Iterable[str]) -> None:
-        """Reduce tables and journal to ``images``, in that order. Raises OutputError."""
+        """Keep only ``images`` in tables and journal, in that order. Raises OutputError."""
         self.exchange(self.rows(images))
 
     def exchange(self, contents: Iterable[tuple[Entry, bytes]]) -> None:
-        """Replace tables and journal by entries and their rows, at once: a crash leaves the old or the new. Raises OutputError."""
+        """Replace tables and journal at once by ``contents``, entries with their rows. Raises OutputError."""
         self.close()
         kept: list[Entry] = []
         with exchanged(self._root, _PLACES) as files:
@@ -267,20 +267,20 @@ class Ledger:
 
 
 def read_ledger(path: str) -> Ledger:
-    """The ledger of the run in the folder ``path``, to be looked at and not written. Raises InputError where there is none.
+    """The ledger of the run in the folder ``path``, for reading only.
 
-    Raises SettingsError too, for a journal that cannot be one of this version.
+    Raises InputError if there is no run, and SettingsError if this version cannot read its journal.
     """
     root = Root(path)
     try:
         header = read_header(root)
         if header is None:
             raise InputError(
-                f"{escape_name(path)!r} holds no run of camcli: there is no {JOURNAL} in it, or its first line is damaged."
+                f"{escape_name(path)!r} holds no run of camcli: it has no {JOURNAL}, or the first line of that file is damaged."
             )
-        ledger = Ledger(root, header.settings, header.drawn)
+        ledger = Ledger(root, header.settings, header.redrawn)
         for name, start in ledger.headers.items():
-            with root.open(present(root, name)) as file:
+            with root.open(current_place(root, name)) as file:
                 if file.read(len(start)) != start:
                     raise _foreign_table(root.at(name))
         ledger.read()
@@ -291,13 +291,13 @@ def read_ledger(path: str) -> Ledger:
 
 def _foreign_table(path: str) -> SettingsError:
     return SettingsError(
-        f"{escape_name(path)!r} is not as camcli wrote it; has another program saved it? "
-        "Put the original back, start again with --overwrite, or choose another folder with --output."
+        f"{escape_name(path)!r} has changed since camcli wrote it; another program may have saved it. "
+        "Restore the original, start again with --overwrite, or choose another folder with --output."
     )
 
 
-def rows_by_cells(root: Root) -> Iterator[dict[str, str]]:
-    """Each row of the table of predictions as it stands there, whatever the journal says: for a folder that is to be emptied."""
+def _table_rows(root: Root) -> Iterator[dict[str, str]]:
+    """The rows of the table of predictions, column -> cell, without the journal. For a folder that is about to be emptied."""
     with contextlib.suppress(FileNotFoundError), root.open(PREDICTIONS) as file:
         lines = (line.decode("utf-8", "replace").replace("\0", "") for line in file)
         with contextlib.suppress(csv.Error):
@@ -306,19 +306,19 @@ def rows_by_cells(root: Root) -> Iterator[dict[str, str]]:
             yield from (dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header))
 
 
-def own_files(root: Root) -> Iterator[str]:
-    """The files that ``rows_by_cells`` names, as far as they are in the places that camcli gives to them. Raises OSError."""
-    settings: Mapping[str, Any] = {"save-maps": True, "masks": True}  # where the journal does not tell
+def files_in_table(root: Root) -> Iterator[str]:
+    """The files that the table names, if they are where camcli writes them. Raises OSError."""
+    settings: Mapping[str, Any] = {"save-maps": True, "masks": True}  # if the journal cannot be read
     with contextlib.suppress(SettingsError):
         header = read_header(root)
         settings = settings if header is None else header.settings
-    for row in rows_by_cells(root):
+    for row in _table_rows(root):
         if _is_row(row):
             yield from row_files([row], settings)
 
 
 def _is_row(row: Mapping[str, str]) -> bool:
-    """Whether every number is one, and the overlay is where it belongs; it is empty for what is not painted."""
+    """Whether all cells are valid, and the overlay is empty or at the path where camcli writes it."""
     try:
         for column, kind in _TYPES.items():
             kind(row[column])
@@ -337,6 +337,6 @@ def _prediction(row: Mapping[str, str]) -> Prediction:
 
 
 def _extras(row: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """What may stand in a file's name behind rank and class: layer and method, where several were asked for."""
+    """The possible parts of a file name after rank and class: layer and method are in it if the run has several."""
     layer, method = unescape_name(row["layer"]), unescape_name(row["method"])
     return [(), (method,), (layer,), (layer, method)]

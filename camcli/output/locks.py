@@ -1,4 +1,4 @@
-"""The lock of an output folder: held by the one process that writes into it, and looked at by others."""
+"""The lock of an output folder: held by the one process that writes into it, and tested by others."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from camcli.records import escape_name
 
 @contextmanager
 def claimed(root: Root, writer: str, is_used: Callable[[], bool]) -> Iterator[None]:
-    """Inside, ``root`` is there, with its marker and an empty scratch folder, and nobody else writes into it.
+    """Context manager: lock ``root``, which is created with its marker and an empty scratch folder if it is missing.
 
-    ``writer``: what writes into it, for the message of InUseError, which is raised while another one does. A folder that was not
-    there before, and is not used by then (``is_used``), is removed again. Raises OutputError where something in it has a name of
-    camcli's and is not of its kind, and for every OSError, also one from inside.
+    ``writer``: names the writing command in the message of InUseError, which is raised while another process holds the lock.
+    ``is_used``: whether the folder has contents; at the end a folder that was created here and has none is removed. Raises
+    OutputError if an entry with a name of camcli's has the wrong kind, and for every OSError, also from the body of the with
+    statement.
     """
     try:
         with _claimed(root, writer, is_used):
@@ -41,14 +42,15 @@ def _claimed(root: Root, writer: str, is_used: Callable[[], bool]) -> Iterator[N
         held = root.lock(LOCK)
         if held is None:
             raise InUseError(
-                f"another {writer} is writing into {escape_name(root.path)!r}. Wait for it, or choose another folder with --output."
+                f"another {writer} is writing into {escape_name(root.path)!r}. Wait for it to end, or choose "
+                "another folder with --output."
             )
         folders += [SCRATCH] if root.make_folder(SCRATCH) else []
         root.clear_scratch()
         yield
     finally:
-        with contextlib.suppress(OSError):  # what cannot be looked at may be used
-            if not is_used():  # while the lock is held: nobody else can be using what is removed
+        with contextlib.suppress(OSError):  # a folder that cannot be read may be in use
+            if not is_used():  # while the lock is held, so nobody else uses what is removed
                 if OWN in folders and held is not None:
                     root.remove(LOCK)
                 for folder in reversed(folders):
@@ -61,10 +63,10 @@ def _claimed(root: Root, writer: str, is_used: Callable[[], bool]) -> Iterator[N
 
 @contextmanager
 def undisturbed(root: Root, busy: str, *, read_only: bool = False) -> Iterator[None]:
-    """Inside, no run writes into ``root``. Raises InUseError, which says ``busy``, while one does.
+    """Context in which no other process writes into ``root``. Raises InUseError with the message ``busy`` while one does.
 
-    ``read_only``: a folder whose lock cannot be written is taken as it is, for nobody else writes into it either; otherwise it
-    raises OutputError.
+    ``read_only``: accept a folder in which the lock file cannot be opened for writing, because then nobody else can write into it
+    either. Without it such a folder raises OutputError.
     """
     held = None
     try:

@@ -1,4 +1,4 @@
-"""Which files in an output folder are a report's, by name: no other is removed when the report is written again or dropped."""
+"""The manifest of a report: the names of its files. No other file is removed when a report is rewritten or removed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SCRIPT = re.compile(r"rows\.js|maps/\d+\.js")
 
 
 def report_names(root: Root) -> set[str]:
-    """The files that the report in ``root`` consists of, but for its page. Raises OSError.
+    """The files of the report in ``root``, without its page. Raises OSError.
 
-    Those of its manifest, and the scripts, which earlier versions wrote without one.
+    They are the files in the manifest and the scripts. Earlier versions wrote scripts without a manifest.
     """
     names: set[str] = set()
     with contextlib.suppress(FileNotFoundError), root.open(REPORT_MANIFEST) as file:
@@ -40,12 +40,12 @@ def _is_part(name: str) -> bool:
 
 
 def write_manifest(root: Root, names: Iterable[str]) -> None:
-    """Put down which files are the report's, before they are written and after others are removed. Raises OutputError."""
+    """Write the names of the report's files, before they are written and after others are removed. Raises OutputError."""
     root.write_changed(REPORT_MANIFEST, b"".join(json.dumps(name).encode("ascii") + b"\n" for name in sorted(names)))
 
 
 def remove_report(root: Root, overlays: Iterable[str] = ()) -> None:
-    """Remove the report in ``root``; ``overlays``: those whose thumbnails are its too. Raises OSError."""
+    """Remove the report in ``root``, with the thumbnails of ``overlays``. Raises OSError."""
     if is_report(root):
         root.remove(REPORT_PAGE)
     remove_parts(root, report_names(root) | set(map(thumbnail_file, overlays)))
@@ -53,7 +53,7 @@ def remove_report(root: Root, overlays: Iterable[str] = ()) -> None:
 
 
 def remove_parts(root: Root, names: Iterable[str]) -> None:
-    """Remove ``names``, files of a report, and folders that are empty then. Raises OSError."""
+    """Remove the files ``names`` of a report, and folders that become empty. Raises OSError."""
     for name in names:
         root.remove(name)
     for folder in {os.path.dirname(name) for name in names}:

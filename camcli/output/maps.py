@@ -1,4 +1,4 @@
-"""Raw maps, read back from the files beside the overlays."""
+"""Reading the raw maps that a run has stored."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _MOST_BYTES = 1 << 30
 
 
 def read_map(root: Root, overlay: str) -> np.ndarray:
-    """The raw map of ``overlay`` in ``root``, (h, w) float32. Raises OSError, and ValueError for what is no such map.
+    """The raw map of ``overlay`` in ``root``, (h, w) float32. Raises OSError, and ValueError if the file is not a map of camcli.
 
-    Read by its bytes: the header of a stranger's file is not evaluated, and nothing is allocated that is not there.
+    Untrusted files are safe: the header is never evaluated, and no more memory is allocated than the file has bytes.
     """
     name = map_file(overlay)
     data = root.read(name, _MOST_BYTES)
     found = ARRAY_START.match(data)
     if found is None:
-        raise ValueError(f"{name} is not a map as camcli writes it")
+        raise ValueError(f"{name} is not a map written by camcli")
     height, width = int(found[1]), int(found[2])
     if height < 1 or width < 1 or len(data) - found.end() != 4 * height * width:
-        raise ValueError(f"{name} has not the bytes of {height} x {width} values")
+        raise ValueError(f"{name} does not have the size of {height} x {width} values")
     values = np.frombuffer(data, "<f4", offset=found.end()).reshape(height, width)
-    if not np.isfinite(values).all():  # such a map is never painted, and so never stored
-        raise ValueError(f"{name} holds values that are not finite")
+    if not np.isfinite(values).all():  # camcli never stores such a map
+        raise ValueError(f"{name} contains values that are not finite")
     return values

@@ -1,4 +1,4 @@
-"""Where in the output folder the files of an image go. The input tree is mirrored and the input's extension stays."""
+"""The names of an image's files in the output folder. They mirror the input tree and keep the extension of the input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from camcli.layout import OVERLAYS
 from camcli.records import Prediction
 
 MAX_NAME_BYTES = 255
-"""What file systems allow for one name."""
+"""Maximum length that file systems allow for one name, in bytes."""
 
 _TEMPORARY_ROOM = 8
 _SLUG_LENGTH = 40
@@ -24,11 +24,11 @@ _OUTPUT_NAME = re.compile(r"\.\d+-[^/]+\.(jpg|png|webp|npy)$")
 
 
 def file_stem(image: str, prediction: Prediction, extra: tuple[str, ...] = (), *, folding: bool = False) -> str:
-    """The path, below ``overlays``, ``maps`` or ``masks``, without extension: ``sub/cat.jpg.1-tabby``.
+    """The path of a row's files below ``overlays``, ``maps`` or ``masks``, without extension: ``sub/cat.jpg.1-tabby``.
 
-    ``extra``: layer and method, where several were asked for. Unique per image, rank and extra. A name that would be too
-    long for a file system is cut and marked with a hash of the whole. ``folding``: the file system takes ``A`` and ``a`` for one
-    letter; a name that is not in its folded form is marked with a hash then, so that ``A.jpg`` and ``a.jpg`` stay two.
+    It is unique for each image, rank and ``extra``: layer and method, if the run has several. A name that is too long for a file
+    system is cut and gets a hash of the whole name. ``folding``: the file system does not distinguish ``A`` from ``a``; a name that
+    is not in folded form then gets a hash, so that ``A.jpg`` and ``a.jpg`` have different files.
     """
     folder, name = os.path.split(image)
     if folding and image != folded(image):
@@ -45,33 +45,33 @@ def file_stem(image: str, prediction: Prediction, extra: tuple[str, ...] = (), *
 
 
 def folded(name: str) -> str:
-    """``name`` as file systems compare names that take ``A`` and ``a``, or a letter and its accent apart and together, for one."""
+    """The folded form of ``name``, which is equal for names that differ only in case or in how accents are encoded."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def is_own_overlay(overlay: str, image: str, prediction: Prediction, extras: Iterable[tuple[str, ...]]) -> bool:
-    """Whether ``overlay``, a path below the output folder, is where camcli puts that of this row, and nowhere else.
+    """Whether ``overlay``, a path in the output folder, is where camcli writes the overlay of this row.
 
-    ``extras``: what ``file_stem`` may have been given.
+    ``extras``: the possible values of ``extra`` of ``file_stem``.
     """
     stem, dot, extension = overlay.rpartition(".")
     if not dot or extension not in IMAGE_FORMATS or "\0" in overlay:
         return False
     beginning = f"{OVERLAYS}/{image}.{prediction.rank}-"
     if stem.startswith(beginning) and "/" not in stem[len(beginning) :]:
-        return True  # the usual case, told without making the name
+        return True  # the usual case, decided without making the name
     wanted = (file_stem(image, prediction, extra, folding=folding) for extra in extras for folding in (False, True))
     return any(stem == f"{OVERLAYS}/{name}" for name in wanted)
 
 
 def slug(text: str) -> str:
-    """``text`` in letters, digits and ``_``, everything else a hyphen; a long one is cut and marked with a hash."""
+    """``text`` with everything but letters, digits and ``_`` as hyphens; a long text is cut and gets a hash."""
     whole = _NOT_WORD.sub("-", text).strip("-")
     return whole if len(whole) <= _SLUG_LENGTH else f"{whole[: _SLUG_LENGTH - 13]}~{_digest(text.encode('utf-8', 'surrogatepass'))}"
 
 
 def distinct_slug(text: str) -> str:
-    """A name of a layer or method for a file name, different for different texts: what must be changed is marked with a hash."""
+    """The name of a layer or method for a file name. Different names give different results: a changed or cut name gets a hash."""
     kept = _NOT_NAME.sub("-", text)
     return (
         kept
@@ -81,19 +81,19 @@ def distinct_slug(text: str) -> str:
 
 
 def shard_name(index: int, count: int) -> str:
-    """The folder, inside the output folder, of one of ``count`` runs that share it."""
+    """The name of the folder of shard ``index`` of ``count`` inside the output folder."""
     return f"shard-{index}-of-{count}"
 
 
 def shard_of_name(name: str) -> tuple[int, int] | None:
-    """(index, count) of a folder's name that ``shard_name`` made; None for any other."""
+    """(index, count) for a name that ``shard_name`` has made; None for any other name."""
     found = _SHARD_NAME.fullmatch(name)
     part = (int(found[1]), int(found[2])) if found else (0, 0)
     return part if part[0] < part[1] else None
 
 
 def is_output_name(name: str) -> bool:
-    """Whether a file name is one that ``file_stem`` and an extension make."""
+    """Whether ``name`` ends as ``file_stem`` and an extension end."""
     return _OUTPUT_NAME.search(name) is not None
 
 

@@ -1,4 +1,4 @@
-"""The order of a run's rows: that of its images; and what an earlier version recorded that counts for nothing any more."""
+"""The order of a run's rows, which is the order of its images, and entries of earlier versions that are dropped."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from camcli.output.journal import Entry
 from camcli.output.ledger import Ledger
 from camcli.records import Source
 
-NO_FAILURE = "label"
-"""Stage that earlier versions recorded for an image without a label, which is no failure any more."""
+NOT_A_FAILURE = "label"
+"""Stage that earlier versions recorded for an image without a label. It is not a failure any more."""
 
 
 def in_order(ledger: Ledger, sources: Sequence[Source]) -> list[str]:
-    """The images of the tables so that those of ``sources`` come in their order; as they stand where they do so already.
+    """The images in the tables, those of ``sources`` in the order of ``sources``; unchanged if they are in that order already.
 
-    Without folders that could not be read before and can be now, and without images that an older version called failed.
+    Leaves out folders that could not be read before and can be read now, and images with the stage NOT_A_FAILURE.
     """
     order = {source.image: position for position, source in enumerate(sources)}
     folders = folders_of(source.image for source in sources)
     root = str(ledger.settings.get("inputs", ""))
 
-    def is_outgrown(entry: Entry) -> bool:
-        if entry.stage == NO_FAILURE:
+    def is_obsolete(entry: Entry) -> bool:
+        if entry.stage == NOT_A_FAILURE:
             return True
         if entry.stage != "read" or entry.image in order:
             return False
         return entry.image in folders or is_listable(os.path.join(root, entry.image))
 
-    images = [entry.image for entry in ledger.entries.values() if not is_outgrown(entry)]
+    images = [entry.image for entry in ledger.entries.values() if not is_obsolete(entry)]
     places = [order[image] for image in images if image in order]
     if all(earlier < later for earlier, later in itertools.pairwise(places)):
         return images
@@ -39,7 +39,7 @@ def in_order(ledger: Ledger, sources: Sequence[Source]) -> list[str]:
 
 
 def folders_of(images: Iterable[str]) -> set[str]:
-    """Every folder that an image lies in: one that could not be read before had a row of its own."""
+    """All folders that contain one of ``images``. A folder that could not be read has a row of its own in the tables."""
     folders: set[str] = set()
     for image in images:
         folder = os.path.dirname(image)

@@ -1,9 +1,9 @@
-"""The one door to what lies below an output folder: read, written, replaced and removed here, and never outside.
+"""Reading, writing, replacing and removing files inside an output folder, and never outside it.
 
-An output folder is data that a stranger may have made. So every path below it is relative and normalised, each folder on the way
-is opened from the one above it without following links (``openat`` with ``O_NOFOLLOW``, so that no exchange of names in between
-can fool it), only regular files are opened, and never so that opening waits. The output folder itself may be a link: its place
-was named by the user. The idea is that of Go's ``os.Root``.
+An output folder is not trusted: a stranger may have made it. So every path below it must be relative and normalised. Each folder on
+the path is opened from the folder above it without following links (``openat`` with ``O_NOFOLLOW``, so that exchanging names in
+between has no effect). Only regular files are opened, and opening never waits. The output folder itself may be a link, because the
+user has named it. Go's ``os.Root`` has the same idea.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _NAME_PROBLEMS = frozenset(
 
 
 class Root:
-    """What lies below the folder at ``path``. Every method takes paths relative to it, with ``/``.
+    """The files below the folder at ``path``. All methods take paths relative to it, with ``/``.
 
-    They raise OSError, with the whole path and words that say what is wrong, also for a path that would leave the folder
-    (absolute, or with ``..``), for a link on the way, and for what is not a regular file.
+    They raise OSError, with the whole path and a text that says what is wrong, also for a path that would leave the folder
+    (absolute, or with ``..``), for a link on the path, and for a file that is not regular.
     """
 
     def __init__(self, path: str) -> None:
@@ -46,7 +46,7 @@ class Root:
         self._outer: Root | None = None
 
     def below(self, name: str) -> Root:
-        """The same door to the folder ``name`` inside, which is not followed where it is a link."""
+        """The Root of the folder ``name`` inside this one. It is not followed if it is a link."""
         inner = Root(self._top)
         inner._inside = [*self._inside, *parts_of(name)]
         inner._outer = self
@@ -54,7 +54,7 @@ class Root:
         return inner
 
     def make_self(self) -> list[Root]:
-        """Make the folder itself where it is missing, the one above which is there; those that were made, the outermost first."""
+        """Create the folder itself if it is missing; its parent must exist. Returns the created folders, the outermost first."""
         if self._outer is not None:
             made = self._outer.make_self()
             return [*made, self] if self._outer.make_folder(self._inside[-1]) else made
@@ -64,7 +64,7 @@ class Root:
         return []
 
     def remove_self(self) -> None:
-        """Remove the folder itself where it is empty."""
+        """Remove the folder itself if it is empty."""
         with contextlib.suppress(OSError):
             if self._outer is not None:
                 self._outer.remove_folder(self._inside[-1], above=False)
@@ -72,13 +72,11 @@ class Root:
                 os.rmdir(self.path)
 
     def at(self, relative: str) -> str:
-        """The whole path of ``relative``, for words and for telling others; nothing below the folder is opened by it."""
+        """The absolute path of ``relative``, for messages. Files below the folder are never opened by it."""
         return os.path.join(self.path, relative)
 
-    # looking
-
     def status(self, relative: str) -> os.stat_result | None:
-        """The status of what is at ``relative``, of a link itself; None where there is nothing."""
+        """The status of the file, folder or link at ``relative``; links are not followed. None if there is nothing."""
         try:
             with self._parent(relative) as (folder, name):
                 return os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -88,24 +86,24 @@ class Root:
             raise
 
     def exists(self, relative: str) -> bool:
-        """Whether there is anything at ``relative``, be it a link to nowhere."""
+        """Whether there is anything at ``relative``, even a dangling link."""
         return self.status(relative) is not None
 
     def size(self, relative: str) -> int:
-        """Bytes of the regular file at ``relative``; 0 where there is none."""
+        """The size of the regular file at ``relative`` in bytes; 0 if there is none."""
         status = self.status(relative)
         return status.st_size if status is not None and stat.S_ISREG(status.st_mode) else 0
 
     @contextlib.contextmanager
     def sizes(self) -> Iterator[Callable[[str], int]]:
-        """``size`` for many files: the way to a folder is gone once for those of it that come one after the other."""
+        """Context manager: a function like ``size``, faster for many files because it keeps their folders open."""
         with contextlib.ExitStack() as stack:
             folders: dict[str, int | None] = {}
 
             def size(relative: str) -> int:
                 parent, _, name = relative.rpartition("/")
                 if parent not in folders:
-                    if len(folders) >= 8:  # overlays, maps and masks of two folders, and no crowd of descriptors
+                    if len(folders) >= 8:  # enough for overlays, maps and masks of two folders; bounds the open descriptors
                         folders.clear()
                         stack.close()
                     folders[parent] = stack.enter_context(self._folder_or_none(parent))
@@ -125,12 +123,12 @@ class Root:
             yield folder
 
     def is_folder(self, relative: str) -> bool:
-        """Whether there is a folder, and not a link to one, at ``relative``."""
+        """Whether ``relative`` is a folder and not a link to one."""
         status = self.status(relative)
         return status is not None and stat.S_ISDIR(status.st_mode)
 
     def names(self, relative: str = "") -> list[str]:
-        """What is in a folder, sorted; nothing where there is no such folder."""
+        """The names in a folder, sorted; empty if there is no such folder."""
         try:
             with self._folder(parts_of(relative) if relative else []) as folder:
                 return sorted(os.listdir(folder))
@@ -138,15 +136,15 @@ class Root:
             return []
 
     def files(self, top: str) -> Iterator[str]:
-        """Every regular file below the folder ``top``, in sorted order; links are not followed."""
+        """All regular files below the folder ``top``, in sorted order; links are not followed."""
         return (path for path, mode in self._below(top) if stat.S_ISREG(mode))
 
-    def strange(self, top: str) -> Iterator[tuple[str, str]]:
-        """All that is below ``top`` and neither a regular file nor a folder, and what it is, in words."""
+    def special_files(self, top: str) -> Iterator[tuple[str, str]]:
+        """Everything below ``top`` that is neither a regular file nor a folder, with its kind in words."""
         return ((path, kind_of(mode)) for path, mode in self._below(top) if not stat.S_ISREG(mode))
 
     def _below(self, top: str) -> Iterator[tuple[str, int]]:
-        """All that is below ``top`` but folders, each with its mode."""
+        """Everything below ``top`` except folders, with its mode."""
         waiting = [top] if self.exists(top) else []
         while waiting:
             folder = waiting.pop()
@@ -160,36 +158,32 @@ class Root:
                     yield path, status.st_mode
             waiting += reversed(inner)
 
-    # reading
-
     def open(self, relative: str) -> BinaryIO:
-        """The regular file at ``relative``, to be read."""
+        """The regular file at ``relative``, opened for reading."""
         with self._parent(relative) as (folder, name):
             handle = open_file(name, folder, os.O_RDONLY, self.at(relative))
         return os.fdopen(handle, "rb")
 
     def read(self, relative: str, most_bytes: int = MOST_BYTES) -> bytes:
-        """The bytes of the regular file at ``relative``; OSError for more than ``most_bytes``."""
+        """The contents of the regular file at ``relative``. Raises OSError if it has more than ``most_bytes``."""
         with self.open(relative) as file:
             return read_regular(file.fileno(), self.at(relative), most_bytes)
 
-    # writing
-
     def make_folder(self, relative: str) -> bool:
-        """Make the folder ``relative``, the one above which is there; whether it was not there before."""
+        """Create the folder ``relative``, whose parent must exist. Returns whether it was missing."""
         try:
             with self._parent(relative) as (folder, name):
                 os.mkdir(name, dir_fd=folder)
         except FileExistsError:
-            with self._folder(parts_of(relative)):  # a folder, and no link
+            with self._folder(parts_of(relative)):  # raises if it is a link
                 return False
         return True
 
     def write(self, relative: str, data: bytes) -> None:
-        """Put ``data`` at ``relative``, complete or not at all: written in SCRATCH first, then renamed into place.
+        """Write ``data`` to ``relative``, completely or not at all: into SCRATCH first, then renamed to its place.
 
-        The folders on the way are made. Raises OutputError that names the disk or the folder, and ImageError (stage ``write``)
-        where the file system cannot take the name.
+        Missing folders are created. Raises OutputError, which names the disk or the folder, and ImageError (stage ``write``) if the
+        file system cannot store the name.
         """
         try:
             with self._folder(SCRATCH.split("/")) as scratch:
@@ -204,16 +198,16 @@ class Root:
             raise output_error(error.filename or self.at(relative), error) from error
 
     def write_changed(self, relative: str, data: bytes) -> None:
-        """``write``, unless the file is there with the same bytes."""
+        """``write``, unless the file already has the contents ``data``."""
         with contextlib.suppress(OSError):
             if self.size(relative) == len(data) and self.read(relative, len(data)) == data:
                 return
         self.write(relative, data)
 
     def link(self, source: Root, relative: str) -> None:
-        """Put the regular file ``relative`` of ``source`` at the same place here: a hard link, or a copy where there are none.
+        """Put the regular file ``relative`` of ``source`` at the same path here, as a hard link, or as a copy without link support.
 
-        Raises OSError for what cannot be read, and as ``write`` does.
+        Raises OSError if it cannot be read, and what ``write`` raises.
         """
         with source.open(relative) as file, source._parent(relative) as (folder, name), self._folder(SCRATCH.split("/")) as scratch:
             there, wanted = self.status(relative), os.fstat(file.fileno())
@@ -234,23 +228,23 @@ class Root:
                     os.unlink(temporary, dir_fd=scratch)
 
     def create(self, relative: str) -> BinaryIO:
-        """A new file at ``relative``, to be written; FileExistsError where there is anything."""
+        """A new file at ``relative``, opened for writing. Raises FileExistsError if there is anything."""
         with self._parent(relative) as (folder, name):
             handle = open_file(name, folder, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self.at(relative))
         return os.fdopen(handle, "wb")
 
     def append(self, relative: str) -> int:
-        """A handle that appends to the regular file at ``relative``, which is made where there is none.
+        """A file descriptor that appends to the regular file at ``relative``, which is created if it is missing.
 
-        A file that has other names, as hard links give them, is copied first: what is written here is written nowhere else.
+        A file with several hard links is copied first, so that the file under the other names does not change.
         """
-        self._own(relative)
+        self._unshare(relative)
         with self._parent(relative) as (folder, name):
             return open_file(name, folder, os.O_WRONLY | os.O_APPEND | os.O_CREAT, self.at(relative))
 
     def truncate(self, relative: str, size: int) -> None:
-        """Cut the regular file at ``relative`` to ``size`` bytes."""
-        self._own(relative)
+        """Cut the regular file at ``relative`` to ``size`` bytes. A file with several hard links is copied first."""
+        self._unshare(relative)
         with self._parent(relative) as (folder, name):
             handle = open_file(name, folder, os.O_WRONLY, self.at(relative))
         try:
@@ -259,17 +253,17 @@ class Root:
             os.close(handle)
 
     def rename(self, source: str, target: str) -> None:
-        """Give the file or folder ``source`` the name ``target``, in one step; a file that has it is replaced."""
+        """Rename the file or folder ``source`` to ``target`` in one step, replacing a file there."""
         with self._parent(source) as (folder, name), self._parent(target) as (target_folder, target_name):
             os.rename(name, target_name, src_dir_fd=folder, dst_dir_fd=target_folder)
 
     def remove(self, relative: str) -> None:
-        """Remove the file at ``relative``, a link itself and not what it points to; nothing happens where there is none."""
+        """Remove the file at ``relative``, if there is one. Of a link, remove the link and not its target."""
         with contextlib.suppress(*ABSENT, IsADirectoryError), self._parent(relative) as (folder, name):
             os.unlink(name, dir_fd=folder)
 
     def remove_folder(self, relative: str, *, above: bool = True) -> None:
-        """Remove the folder ``relative``, and with ``above`` those above it, as far as they are empty."""
+        """Remove the folder ``relative`` if it is empty, and with ``above`` also its parents that become empty."""
         parts = parts_of(relative)
         with contextlib.suppress(OSError):
             while parts:
@@ -278,13 +272,13 @@ class Root:
                 parts = parts[:-1] if above else []
 
     def clear_scratch(self) -> None:
-        """Remove the temporary files that a process left behind which did not come to its end."""
+        """Remove the temporary files of a process that died."""
         for name in self.names(SCRATCH):
             if _TEMPORARY.fullmatch(name):
                 self.remove(f"{SCRATCH}/{name}")
 
     def lock(self, relative: str) -> int | None:
-        """A handle that holds the lock file ``relative``, an flock, until it is closed; None while another process holds it."""
+        """A file descriptor that holds the lock file ``relative`` (flock) until closed; None while another process holds it."""
         with self._parent(relative) as (folder, name):
             handle = open_file(name, folder, os.O_RDWR | os.O_CREAT, self.at(relative))
         try:
@@ -297,15 +291,13 @@ class Root:
             raise
         return handle
 
-    # the way there
-
     def _folder(self, parts: list[str], *, make: bool = False) -> AbstractContextManager[int]:
-        """A handle of the folder ``parts``, reached from the top without following a link."""
+        """Context manager: a file descriptor of the folder ``parts``, reached from the top without following links."""
         return opened_folder(self._top, [*self._inside, *parts], make=make)
 
     @contextlib.contextmanager
     def _parent(self, relative: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """A handle of the folder that ``relative`` is in, and its name there; errors inside get the whole path."""
+        """Context manager: a file descriptor of the folder of ``relative``, and its name there. Adds the path to errors."""
         *parts, name = parts_of(relative)
         with self._folder(parts, make=make) as folder:
             try:
@@ -316,19 +308,19 @@ class Root:
                 raise
 
     def _place(self, temporary: str, scratch: int, relative: str) -> None:
-        """Give the file ``temporary`` in ``scratch`` its name. Raises ImageError where the file system cannot take that."""
+        """Rename ``temporary`` in ``scratch`` to ``relative``. Raises ImageError if the file system cannot store that name."""
         try:
             with self._parent(relative, make=True) as (folder, name):
                 os.replace(temporary, name, src_dir_fd=scratch, dst_dir_fd=folder)
         except OSError as error:
             if error.errno in _NAME_PROBLEMS:
                 raise ImageError(
-                    "write", f"its file cannot have the name {escape_name(self.at(relative))!r}: {error.strerror}"
+                    "write", f"its output file cannot have the name {escape_name(self.at(relative))!r}: {error.strerror}"
                 ) from error
             raise
 
-    def _own(self, relative: str) -> None:
-        """Make the file at ``relative`` the only name of its bytes."""
+    def _unshare(self, relative: str) -> None:
+        """Copy the file at ``relative`` if it has several hard links, so that writing to it changes no other file."""
         status = self.status(relative)
         if status is not None and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
             self.write(relative, self.read(relative, status.st_size))

@@ -1,7 +1,7 @@
-"""A write-ahead log of files without a row: what a process that dies leaves behind is known by name, and nothing else is removed.
+"""A write-ahead log of files that have no row yet, so that only such files are removed after a process has died.
 
-The files of a row are written before the row. Their names are put down here before that, and forgotten once the row is in the
-table. So the next run removes what no row names although it stands here, and never a file that only looks like one of ours.
+The files of a row are written before the row. Before that, their names are written to this log; they are dropped from it when the
+row is in the table. The next run removes files that are in the log and in no row, and never a file that only has a similar name.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from camcli.output.names import is_output_name
 from camcli.output.root import Root
 
 _ENOUGH = 1 << 20
-"""Bytes after which the log is written again, without what has been confirmed since."""
+"""Size in bytes at which the log is rewritten without the confirmed names."""
 
 
 class Unconfirmed:
-    """The log in ``root``. Threads may share it."""
+    """The log in ``root``. It may be used from several threads."""
 
     def __init__(self, root: Root) -> None:
         self._root = root
         self._lock = threading.Lock()
         self._waiting: dict[str, list[str]] = {}
-        self._doubtful = False
+        self._has_marked = False
         self._handle: int | None = None
         self._size = 0
 
     @property
     def is_clear(self) -> bool:
-        """Whether nothing in the log is in doubt: all that this process has expected is confirmed."""
-        return not self._waiting and not self._doubtful
+        """Whether every name that this process has logged is confirmed."""
+        return not self._waiting and not self._has_marked
 
     @property
     def is_begun(self) -> bool:
-        """Whether this process has written into the log."""
+        """Whether this process has written to the log."""
         return self._handle is not None
 
     def read(self) -> set[str]:
-        """The files that stand in the log, as far as their names are those of overlays, maps and masks. Raises OSError."""
+        """The overlays, maps and masks in the log; other names are ignored. Raises OSError."""
         found: set[str] = set()
         with contextlib.suppress(FileNotFoundError), self._root.open(UNCONFIRMED) as file:
             while line := file.readline(_ENOUGH):
@@ -54,19 +54,19 @@ class Unconfirmed:
         return {name for name in found if name.startswith(tuple(f"{top}/" for top in ROW_FOLDERS)) and is_output_name(name)}
 
     def expect(self, image: str, names: Sequence[str]) -> None:
-        """``names`` are about to be written for ``image``, whose rows will be confirmed. Raises OSError."""
+        """Log that the files ``names`` of ``image`` are about to be written. ``confirm`` ends that. Raises OSError."""
         with self._lock:
             self._waiting.setdefault(image, []).extend(names)
             self._append(names)
 
-    def doubt(self, names: Sequence[str]) -> None:
-        """``names`` are about to lose their rows. Raises OSError."""
+    def mark_unconfirmed(self, names: Sequence[str]) -> None:
+        """Log that the files ``names`` are about to lose their rows. Raises OSError."""
         with self._lock:
-            self._doubtful = True
+            self._has_marked = True
             self._append(names)
 
     def confirm(self, image: str) -> None:
-        """The rows of ``image`` are in the table. Raises OSError."""
+        """Drop the files of ``image``, whose rows are in the table now. Raises OSError."""
         with self._lock:
             self._waiting.pop(image, None)
             if self._size > _ENOUGH:
@@ -79,24 +79,24 @@ class Unconfirmed:
         if self._handle is None:
             self._handle = self._root.append(UNCONFIRMED)
             self._size = os.fstat(self._handle).st_size
-            if self._size:  # its last line may be torn
+            if self._size:  # its last line may be incomplete
                 os.write(self._handle, b"\n")
         line = _line(names)
-        if os.write(self._handle, line) < len(line):  # torn, as by a full disk: these files are not written then
+        if os.write(self._handle, line) < len(line):  # incomplete, as on a full disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._root.at(UNCONFIRMED))
         self._size += len(line)
 
     def close(self) -> None:
-        """Close the log; what stands in it stays."""
+        """Close the log and keep its contents."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
     def clear(self) -> None:
-        """Remove the log: nothing is unconfirmed any more. Raises OSError."""
+        """Remove the log, because no file is unconfirmed any more. Raises OSError."""
         self.close()
         self._waiting.clear()
-        self._doubtful = False
+        self._has_marked = False
         self._root.remove(UNCONFIRMED)
 
 

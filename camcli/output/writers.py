@@ -1,4 +1,4 @@
-"""Writing files so that they are complete or absent, and table rows that are appended whole."""
+"""Writing whole files, and formatting the rows of tables and JSON."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _FORMULA_STARTS = ("=", "+", "-", "@")
 
 
 def write_file(path: str, data: bytes) -> None:
-    """Put ``data`` at ``path``, a place that the user named: under another name in its folder first, then renamed.
+    """Write ``data`` to ``path``, a place that the user has named. The file is complete or absent.
 
-    What a process left there that died is replaced. Raises OutputError.
+    It is written under a temporary name in the same folder, which replaces one that a dead process left, and then renamed. Raises
+    OutputError.
     """
     folder, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(folder, f".{name[:200]}.camcli")
@@ -45,11 +46,11 @@ def write_file(path: str, data: bytes) -> None:
 
 
 def output_error(path: str, error: OSError) -> OutputError:
-    """What a failing write means to the person who started the run."""
+    """The OutputError for a failed write to ``path``: it names the full disk, the limit or the file."""
     folder = os.path.dirname(os.path.abspath(path))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
-            f"the disk at {escape_name(_mount_point(folder))!r}, which holds {escape_name(folder)!r}, is full; "
+            f"the disk at {escape_name(_mount_point(folder))!r}, which contains {escape_name(folder)!r}, is full; "
             "free some space and run the same command again."
         )
     if error.errno == errno.EFBIG:
@@ -64,26 +65,26 @@ def _mount_point(folder: str) -> str:
 
 
 def csv_line(values: tuple[Any, ...]) -> bytes:
-    """One line of a table, quoted as RFC 4180 demands, UTF-8, ended by a newline."""
+    """One line of a table in UTF-8, quoted as in RFC 4180, with a newline at the end."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerow(values)
     return buffer.getvalue().encode("utf-8")
 
 
 def prediction_columns(*, labelled: bool, boxed: bool) -> tuple[str, ...]:
-    """The columns of ``predictions.csv``."""
+    """The columns of ``predictions.csv``. ``labelled``: with the true label; ``boxed``: with boxes."""
     return (*PREDICTION_COLUMNS, *(LABEL_COLUMNS if labelled else ()), *(BOX_COLUMNS if boxed else ()))
 
 
 def prediction_line(row: Row) -> bytes:
-    """A row of ``predictions.csv``: names as ``records.escape_name`` writes them, numbers with six significant digits."""
+    """A row of ``predictions.csv``: names escaped by ``records.escape_name``, numbers with six significant digits."""
     columns = PREDICTION_COLUMNS if row.label is None else (*PREDICTION_COLUMNS, *LABEL_COLUMNS)
     cells = [_cell(getattr(row, column)) for column in columns]
     return csv_line((*cells, *(() if row.boxes is None else _box_cells(row.boxes))))
 
 
 def _box_cells(boxes: Boxes) -> tuple[str, ...]:
-    """The largest box, all of them as ``x y w h`` parted by semicolons, and the size of the image."""
+    """The cells of the largest box, of all boxes as ``x y w h`` separated by semicolons, and of the size of the image."""
     each = [(str(box.x), str(box.y), str(box.w), str(box.h)) for box in boxes.found]
     largest = each[0] if each else ("", "", "", "")
     return (*largest, ";".join(map(" ".join, each)), str(boxes.width), str(boxes.height))
@@ -95,12 +96,12 @@ def failure_line(failure: Failure) -> bytes:
 
 
 def table_line(values: tuple[Any, ...]) -> bytes:
-    """A row of any table: names as ``records.escape_name`` writes them, numbers with six significant digits, nothing for None."""
+    """A row of any table: names escaped by ``records.escape_name``, numbers with six significant digits, None as an empty cell."""
     return csv_line(tuple(map(_cell, values)))
 
 
 def json_bytes(value: Any) -> bytes:
-    """Indented JSON, for people; names with bytes that are not UTF-8 keep their surrogates escaped."""
+    """``value`` as indented ASCII JSON; bytes of names that are not UTF-8 are escaped surrogates."""
     return (json.dumps(value, indent=2) + "\n").encode("utf-8")
 
 
@@ -115,6 +116,6 @@ def _cell(value: Any) -> str:
 
 
 def _text(value: str) -> str:
-    """``value`` as ``records.escape_name`` writes it; what a spreadsheet would take for a formula begins with an escape too."""
+    """``value`` escaped by ``records.escape_name``; the first character of a spreadsheet formula is escaped too."""
     text = escape_name(value)
     return f"\\x{ord(text[0]):02x}{text[1:]}" if text.startswith(_FORMULA_STARTS) else text

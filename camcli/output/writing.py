@@ -1,7 +1,7 @@
-"""What a run writes into its folder once it has begun, in the only order in which it can be done.
+"""Writing the results of a run into its folder. The classes allow only the right order of the steps.
 
-``RunWriter`` takes files and rows, image by image; ``arrange`` ends that and gives an ``ArrangedRun``, which ``finish`` ends.
-``Rewriter`` replaces the rows of a finished run.
+``RunWriter`` writes files and rows, image by image. Its method ``arrange`` sorts the tables and returns an ``ArrangedRun``, whose
+method ``finish`` writes ``run.json``. ``Rewriter`` replaces the rows of a finished run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from camcli.layout import NEW_LOOK, OWN, PREDICTIONS, RUN_RECORD
+from camcli.layout import OWN, PREDICTIONS, RUN_RECORD, UNFINISHED_RENDER
 from camcli.output.files import row_files
 from camcli.output.inflight import InFlight
 from camcli.output.journal import Entry
@@ -25,23 +25,24 @@ from camcli.records import Checksum, Outcome, Source, Success, checksum_of
 
 
 class RunWriter:
-    """A run that has begun, in a folder that this process holds. Threads may share ``write_files`` and ``holding``.
+    """Writes the results of a run that has begun, in a folder that this process has locked.
 
-    ``folds_case``: whether the file system takes ``A.jpg`` and ``a.jpg`` for one name.
+    ``write_files`` and ``mark_in_flight`` may be called from several threads. ``folds_case``: whether ``A.jpg`` and ``a.jpg`` are
+    the same name on the file system.
     """
 
     def __init__(self, root: Root, ledger: Ledger, unconfirmed: Unconfirmed, in_flight: InFlight, *, folds_case: bool) -> None:
         self.folds_case = folds_case
         self._root, self._ledger, self._unconfirmed, self._in_flight = root, ledger, unconfirmed, in_flight
 
-    def holding(self, image: str) -> AbstractContextManager[None]:
-        """Inside, ``image`` is in the hands of C code: should the process die, the next run knows."""
-        return self._in_flight.holding(image)
+    def mark_in_flight(self, image: str) -> AbstractContextManager[None]:
+        """Context in which C code works on ``image``. If the process dies, the next run finds the name."""
+        return self._in_flight.mark(image)
 
     def write_files(self, image: str, files: Mapping[str, bytes]) -> tuple[Checksum, ...]:
-        """Put the files of a row of ``image`` in their places; the checksum of each. Raises OutputError.
+        """Write the files of a row of ``image``: path -> contents. Returns the checksum of each.
 
-        ImageError (stage ``write``) where the file system cannot take a name.
+        Raises OutputError, and ImageError (stage ``write``) if the file system cannot store a name.
         """
         try:
             self._unconfirmed.expect(image, list(files))
@@ -52,7 +53,7 @@ class RunWriter:
         return tuple(map(checksum_of, files.values()))
 
     def record(self, outcome: Outcome) -> None:
-        """Append the rows of one image to its table, then its line to the journal. Raises OutputError."""
+        """Append the rows of one image to their table, then its line to the journal. Raises OutputError."""
         self._ledger.append(outcome)
         if isinstance(outcome, Success):
             try:
@@ -61,10 +62,7 @@ class RunWriter:
                 raise output_error(self._root.at(OWN), error) from error
 
     def arrange(self, sources: Sequence[Source]) -> ArrangedRun:
-        """Bring the tables into the order of ``sources`` where they are not, and make empty ones where there are none.
-
-        Raises OutputError.
-        """
+        """Sort the tables in the order of ``sources``, and create missing ones empty. Raises OutputError."""
         try:
             self._ledger.open()
             confirm_all(self._root, self._ledger, self._unconfirmed)
@@ -77,61 +75,58 @@ class RunWriter:
 
 
 class ArrangedRun:
-    """A run whose tables are as they are to be."""
+    """A run whose tables are complete and in order."""
 
     def __init__(self, root: Root) -> None:
         self._root = root
 
     def write(self, relative: str, data: bytes) -> None:
-        """Put a file of the run in its place, complete or not at all. Raises OutputError."""
+        """Write a file of the run, completely or not at all. Raises OutputError."""
         self._root.write(relative, data)
 
     def finish(self, run_record: Mapping[str, Any]) -> None:
-        """Write ``run.json``, after which the run has come to its end. Raises OutputError."""
+        """Write ``run.json``, which marks the end of the run. Raises OutputError."""
         self.write(RUN_RECORD, json_bytes(run_record))
 
 
 class Rewriter:
-    """Replaces rows of a finished run, and the files that they name; made by ``OutputFolder.rewriting``."""
+    """Replaces rows of a finished run and their files. ``OutputFolder.rewriting`` returns one."""
 
     def __init__(self, root: Root, ledger: Ledger, unconfirmed: Unconfirmed) -> None:
         self._root, self._ledger, self._unconfirmed = root, ledger, unconfirmed
 
-    def doubt(self, names: Sequence[str]) -> None:
-        """``names`` may lose their rows: those that no row names are removed in the end. Raises OutputError."""
+    def mark_unconfirmed(self, names: Sequence[str]) -> None:
+        """Log that the files ``names`` may lose their rows; those without a row are removed at the end. Raises OutputError."""
         try:
-            self._unconfirmed.doubt(names)
+            self._unconfirmed.mark_unconfirmed(names)
         except OSError as error:
             raise output_error(self._root.at(OWN), error) from error
 
     def begin_look(self, look: Mapping[str, Any]) -> None:
-        """From now on overlays are of two looks, and on their way to ``look``. Raises OutputError."""
-        self._root.write(NEW_LOOK, json_bytes(look))
+        """Record that overlays are being redrawn with ``look``, so that it can be finished later. Raises OutputError."""
+        self._root.write(UNFINISHED_RENDER, json_bytes(look))
 
     def exchange_look(self, look: Mapping[str, Any], contents: Iterable[tuple[Entry, bytes]]) -> None:
-        """All overlays have ``look``: write that down, with entries and rows that name them. Raises OutputError."""
+        """Record that all overlays have ``look``, and replace all rows by ``contents``. Raises OutputError."""
         try:
             record = checked_record(self._root)
         except OSError as error:
             raise output_error(error.filename or self._root.at(RUN_RECORD), error) from error
-        self._ledger.drawn = {key: value for key, value in look.items() if value != self._ledger.settings.get(key)}
+        self._ledger.redrawn = {key: value for key, value in look.items() if value != self._ledger.settings.get(key)}
         self._ledger.exchange(contents)
         ArrangedRun(self._root).finish({**record, "settings": {**part_of(record, "settings"), **look}})
-        self._root.remove(NEW_LOOK)
+        self._root.remove(UNFINISHED_RENDER)
         sweep(self._root, self._ledger, self._unconfirmed)
 
     def exchange(self, contents: Iterable[tuple[Entry, bytes]]) -> ArrangedRun:
-        """Replace all rows by ``contents``, at once; files that no row names any more are removed. Raises OutputError, OSError."""
+        """Replace all rows by ``contents`` at once, and remove files without a row. Raises OutputError, OSError."""
         self._ledger.exchange(contents)
         sweep(self._root, self._ledger, self._unconfirmed)
         return ArrangedRun(self._root)
 
 
 def sweep(root: Root, ledger: Ledger, unconfirmed: Unconfirmed) -> None:
-    """Remove files that stand in the log although no row names them: of dropped rows, or of a run that was killed.
-
-    Raises OSError.
-    """
+    """Remove the files that are in the log and in no row: those of dropped rows, or of a run that was killed. Raises OSError."""
     names = unconfirmed.read()
     if names:
         for _, rows in ledger.explained():
@@ -143,7 +138,7 @@ def sweep(root: Root, ledger: Ledger, unconfirmed: Unconfirmed) -> None:
 
 
 def confirm_all(root: Root, ledger: Ledger, unconfirmed: Unconfirmed) -> None:
-    """Close the log: what this process has not confirmed in it is removed. Raises OSError."""
+    """Empty the log, and remove the files in it that this process has not confirmed. Raises OSError."""
     if not unconfirmed.is_clear:
         sweep(root, ledger, unconfirmed)
     elif unconfirmed.is_begun:

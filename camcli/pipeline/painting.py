@@ -73,7 +73,7 @@ class OverlayWriter:
     def _paint(self, prepared: PreparedImage, findings: Findings) -> Outcome:
         source, stamp = prepared.source, prepared.image.stamp
         try:
-            with self._writer.holding(source.image):
+            with self._writer.mark_in_flight(source.image):
                 canvas = resize_to_fit(prepared.image.pixels, self._job.config.max_side)
                 painted = [self._row(heatmap, findings.best, prepared, canvas) for heatmap in findings.heatmaps]
         except ImageError as error:

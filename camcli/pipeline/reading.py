@@ -65,7 +65,7 @@ class PreparedImage:
         return replace(self, image=Image(np.empty((0, 0, 3), np.uint8), self.image.stamp), ticket=None)
 
 
-Holding = Callable[[str], AbstractContextManager[None]]
+MarkInFlight = Callable[[str], AbstractContextManager[None]]
 """Notes, from entry to exit, that the image of that name is in the hands of C code."""
 
 
@@ -75,7 +75,7 @@ def read_ahead(
     settings: InputSettings,
     timer: StageTimer,
     ahead: int,
-    holding: Holding = lambda _: nullcontext(),
+    mark_in_flight: MarkInFlight = lambda _: nullcontext(),
 ) -> Generator[PreparedImage | Failure | None, None, None]:
     """Each source decoded and prepared, in order; at most ``ahead`` of them, or MOST_BYTES, before they are asked for.
 
@@ -96,7 +96,7 @@ def read_ahead(
                 if source is None:
                     break
                 ticket = admission.ticket()
-                flying.append((pool.submit(_prepare, source, settings, timer, holding, ticket), ticket))
+                flying.append((pool.submit(_prepare, source, settings, timer, mark_in_flight, ticket), ticket))
             if not flying:
                 return
             with timer.wait("images"):
@@ -117,10 +117,10 @@ def held_bytes(item: PreparedImage | Failure) -> int:
 
 
 def _prepare(
-    source: Source, settings: InputSettings, timer: StageTimer, holding: Holding, ticket: Ticket
+    source: Source, settings: InputSettings, timer: StageTimer, mark_in_flight: MarkInFlight, ticket: Ticket
 ) -> PreparedImage | Failure:
     try:
-        item = _decoded(source, settings, timer, holding, ticket)
+        item = _decoded(source, settings, timer, mark_in_flight, ticket)
     except MemoryError:
         item = Failure(source.image, "memory", NOT_ENOUGH)
     finally:
@@ -133,9 +133,9 @@ def _prepare(
 
 
 def _decoded(
-    source: Source, settings: InputSettings, timer: StageTimer, holding: Holding, ticket: Ticket
+    source: Source, settings: InputSettings, timer: StageTimer, mark_in_flight: MarkInFlight, ticket: Ticket
 ) -> PreparedImage | Failure:
-    with holding(source.image):
+    with mark_in_flight(source.image):
         image = decode_image(source, settings.max_pixels, timer, hashed=settings.hashed, admit=ticket.admit)
         return image if isinstance(image, Failure) else _prepared(source, image, settings, timer, ticket)
 

@@ -189,7 +189,7 @@ def _in_present_look(config: RunConfig, folder: OutputFolder, listener: Listener
         left = redraw_folder(folder, look, listener.progress).left
         if left:
             listener.warn(f"{count_words(len(left), 'image')} gone or changed since; their earlier overlays are kept.")
-    drawn = folder.ledger.drawn
+    drawn = folder.ledger.redrawn
     if drawn:
         look_words = ", ".join(f"{name} {value}" for name, value in drawn.items())
         listener.info(f"Overlays are painted as camcli render left the folder: {look_words}.")

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
-import cv2
-import torch
-
 from camcli.cam import METHODS
+from camcli.images.threads import single_threaded_opencv
+from camcli.network.threads import torch_threads
 from camcli.output.writing import RunWriter
 from camcli.pipeline.engine import Engine, Part
 from camcli.pipeline.job import Job
@@ -52,7 +51,7 @@ def explain_images(
     depth = 1 if job.device.type == "cuda" else 0  # batches that the device works on while the host goes on
     with _threads(workers, job.config.threads) as (readers, writers), ExitStack() as stack:
         painter = OverlayWriter(writers, job, writer, timer, job.batch_size + workers)
-        prepared = read_ahead(readers, sources, job.inputs, timer, job.batch_size + workers, writer.holding)
+        prepared = read_ahead(readers, sources, job.inputs, timer, job.batch_size + workers, writer.mark_in_flight)
         stack.callback(prepared.close)
         for batch in batches(prepared, _images_at_once(job), stop):
             watch.begin_batch()
@@ -102,16 +101,12 @@ def prepared_batches(
 def _threads(workers: int, threads: int | None) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
     """Threads that read and threads that write; the network gets ``threads``, by default all cores. All as before afterwards."""
     readers, writers = ThreadPoolExecutor(workers, "read"), ThreadPoolExecutor(workers, "write")
-    kept = torch.get_num_threads(), cv2.getNumThreads()
-    try:
-        torch.set_num_threads(threads or available_cores())
-        cv2.setNumThreads(1)  # an image a thread, not several threads an image
-        yield readers, writers
-    finally:
-        readers.shutdown(cancel_futures=True)
-        writers.shutdown(cancel_futures=True)
-        torch.set_num_threads(kept[0])
-        cv2.setNumThreads(kept[1])
+    with torch_threads(threads), single_threaded_opencv():
+        try:
+            yield readers, writers
+        finally:
+            readers.shutdown(cancel_futures=True)
+            writers.shutdown(cancel_futures=True)
 
 
 def _begin(batch: list[PreparedImage | Failure], engine: Engine, job: Job, timer: StageTimer) -> list[Part]:

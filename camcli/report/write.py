@@ -87,7 +87,7 @@ def write_report(root: Root, stop: threading.Event | None = None) -> Report:
             raise OutputError(f"{escape_name(root.at(REPORT_PAGE))!r} was not written by camcli; move it away first.")
         root.make_folder(SCRATCH)
         root.clear_scratch()
-        ledger = Ledger(root, header.settings, header.drawn)
+        ledger = Ledger(root, header.settings, header.redrawn)
         ledger.load()
         found = gather(root, ledger)
         earlier = report_names(root)
@@ -96,7 +96,7 @@ def write_report(root: Root, stop: threading.Event | None = None) -> Report:
         raise output_error(error.filename or root.at(REPORT_PAGE), error) from error
     thumbnails = make_thumbnails(root, found.overlays, available_cores(), stop)
     if not stop.is_set():
-        _write_page(root, found, header.present, earlier)
+        _write_page(root, found, header.current, earlier)
     return Report(
         None if stop.is_set() else root.at(REPORT_PAGE),
         len(found.images["name"]) - len(found.failures["image"]),

@@ -1,1 +1,1 @@
-"""What is done with finished runs: verify, merge, diff, redraw, boxes for annotation tools. Knows no torch and no terminal."""
+"""Work on finished runs: verify, merge, compare, redraw, and export boxes for annotation tools. Imports no torch."""

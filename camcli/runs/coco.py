@@ -1,4 +1,4 @@
-"""The table's boxes in COCO's format (https://cocodataset.org/#format-data), for the tools that read it."""
+"""The boxes of the table in COCO format (https://cocodataset.org/#format-data), for annotation tools."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from camcli.records import unescape_name
 
 
 def coco_boxes(ledger: Ledger) -> bytes:
-    """``boxes.json`` for the table of ``ledger``: images, categories, and an annotation for each box.
+    """The contents of ``boxes.json`` for the table of ``ledger``: images, categories, and one annotation for each box.
 
-    Ids of images and annotations count from 1 in the order of the rows; those of categories are class indices. ``bbox`` is left,
-    top, width, height in pixels of the upright image, ``area`` that of the box, ``score`` the probability of the class. ``layer``
-    and ``method`` are our own addition. File names are those of the table's column image, exact.
+    Ids of images and annotations count from 1 in the order of the rows; ids of categories are class indices. ``bbox`` is left, top,
+    width, height in pixels of the upright image; ``area`` is the area of the box, ``score`` the probability of the class. ``layer``
+    and ``method`` are not part of COCO. File names are the names in the column image, without escapes.
     """
     images: dict[str, dict[str, Any]] = {}
     categories: dict[int, dict[str, Any]] = {}

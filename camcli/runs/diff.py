@@ -1,4 +1,4 @@
-"""Two runs over the same images -> what changed: predictions that flipped, maps that moved."""
+"""Comparing two runs over the same images: predictions that flipped and maps that moved."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from camcli.records import Box, escape_name, unescape_name
 from camcli.render.maps import place_map, scale_map
 
 _SAMPLES = 56
-"""Points a side at which two maps are compared, over what both networks saw."""
+"""Two maps are compared at this many points a side, over the part of the image that both networks saw."""
 
 _LARGEST_SIDE = 1 << 30
-"""Pixels; a table that has more is forged."""
+"""Maximum side of an image in pixels; a table with a larger number is forged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One image in two runs. ``correlation`` and ``overlap`` of the maps: None where there are none to compare.
+    """One image in two runs. The pairs are (first run, second run).
 
-    ``explained`` are the classes of the two rows that were compared, ``overlays`` their pictures, each relative to its run's
-    folder, empty where none was painted.
+    ``correlation`` and ``overlap`` compare the maps; None if there are no maps to compare. ``explained``: the classes of the two
+    rows that were compared. ``overlays``: their overlays, relative to the folder of the run; empty if none was painted.
     """
 
     image: str
@@ -48,19 +48,19 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All changes, the largest first, and how many images only the first or only the second run has explained."""
+    """All changes, the largest first. ``only``: how many images only the first and only the second run has explained."""
 
     changes: tuple[Change, ...]
     only: tuple[int, int]
 
     @property
     def agreement(self) -> float:
-        """The share of images with the same predicted class, 0 to 1."""
+        """The fraction of images with the same predicted class, 0 to 1."""
         return 1 - sum(change.flipped for change in self.changes) / len(self.changes)
 
     @property
     def correlation(self) -> float | None:
-        """The median correlation of the maps; None where no maps could be compared."""
+        """The median correlation of the maps; None if no maps could be compared."""
         found = [change.correlation for change in self.changes if change.correlation is not None]
         return statistics.median(found) if found else None
 
@@ -73,18 +73,20 @@ class _Run:
 
 
 def compare_runs(first: str, second: str, threshold: float = 0.15) -> Comparison:
-    """What changed from the run in ``first`` to that in ``second``, image by image, matched by their names.
+    """The changes from the run in the folder ``first`` to the run in ``second``; images are matched by name.
 
-    Maps, where both runs stored them, are those of the same class, layer and method if there are such, otherwise of the same class,
-    otherwise of each run's first row. They are sampled over the part of the image that both networks saw. ``correlation`` is
-    Pearson's; ``overlap`` is intersection over union of what is not below ``threshold`` of the peak. Flips come first, then the
-    lowest correlations. Raises InputError for a folder that holds no run, and for runs without a common image.
+    If both runs stored maps, the compared maps have the same class, layer and method; if there is no such pair, the same class;
+    else they belong to the first row of each run. They are sampled over the part of the image that both networks saw.
+    ``correlation`` is Pearson's correlation; ``overlap`` is the intersection over union of the parts at or above ``threshold``, a
+    fraction of the peak. Flipped predictions come first, then the lowest correlations. Raises InputError for a folder without a
+    run, and for runs without a common image.
     """
     runs = _read(first), _read(second)
     common = [image for image in runs[0].rows if image in runs[1].rows]
     if not common:
         raise InputError(
-            f"the runs in {escape_name(first)!r} and {escape_name(second)!r} have no image in common; names are compared."
+            f"the runs in {escape_name(first)!r} and {escape_name(second)!r} have no image in common. "
+            "Images are matched by their names in predictions.csv."
         )
     changes = [_change(image, runs, threshold) for image in common]
     changes.sort(key=lambda change: (not change.flipped, 2.0 if change.correlation is None else change.correlation))
@@ -115,9 +117,10 @@ def _change(image: str, runs: tuple[_Run, _Run], threshold: float) -> Change:
 
 
 def _matched(first: list[dict[str, str]], second: list[dict[str, str]]) -> tuple[dict[str, str], dict[str, str]]:
-    """A row of each run that are about the same: class, layer and method, or class, or neither.
+    """A row of each run with the same class, layer and method; if there is none, the same class; else the first rows.
 
-    A class is its name, as for flips: models of other classes have other indices. Of two classes of one name the index decides.
+    Classes are compared by name, because the same class may have different indices in two models. If several classes have the same
+    name, their indices are compared too.
     """
     where = "layer", "method"
     for columns in (("class_index", "class_name", *where), ("class_name", *where), ("class_index", "class_name"), ("class_name",)):
@@ -137,11 +140,11 @@ def _map_of(row: Mapping[str, str], run: _Run) -> np.ndarray | None:
         return read_map(run.root, overlay)
     except (OSError, ValueError) as error:
         place = run.root.at(map_file(overlay))
-        raise InputError(f"the map {escape_name(place)!r} cannot be read: {error}. Find out more: camcli verify") from error
+        raise InputError(f"the map {escape_name(place)!r} cannot be read: {error}. To check the folder: camcli verify") from error
 
 
 def _number(cell: str) -> float:
-    """The number in a cell of a table; NaN for anything else, and for what is too large."""
+    """The number in a cell of a table; NaN if it is not a finite number."""
     try:
         value = float(cell)
     except ValueError:
@@ -150,7 +153,7 @@ def _number(cell: str) -> float:
 
 
 def _box(row: Mapping[str, str]) -> Box | None:
-    """What the network saw, in pixels; None where the table has no such box."""
+    """The part of the image that the network saw, in pixels; None if the cells of the box are invalid."""
     sides = [_number(row[column]) for column in ("box_x", "box_y", "box_w", "box_h")]
     if not all(0 <= side <= _LARGEST_SIDE for side in sides) or 0 in sides[2:]:
         return None
@@ -173,11 +176,11 @@ def _sampled(values: np.ndarray, row: Mapping[str, str], seen: Box) -> np.ndarra
 
 
 def pearson(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Pearson's correlation of two arrays of any shape, the same for both; None where one of them is constant.
+    """Pearson's correlation of two arrays of the same shape; None if one of them is constant.
 
-    Exactly 1 for equal arrays: the root of a square is exact.
+    It is exactly 1 for equal arrays, because the square root of a square is exact.
     """
-    if one.min() == one.max() or other.min() == other.max():  # its mean may be off by a rounding, which would be correlated
+    if one.min() == one.max() or other.min() == other.max():  # rounding errors of its mean would be correlated
         return None
     a, b = one.astype(np.float64) - one.mean(dtype=np.float64), other.astype(np.float64) - other.mean(dtype=np.float64)
     scale = float(np.sqrt((a * a).sum() * (b * b).sum()))

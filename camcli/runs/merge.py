@@ -1,4 +1,4 @@
-"""Several runs that shared an output folder -> one run in that folder, as if one machine had made it."""
+"""Combining the shards in an output folder into one run."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from camcli.records import escape_name
 from camcli.runs import coco
 from camcli.runs.verify import named_parts
 
-_OF_A_MACHINE = ("shard", "inputs")
-"""Settings in which the parts of a run may differ: machines may have the images at different places."""
+_MACHINE_SETTINGS = ("shard", "inputs")
+"""Settings in which shards may differ: machines may have the images in different folders."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What came together: parts, images explained and failed."""
+    """The numbers of shards, of explained images and of failed images."""
 
     parts: int
     explained: int
@@ -41,12 +41,12 @@ class Merged:
 
 
 def merge_shards(path: str) -> Merged:
-    """Join the parts inside ``path`` into one run: tables, journal and ``run.json``, with hard links to overlays and maps.
+    """Combine the shards inside ``path`` into one run: tables, journal and ``run.json``, with hard links to overlays and maps.
 
-    The parts stay, so that they can go on. What ``path`` holds already stays too, unless a part has it as well; failures that no
-    part has do not. Rows are sorted by the paths of the images, folder by folder, as a run over one folder writes them. Raises
-    InputError where parts are missing or unfinished, SettingsError where they differ, InUseError where one is at work, OutputError
-    where nothing can be written.
+    The shards are kept and can be resumed. Images that ``path`` itself contains are kept too, unless a shard has them or they
+    failed. Rows are sorted by the paths of the images, folder by folder, as a run over one folder sorts them. Raises InputError
+    if shards are missing or unfinished, SettingsError if their settings differ, InUseError while a run writes into one, and
+    OutputError if the folder cannot be written.
     """
     if not os.path.isdir(path):
         raise InputError(f"there is no folder {escape_name(path)!r}.")
@@ -61,52 +61,54 @@ def _merged(path: str, root: Root) -> Merged:
     with contextlib.ExitStack() as stack:
         for part in parts:
             check_kinds(part)
-            stack.enter_context(undisturbed(part, f"a run is still writing into {escape_name(part.path)!r}. Wait for it."))
+            stack.enter_context(
+                undisturbed(part, f"a run is still writing into {escape_name(part.path)!r}. Wait for it to end, then merge.")
+            )
         records = [_finished_record(part) for part in parts]
         header = _common_header(root, parts)
         ledgers = [_ledger(part) for part in parts]
         for part, record, ledger in zip(parts, records, ledgers, strict=True):
-            _refuse_less_than_recorded(part, record, ledger)
-        folder = stack.enter_context(OutputFolder(path, effective_settings(header.present)))
+            _check_counts(part, record, ledger)
+        folder = stack.enter_context(OutputFolder(path, effective_settings(header.current)))
         rewriter = folder.rewriting()
         contents = {entry.image: (entry, rows) for entry, rows in folder.ledger.rows() if not entry.stage}
         for part, ledger in zip(parts, ledgers, strict=True):
             for entry, rows in ledger.rows():
                 _link_files(part, folder, rewriter, entry, ledger.own_rows(entry, rows))
                 contents[entry.image] = entry, rows
-        _doubt_replaced(folder, rewriter, contents)
-        joined = rewriter.exchange(contents[image] for image in sorted(contents, key=lambda image: image.split("/")))
+        _log_replaced(folder, rewriter, contents)
+        combined = rewriter.exchange(contents[image] for image in sorted(contents, key=lambda image: image.split("/")))
         explained, failed = folder.totals()
         if part_of(records[0], "settings").get("boxes-json") is True:
-            joined.write(BOXES, coco.coco_boxes(folder.ledger))
-        joined.finish(_joined(records, header.present, explained, failed))
+            combined.write(BOXES, coco.coco_boxes(folder.ledger))
+        combined.finish(_combined_record(records, header.current, explained, failed))
     return Merged(len(parts), explained, failed)
 
 
-def _doubt_replaced(folder: OutputFolder, rewriter: Rewriter, contents: Mapping[str, tuple[Entry, bytes]]) -> None:
-    """Put down the files of rows that are replaced: those that no new row names are removed afterwards."""
+def _log_replaced(folder: OutputFolder, rewriter: Rewriter, contents: Mapping[str, tuple[Entry, bytes]]) -> None:
+    """Log the files of rows that are replaced, so that those without a new row are removed afterwards."""
     for entry, rows in folder.ledger.explained():
         if contents.get(entry.image, (None,))[0] is not entry:
-            rewriter.doubt(row_files(rows, folder.ledger.settings))
+            rewriter.mark_unconfirmed(row_files(rows, folder.ledger.settings))
 
 
 def _parts(path: str, root: Root) -> list[Root]:
-    """The folders of all parts, in order. Raises InputError where there are none, some are missing, or of several divisions."""
+    """The folders of all shards, in order. Raises InputError if there are none, some are missing, or their counts differ."""
     found = {part for name in root.names() if (part := shard_of_name(name)) and root.is_folder(name)}
     counts = {count for _, count in found}
     if not found:
         raise InputError(
-            f"{escape_name(path)!r} holds no parts; camcli run --shard 0/8 -o {escape_name(path)} makes the first of eight."
+            f"{escape_name(path)!r} holds no shards. To make the first of eight: camcli run --shard 0/8 -o {escape_name(path)} ..."
         )
     if len(counts) > 1:
-        divisions = " and ".join(str(count) for count in sorted(counts))
+        words = " and ".join(str(count) for count in sorted(counts))
         raise InputError(
-            f"{escape_name(path)!r} holds parts of different divisions, into {divisions}; remove those of one of them."
+            f"{escape_name(path)!r} holds shards of different runs, of {words} shards each; remove the shards of all but one."
         )
     count = counts.pop()
     missing = named_parts((index, count) for index in range(count) if (index, count) not in found)
     if missing:
-        raise InputError(f"{escape_name(path)!r} lacks {missing}: run camcli with --shard for each, then merge.")
+        raise InputError(f"{escape_name(path)!r} lacks the shards {missing}: run camcli with --shard for each, then merge.")
     return [root.below(shard_name(index, count)) for index in range(count)]
 
 
@@ -118,17 +120,19 @@ def _finished_record(part: Root) -> dict[str, Any]:
     return record
 
 
-def _refuse_less_than_recorded(part: Root, record: Mapping[str, Any], ledger: Ledger) -> None:
-    """Raise InputError where the journal holds other images than ``run.json`` counted when the part came to its end."""
+def _check_counts(part: Root, record: Mapping[str, Any], ledger: Ledger) -> None:
+    """Raise InputError if the journal of a shard does not have the number of images that its ``run.json`` counts."""
     failed = sum(bool(entry.stage) for entry in ledger.entries.values())
     if record.get("images") != {"explained": len(ledger.entries) - failed, "failed": failed}:
-        raise InputError(f"{escape_name(part.path)!r} does not hold what its run.json counts: run its command again, then merge.")
+        raise InputError(
+            f"{escape_name(part.path)!r} does not have the images that its run.json counts: run its command again, then merge."
+        )
 
 
 def _common_header(root: Root, parts: Sequence[Root]) -> Header:
-    """The settings of the joined run: those of ``root`` where it holds one, otherwise of the first part.
+    """The settings of the combined run: those of the run in ``root``, or of the first shard if there is none.
 
-    Raises SettingsError where a part has others, or its overlays another look.
+    Raises SettingsError if a shard has other settings, or another look of the overlays.
     """
     first, whose = read_header(root), root
     for part in parts:
@@ -136,8 +140,8 @@ def _common_header(root: Root, parts: Sequence[Root]) -> Header:
         if header is None:
             raise InputError(f"{escape_name(part.path)!r} has no journal: run its command again with --overwrite, then merge.")
         if first is None:
-            first, whose = Header({**effective_settings(header.present), "shard": None}), part
-        different = differences(_comparable(first.present, header.present), _comparable(header.present, first.present))
+            first, whose = Header({**effective_settings(header.current), "shard": None}), part
+        different = differences(_comparable(first.current, header.current), _comparable(header.current, first.current))
         if different:
             raise SettingsError(
                 f"{escape_name(part.path)!r} was made with other settings than {escape_name(whose.path)!r} ({different})."
@@ -147,21 +151,21 @@ def _common_header(root: Root, parts: Sequence[Root]) -> Header:
 
 
 def _comparable(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what may differ from machine to machine: places, also of files whose SHA-256 both know."""
+    """``settings`` without those that may differ between machines, such as the paths of files whose SHA-256 both runs recorded."""
     places = {key.removesuffix("-sha256") for key in settings.keys() & others.keys() if key.endswith("-sha256")}
-    return {key: value for key, value in settings.items() if key not in places and key not in _OF_A_MACHINE}
+    return {key: value for key, value in settings.items() if key not in places and key not in _MACHINE_SETTINGS}
 
 
 def _ledger(part: Root) -> Ledger:
     header = read_header(part)
     assert header is not None
-    ledger = Ledger(part, header.settings, header.drawn)
-    ledger.read()  # which changes nothing: the part is somebody else's
+    ledger = Ledger(part, header.settings, header.redrawn)
+    ledger.read()  # read only: the shard must not change
     return ledger
 
 
 def _link_files(part: Root, folder: OutputFolder, rewriter: Rewriter, entry: Entry, rows: list[dict[str, str]] | None) -> None:
-    """Put the overlays and maps of an image of ``part`` into the joined folder as well. Raises OutputError."""
+    """Link the overlays and maps of an image of the shard ``part`` into the combined folder. Raises OutputError."""
     if rows is None:
         raise OutputError(
             f"the rows of {escape_name(entry.image)!r} in {escape_name(part.path)!r} are damaged: run its command "
@@ -169,18 +173,20 @@ def _link_files(part: Root, folder: OutputFolder, rewriter: Rewriter, entry: Ent
         )
     names = [] if entry.stage else row_files(rows, folder.ledger.settings)
     if not folder.is_explained(entry.image):
-        rewriter.doubt(names)  # until the row is there
+        rewriter.mark_unconfirmed(names)  # until its row is written
     for name in names:
         try:
             folder.root.link(part, name)
         except FileNotFoundError as error:
-            raise OutputError(f"{escape_name(part.at(name))!r} is gone: run its part again, then merge.") from error
+            raise OutputError(
+                f"{escape_name(part.at(name))!r} is missing: run the command of its shard again, then merge."
+            ) from error
         except ImageError as error:
             raise OutputError(f"cannot write {escape_name(name)!r}: {error}") from error
 
 
-def _joined(records: list[dict[str, Any]], settings: Mapping[str, Any], explained: int, failed: int) -> dict[str, Any]:
-    """``run.json`` of the joined run: the first part's, with the counts of all; seconds are the sum of theirs."""
+def _combined_record(records: list[dict[str, Any]], settings: Mapping[str, Any], explained: int, failed: int) -> dict[str, Any]:
+    """``run.json`` of the combined run: that of the first shard, with the counts and the seconds of all shards added up."""
     return {
         **records[0],
         "settings": {**part_of(records[0], "settings"), "shard": settings.get("shard")},

@@ -1,4 +1,4 @@
-"""Overlays drawn again from stored maps: another style for a finished run, without the model."""
+"""Redrawing overlays from stored maps: a finished run gets another style without loading the model."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
-
 from camcli.config.run import LOOKS
 from camcli.errors import ImageError, InputError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import input_window
 from camcli.images.limits import pillow_unlimited
+from camcli.images.threads import single_threaded_opencv
 from camcli.layout import OVERLAYS, RUN_RECORD
 from camcli.output.checks import is_unchanged
 from camcli.output.folder import OutputFolder
@@ -32,7 +31,7 @@ from camcli.resources import available_cores
 
 @dataclass(frozen=True)
 class Redrawn:
-    """What came of it: overlays drawn, and the images that could not be, each with the reason."""
+    """The number of redrawn overlays, and the images whose overlays were kept: (image, reason)."""
 
     overlays: int
     left: tuple[tuple[str, str], ...]
@@ -40,7 +39,7 @@ class Redrawn:
 
 @dataclass(frozen=True)
 class _Look:
-    """How overlays are to look, and what it takes to know where the network looked."""
+    """The new look of the overlays, and how images are preprocessed, which tells the part that the network saw."""
 
     settings: Mapping[str, Any]
     preprocess: Preprocess
@@ -48,40 +47,38 @@ class _Look:
     folder: OutputFolder
 
     def overlay_of(self, row: Mapping[str, str]) -> str:
-        """Where the overlay of a row goes, relative to the output folder; empty where nothing is painted."""
+        """The new path of the overlay of a row, in the output folder; empty if the map is not painted."""
         overlay = unescape_name(row["overlay"])
         return f"{os.path.splitext(overlay)[0]}.{self.style.image_format}" if overlay else ""
 
 
-Tell = Callable[[int, int], None]
-"""Called with how many images are done, of how many."""
+OnProgress = Callable[[int, int], None]
+"""Called with the number of finished images and the number of all images."""
 
 
 @pillow_unlimited()
-def redraw(path: str, changes: Mapping[str, Any], tell: Tell = lambda _done, _of: None) -> Redrawn:
-    """Draw every overlay of the run in ``path`` again, with ``changes`` to its settings, as far as LOOKS has them.
+def redraw(path: str, changes: Mapping[str, Any], on_progress: OnProgress = lambda _done, _of: None) -> Redrawn:
+    """Redraw every overlay of the run in ``path`` with ``changes`` to its settings; only settings in LOOKS are changed.
 
-    The folder's look changes with them, and the run goes on in it. An image that is gone or has changed since keeps its overlay and
-    is named. Raises InputError where there is no finished run, or none with stored maps, and what opening an output folder raises.
+    The folder records the new look, and the run resumes with it. An image that is missing or has changed since keeps its overlay
+    and is in the result. Raises InputError if there is no finished run with stored maps, and what OutputFolder raises.
     """
     header = _header(path)
-    if not header.present.get("save-maps"):
-        raise InputError(
-            f"the run in {escape_name(path)!r} has stored no maps, from which overlays could be drawn: run with --save-maps."
-        )
-    with OutputFolder(path, header.present) as folder:
+    if not header.current.get("save-maps"):
+        raise InputError(f"the run in {escape_name(path)!r} has stored no maps to redraw overlays from: run it with --save-maps.")
+    with OutputFolder(path, header.current) as folder:
         begun = folder.redrawing or {}
-        return redraw_folder(folder, {**begun, **{key: value for key, value in changes.items() if key in LOOKS}}, tell)
+        return redraw_folder(folder, {**begun, **{key: value for key, value in changes.items() if key in LOOKS}}, on_progress)
 
 
-def redraw_folder(folder: OutputFolder, changes: Mapping[str, Any], tell: Tell = lambda _done, _of: None) -> Redrawn:
-    """Draw the overlays of the run in ``folder``, which this process holds, with ``changes`` to its look.
+def redraw_folder(folder: OutputFolder, changes: Mapping[str, Any], on_progress: OnProgress = lambda _done, _of: None) -> Redrawn:
+    """Redraw the overlays of the run in ``folder``, which this process has locked, with ``changes`` to its look.
 
-    Raises as ``redraw`` does. Whenever a process dies at it, the same command ends as if nothing had happened: until all overlays
-    are drawn the folder says which look they are given; then tables and journal change at once.
+    If the process dies, the same command completes the work: until all overlays are redrawn, the folder records their new look;
+    then tables and journal are replaced at once. Raises what ``redraw`` raises.
     """
     ledger = folder.ledger
-    present = ledger.header.present
+    present = ledger.header.current
     wanted = {key: changes.get(key, present[key]) for key in LOOKS if key in present}
     look = _Look({**present, **wanted}, _preprocess(folder), style_of({**present, **wanted}), folder)
     explained = list(ledger.explained())
@@ -91,9 +88,9 @@ def redraw_folder(folder: OutputFolder, changes: Mapping[str, Any], tell: Tell =
     rewriter = folder.rewriting()
     rewriter.begin_look(wanted)
     for _, rows in explained:
-        rewriter.doubt([name for row in rows for name in (unescape_name(row["overlay"]), look.overlay_of(row)) if name])
+        rewriter.mark_unconfirmed([name for row in rows for name in (unescape_name(row["overlay"]), look.overlay_of(row)) if name])
     for done, ((entry, rows), outcome) in enumerate(zip(explained, _all_redrawn(explained, look), strict=True), 1):
-        tell(done, len(explained))
+        on_progress(done, len(explained))
         if isinstance(outcome, str):
             left[entry.image] = outcome
         else:
@@ -117,15 +114,12 @@ _Rows = list[dict[str, str]]
 
 
 def _all_redrawn(explained: Sequence[tuple[Entry, _Rows]], look: _Look) -> Iterator[list[Checksum] | str]:
-    """For each image the checksum of each overlay that was drawn, or why none was."""
-    kept = cv2.getNumThreads()
-    with ThreadPoolExecutor(available_cores(), "redraw") as pool:
+    """For each image the checksums of its redrawn overlays, or the reason why they were kept."""
+    with single_threaded_opencv(), ThreadPoolExecutor(available_cores(), "redraw") as pool:
         try:
-            cv2.setNumThreads(1)  # an image a thread, not several threads an image
             yield from pool.map(lambda item: _redrawn(item[0], item[1], look), explained)
         finally:
             pool.shutdown(cancel_futures=True)
-            cv2.setNumThreads(kept)
 
 
 def _preprocess(folder: OutputFolder) -> Preprocess:
@@ -133,16 +127,16 @@ def _preprocess(folder: OutputFolder) -> Preprocess:
         return preprocess_of(checked_record(folder.root).get("preprocess"))
     except (FileNotFoundError, ValueError) as error:
         raise InputError(
-            f"{escape_name(folder.place)!r} has no {RUN_RECORD} that says how images were prepared: run the same "
+            f"{escape_name(folder.place)!r} has no {RUN_RECORD} with the preprocessing of the images: run its camcli run "
             "command again first."
         ) from error
 
 
 def _redrawn(entry: Entry, rows: _Rows, look: _Look) -> list[Checksum] | str:
-    """The checksum of each overlay of an image that was drawn, or why none was."""
+    """The checksums of the redrawn overlays of an image, or the reason why they were kept."""
     source = Source(str(look.settings["inputs"]), entry.image)
     if not is_unchanged(entry.stamp, source.path):
-        return "the image is gone or has changed since"
+        return "the image is missing or has changed since"
     image = decode_image(source, int(look.settings["max-pixels"]))
     if isinstance(image, Failure):
         return image.reason
@@ -159,20 +153,20 @@ def _redrawn(entry: Entry, rows: _Rows, look: _Look) -> list[Checksum] | str:
             overlay = overlay_bytes(canvas, values, view.box, view.pixels, look.style, Notes(boxes, caption_of_row(row)))
             look.folder.root.write(look.overlay_of(row), overlay)
         except (OSError, ValueError, ImageError) as error:
-            return f"its map or overlay: {error}"
+            return f"its map or overlay failed: {error}"
         drawn.append(checksum_of(overlay))
     return drawn
 
 
 def _checksums(files: Sequence[tuple[str, Checksum | None]], drawn: Sequence[Checksum]) -> tuple[Checksum, ...] | None:
-    """The checksums of an image's ``files``, those of its overlays being ``drawn``; None where an earlier version recorded none."""
+    """The checksums of ``files``, with ``drawn`` as the checksums of the overlays; None if an earlier version recorded none."""
     new = iter(drawn)
     found = [next(new) if name.startswith(f"{OVERLAYS}/") else checksum for name, checksum in files]
     return None if None in found else tuple(checksum for checksum in found if checksum is not None)
 
 
 def _rows(look: _Look, entries: Mapping[str, Entry]) -> Iterator[tuple[Entry, bytes]]:
-    """Entries and rows with the new overlays' paths; those of images that were left keep theirs."""
+    """All entries and rows, with new paths of overlays for the images in ``entries``."""
     for entry, data in look.folder.ledger.rows():
         new = entries.get(entry.image)
         rows = None if new is None else look.folder.ledger.own_rows(entry, data)

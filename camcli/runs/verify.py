@@ -1,4 +1,4 @@
-"""Whether journal, tables and files of an output folder agree, and whether the images are still those that were explained."""
+"""Checking that the journal, the tables and the files of an output folder agree, and that images have not changed since."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import InputError, OutputError, SettingsError
-from camcli.layout import IN_FLIGHT, JOURNAL, NEW_LOOK, OUTPUT_FOLDERS, OWN, RUN_RECORD, TABLES, UNCONFIRMED
+from camcli.layout import IN_FLIGHT, JOURNAL, OUTPUT_FOLDERS, OWN, RUN_RECORD, TABLES, UNCONFIRMED, UNFINISHED_RENDER
 from camcli.output.checks import check_kinds, is_unchanged
-from camcli.output.exchange import LEFTOVERS, present
+from camcli.output.exchange import LEFTOVERS, current_place
 from camcli.output.files import is_whole_file, stray_files
 from camcli.output.journal import Entry, read_header, table_ends
 from camcli.output.ledger import Ledger
@@ -23,19 +23,19 @@ from camcli.output.root import Root
 from camcli.records import Checksum, escape_name, unescape_name
 
 _MOST_NAMED = 5
-"""Parts that are named where several are missing."""
+"""Maximum number of missing shards that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a file of an output folder, or with an image."""
+    """A problem with ``file``, a file of an output folder or an image."""
 
     file: str
     problem: str
 
 
 def run_folders(path: str) -> list[Root]:
-    """``path`` where it holds a run, and the folders in it of runs that share it. Raises InputError when there is none."""
+    """``path`` if it holds a run, and the folders of shards inside it. Raises InputError if there is no run."""
     if not os.path.isdir(path):
         raise InputError(f"there is no folder {escape_name(path)!r}.")
     root = Root(path)
@@ -50,7 +50,7 @@ def run_folders(path: str) -> list[Root]:
 
 
 def missing_parts(folders: Sequence[Root]) -> str:
-    """Words for the parts that are not among ``folders`` although others of their division are; empty where none is missing."""
+    """Words that name the shards missing from ``folders``; empty if none is missing."""
     parts = {part for folder in folders if (part := shard_of_name(os.path.basename(folder.path)))}
     missing = ((index, count) for count in sorted({count for _, count in parts}) for index in range(count))
     words = named_parts(part for part in missing if part not in parts)
@@ -58,22 +58,22 @@ def missing_parts(folders: Sequence[Root]) -> str:
 
 
 def named_parts(parts: Iterator[tuple[int, int]]) -> str:
-    """The first few of ``parts`` in words, and whether there are more; empty for none."""
+    """The first few of ``parts`` in words, and whether there are more; empty if there are none."""
     first = list(itertools.islice(parts, _MOST_NAMED + 1))
     return ", ".join(f"{index}/{count}" for index, count in first[:_MOST_NAMED]) + (" and more" if len(first) > _MOST_NAMED else "")
 
 
 def verify_folder(root: Root, *, with_inputs: bool = False) -> Iterator[Problem]:
-    """What does not agree in the output folder ``root``; nothing where all is well. Changes nothing.
+    """The problems of the output folder ``root``; none if all of it agrees. Changes nothing.
 
-    ``with_inputs`` looks at the images too: whether they are there and unchanged. Raises InUseError while a run is at work.
+    ``with_inputs``: also check that the images exist and are unchanged. Raises InUseError while a run writes into the folder.
     """
     try:
         check_kinds(root)
     except OutputError as error:
         yield Problem(".", str(error))
         return
-    with undisturbed(root, f"a run is writing into {escape_name(root.path)!r}; verify it when that has ended.", read_only=True):
+    with undisturbed(root, f"a run is writing into {escape_name(root.path)!r}; verify it when the run has ended.", read_only=True):
         try:
             yield from _problems(root, with_inputs=with_inputs)
         except OSError as error:
@@ -87,29 +87,29 @@ def _problems(root: Root, *, with_inputs: bool) -> Iterator[Problem]:
         yield Problem(JOURNAL, str(error))
         return
     if header is None:
-        yield Problem(JOURNAL, "its first line is damaged; nothing can be said of the rest")
+        yield Problem(JOURNAL, "its first line is damaged, so the folder cannot be checked")
         return
-    for name in (*LEFTOVERS, IN_FLIGHT, NEW_LOOK, UNCONFIRMED):
+    for name in (*LEFTOVERS, IN_FLIGHT, UNFINISHED_RENDER, UNCONFIRMED):
         if root.exists(name):
             yield Problem(name, "left over: the last run did not end by itself")
-    ledger = Ledger(root, header.settings, header.drawn)
+    ledger = Ledger(root, header.settings, header.redrawn)
     for name, start in ledger.headers.items():
-        if not _begins_with(root, present(root, name), start):
-            yield Problem(name, "missing, or its first line is not as camcli wrote it")
+        if not _begins_with(root, current_place(root, name), start):
+            yield Problem(name, "missing, or its first line has changed since camcli wrote it")
             return
     torn = ledger.read()
     if torn:
-        yield Problem(JOURNAL, f"{torn} lines at its end are damaged, or their rows are missing, or stand there twice")
+        yield Problem(JOURNAL, f"{torn} lines at its end are damaged, repeat an image, or have no rows in the tables")
     ends = table_ends(ledger.starts, ledger.entries.values())
     for name in TABLES:
-        beyond = root.size(present(root, name)) - ends[name]
+        beyond = root.size(current_place(root, name)) - ends[name]
         if beyond > 0:
-            yield Problem(name, f"{beyond} bytes at its end that the journal does not know")
+            yield Problem(name, f"{beyond} bytes at its end that the journal does not record")
     named: set[str] = set()
     yield from _entries(root, ledger, named)
     for top in (*OUTPUT_FOLDERS, OWN):
-        for name, kind in root.strange(top):
-            yield Problem(name, f"it is {kind}; camcli makes files and folders only")
+        for name, kind in root.special_files(top):
+            yield Problem(name, f"it is {kind}; camcli makes only files and folders")
     for stray in stray_files(root, named):
         yield Problem(stray, "no row of the table names it")
     yield from _record(root, list(ledger.entries.values()))
@@ -118,18 +118,16 @@ def _problems(root: Root, *, with_inputs: bool) -> Iterator[Problem]:
 
 
 def _entries(root: Root, ledger: Ledger, named: set[str]) -> Iterator[Problem]:
-    """What is wrong with the rows of each image and the files they name, which are added to ``named``."""
+    """The problems of the rows and files of each image. Adds the files that rows name to ``named``."""
     for entry, data in ledger.rows():
         rows = ledger.own_rows(entry, data)
         if rows is None:
-            yield Problem(
-                entry.table, f"the rows of {escape_name(entry.image)} are damaged: not where the journal says, or not as it says"
-            )
+            yield Problem(entry.table, f"the rows of {escape_name(entry.image)} are damaged: they do not match the journal")
             continue
         for row in () if entry.stage else rows:
             if (row["status"] == "ok") != bool(row["overlay"]):
                 overlay = unescape_name(row["overlay"])
-                yield Problem(entry.table, f"{row['image']}: status {row['status']} does not go with the overlay {overlay!r}")
+                yield Problem(entry.table, f"{row['image']}: status {row['status']} does not match the overlay {overlay!r}")
         for name, checksum in () if entry.stage else ledger.file_checksums(entry, rows):
             named.add(name)
             yield from _file(root, name, checksum)
@@ -142,8 +140,8 @@ def _file(root: Root, name: str, checksum: Checksum | None) -> Iterator[Problem]
         yield Problem(name, f"cannot be read: {error.strerror}")
         return
     if not whole:
-        words = "not as it was written" if checksum is not None else "not a whole file"
-        yield Problem(name, f"{words}; delete it, and the same command writes it again")
+        words = "changed since it was written" if checksum is not None else "not a complete file"
+        yield Problem(name, f"{words}; delete it and run the same command again to write it")
 
 
 def _checksum_of(root: Root, name: str) -> Checksum:
@@ -158,7 +156,7 @@ def _record(root: Root, entries: list[Entry]) -> Iterator[Problem]:
     try:
         record = checked_record(root)
     except FileNotFoundError:
-        yield Problem(RUN_RECORD, "missing: the run has not come to its end")
+        yield Problem(RUN_RECORD, "missing: the run is not finished")
         return
     except (OSError, ValueError) as error:
         yield Problem(RUN_RECORD, f"cannot be read: {escape_name(str(error))}")
@@ -181,9 +179,9 @@ def _inputs(settings: Mapping[str, Any], entries: list[Entry]) -> Iterator[Probl
     for entry in entries:
         place = os.path.join(str(settings.get("inputs", "")), entry.image)
         if not os.path.lexists(place) and entry.stamp is not None:
-            yield Problem(place, "the image is gone; its rows are kept")
+            yield Problem(place, "the image is missing; its rows are kept")
         elif entry.stage != "read" and not is_unchanged(entry.stamp, place):
-            yield Problem(place, "the image has changed since: the same command explains it again")
+            yield Problem(place, "the image has changed since: run the same command again to explain it")
 
 
 def _begins_with(root: Root, name: str, start: bytes) -> bool:
