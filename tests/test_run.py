@@ -94,7 +94,7 @@ def test_other_settings_are_refused_with_the_difference(camcli, imgs, tmp_path):
     assert camcli("run", imgs, "-o", out, *TINY, "--workers", 1, "--batch-size", 2, "--device", "cpu").code == 0
 
 
-def test_overwrite_starts_anew_and_keeps_what_is_not_ours(camcli, imgs, tmp_path):
+def test_overwrite_starts_again_and_keeps_what_is_not_ours(camcli, imgs, tmp_path):
     out = tmp_path / "out"
     camcli("run", imgs, "-o", out, *TINY, "--save-maps")
     (out / "notes.txt").write_text("mine")
