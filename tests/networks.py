@@ -1,4 +1,4 @@
-"""Networks of which the right heatmap is known, as factories for ``--model tests.networks:NAME``."""
+"""Networks whose right heatmap is known, as factories for ``--model tests.networks:NAME``."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def test_again_there_is_nothing_to_do_and_what_is_missing_is_made(camcli, place)
     assert "Nothing to do" in camcli(*words).err
 
 
-def test_a_damaged_picture_is_made_anew(camcli, place):
+def test_a_damaged_picture_is_made_again(camcli, place):
     words = (*BRIGHT, "-c", "bright", "-o", "out")
     assert camcli(*words).code == 0
     path = place / "out" / "bright.png"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from camcli import resources as machine
+from camcli import resources
 from camcli.config.run import RunConfig
 from camcli.pipeline import engine, reading
 from camcli.pipeline.engine import Engine
@@ -229,35 +229,35 @@ def test_a_short_batch_is_filled_up_for_a_compiled_network_and_no_more_comes_out
 
 
 def test_cores_are_those_of_the_affinity_and_of_the_control_group(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(resources.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     groups = [tmp_path / "inner", tmp_path]
     groups[0].mkdir()
-    monkeypatch.setattr(machine, "_control_groups", lambda: iter(groups))
-    assert machine.available_cores() == 16
+    monkeypatch.setattr(resources, "_control_groups", lambda: iter(groups))
+    assert resources.available_cores() == 16
     (groups[1] / "cpu.max").write_text("250000 100000\n")
-    assert machine.available_cores() == 3
+    assert resources.available_cores() == 3
     (groups[0] / "cpu.max").write_text("max 100000\n")
-    assert machine.available_cores() == 3
+    assert resources.available_cores() == 3
     (groups[0] / "cpu.max").write_text("50000 100000\n")
-    assert machine.available_cores() == 1
+    assert resources.available_cores() == 1
     (groups[0] / "cpu.max").unlink()
     (groups[1] / "cpu.max").unlink()
     (groups[1] / "cpu.cfs_quota_us").write_text("-1\n")
     (groups[1] / "cpu.cfs_period_us").write_text("100000\n")
-    assert machine.available_cores() == 16
+    assert resources.available_cores() == 16
     (groups[1] / "cpu.cfs_quota_us").write_text("400000\n")
-    assert machine.available_cores() == 4
+    assert resources.available_cores() == 4
 
 
 def test_memory_is_what_the_control_group_leaves(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "_control_groups", lambda: iter([tmp_path]))
-    free = machine.available_memory()
+    monkeypatch.setattr(resources, "_control_groups", lambda: iter([tmp_path]))
+    free = resources.available_memory()
     assert free > 1 << 20
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("1000\n")
-    assert machine.available_memory() > 1 << 20
+    assert resources.available_memory() > 1 << 20
     (tmp_path / "memory.max").write_text("5000\n")
-    assert machine.available_memory() == 4000
+    assert resources.available_memory() == 4000
 
 
 @pytest.mark.gpu

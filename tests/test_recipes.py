@@ -122,7 +122,7 @@ def test_xargs(place):
 
 
 def test_make(place):
-    """Made once, not made again, made anew for a new photograph; a run that fails leaves no target."""
+    """Made once, not made again without need, made again for a new photograph; a run that fails leaves no target."""
     (makefile,) = blocks("make")
     (place / "Makefile").write_text(makefile)
     assert sh("make", place).returncode == 0

@@ -221,7 +221,7 @@ def test_what_went_goes_from_the_report_too(camcli, imgs, tmp_path):
     assert not (out / "report.html").exists()
 
 
-def test_overlays_drawn_anew_get_new_thumbnails(camcli, imgs, tmp_path):
+def test_rerendered_overlays_get_new_thumbnails(camcli, imgs, tmp_path):
     out = tmp_path / "out"
     assert camcli("run", imgs, "-o", out, *TINY, "--save-maps", "--report").code == 0
     before = {path: path.read_bytes() for path in (out / "report" / "thumbs").rglob("*.jpg")}

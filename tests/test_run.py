@@ -94,7 +94,7 @@ def test_other_settings_are_refused_with_the_difference(camcli, imgs, tmp_path):
     assert camcli("run", imgs, "-o", out, *TINY, "--workers", 1, "--batch-size", 2, "--device", "cpu").code == 0
 
 
-def test_overwrite_starts_anew_and_keeps_what_is_not_ours(camcli, imgs, tmp_path):
+def test_overwrite_starts_again_and_keeps_what_is_not_ours(camcli, imgs, tmp_path):
     out = tmp_path / "out"
     camcli("run", imgs, "-o", out, *TINY, "--save-maps")
     (out / "notes.txt").write_text("mine")
@@ -350,7 +350,7 @@ def test_inputs_are_walked_in_order_each_once(camcli, imgs, tmp_path):
         (["imgs", "--class", "brigth"], 2, "Did you mean 'bright'"),
         (["imgs", "--class", "7"], 2, "0 to 1"),
         (["imgs", "--topk", "3"], 2, "has 2 classes"),
-        (["imgs", "--topk", "0"], 2, "nothing to explain"),
+        (["imgs", "--topk", "0"], 2, "--topk 0 leaves no class to explain"),
         (["imgs", "--method", "gradcm"], 2, "Did you mean 'gradcam'"),
         (["imgs", "--fit", "squish"], 2, "Did you mean 'squash'"),
         (["imgs", "--colormap", "viridi"], 2, "Did you mean 'viridis'"),
