@@ -59,7 +59,7 @@ class LabelsError(UsageError):
 
 
 class LayerError(UsageError):
-    """The model has no such layer, or the layer has no map to show."""
+    """The model has no such layer, or the layer has no heatmap."""
 
 
 class ClassError(UsageError):
