@@ -63,7 +63,7 @@ def layers(
     name: Annotated[str | None, MODEL_ARGUMENT] = None,
     model: Annotated[str | None, MODEL_OPTION] = None,
     weights: Annotated[str | None, _WEIGHTS] = None,
-    every: Annotated[bool, typer.Option("--all", help="Also the layers that have no map to show.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also list the layers that are not usable for a heatmap.")] = False,
 ) -> None:
     """List a model's layers in the order they run: name, type, output shape for one image, usable, default."""
     model = named_model(name, model)
@@ -90,7 +90,7 @@ def layers(
     )
     print_table(("layer", "type", "output", "map", "usable", "default"), rows, right=("output", "map"))
     if not usable:
-        Console().error(f"{model} has no layer with a map to show; the column usable says why.")
+        Console().error(f"{model} has no usable layer; the column usable says why.")
 
 
 @command("classes", _SECTION)
