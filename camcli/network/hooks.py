@@ -69,7 +69,7 @@ def capture_outputs(module: nn.Module, names: Iterable[str]) -> Iterator[dict[st
 
 @contextmanager
 def override_output(module: nn.Module, name: str, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Context in which ``replace`` is applied to the output of the submodule ``name``, any shape; of a tuple to its first tensor."""
+    """Context in which ``replace`` changes the output of the submodule ``name``, any shape; of a tuple its first tensor."""
 
     def exchange(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         return replace(output) if isinstance(output, Tensor) else _with_first(output, replace(output[0]))
