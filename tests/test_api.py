@@ -267,7 +267,7 @@ def test_a_saved_overlay_is_the_command_lines_byte_by_byte(camcli, bright, tmp_p
 def test_saving_writes_the_whole_file_or_nothing(bright, tmp_path, monkeypatch):
     (found,) = package.explain(bright, photo(0))
     for name in ("a.gif", "a", "png"):
-        with pytest.raises(ConfigError, match=r"end its name in \.jpg, \.jpeg, \.png, \.webp"):
+        with pytest.raises(ConfigError, match=r"end the name in \.jpg, \.jpeg, \.png, \.webp"):
             found.save(tmp_path / name)
     with pytest.raises(OutputError, match="there is no folder"):
         found.save(tmp_path / "missing" / "a.png")

@@ -161,7 +161,7 @@ def test_what_is_in_memory_is_bounded_by_bytes_not_by_images(monkeypatch, tmp_pa
     monkeypatch.setattr(reading, "_prepare", counted)
     sizes = []
     with ThreadPoolExecutor(threads) as pool:
-        for batch in batches(read_ahead(pool, sources, job, StageTimer(), 64), 64, None):
+        for batch in batches(read_ahead(pool, sources, job.inputs, StageTimer(), 64), 64, None):
             time.sleep(0.05)  # the network is at work; reading ahead goes on
             with lock:
                 held[0] -= sum(map(held_bytes, batch))
