@@ -72,9 +72,7 @@ class _Trace(TorchFunctionMode):
     def foldable(self) -> dict[str, str]:
         """Convolution -> BatchNorm, where both ran once and nothing else used the convolution's output."""
         return {
-            conv: norm
-            for conv, norm in self.pairs.items()
-            if self.runs[conv] == self.runs[norm] == 1 and self.uses.get(conv) == 1
+            conv: norm for conv, norm in self.pairs.items() if self.runs[conv] == self.runs[norm] == 1 and self.uses.get(conv) == 1
         }
 
 

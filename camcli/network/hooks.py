@@ -69,7 +69,7 @@ def capture_outputs(module: nn.Module, names: Iterable[str]) -> Iterator[dict[st
 
 @contextmanager
 def override_output(module: nn.Module, name: str, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, ``replace`` is applied to the output (any shape) of the submodule ``name``; to the first tensor of a tuple or list."""
+    """Inside, ``replace`` is applied to what the submodule ``name`` returns, any shape; to the first tensor of a tuple or list."""
 
     def exchange(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         return replace(output) if isinstance(output, Tensor) else _with_first(output, replace(output[0]))
