@@ -19,7 +19,7 @@ from camcli.network import Network, Tapped, run_hooked
 from camcli.network.equivalence import outputs_match, probe_inputs
 from camcli.network.fold import fold_batch_norms
 from camcli.network.hooks import eval_frozen
-from camcli.network.partition import split_network
+from camcli.network.partition import partition_network
 from camcli.network.precision import resolve_precision, set_precision, tensor_cores
 from camcli.network.probe import probe_input
 from camcli.network.threads import torch_threads
@@ -100,9 +100,9 @@ def _compiled(network: Network, folded: nn.Module, example: Tensor, names: Seque
     inputs = probe_inputs(example, wanted.batch_size)
     try:
         with _compiling(wanted.threads):
-            split = split_network(folded, torch.zeros_like(inputs), names)
-            trunk = torch.compile(split.trunk, fullgraph=True, dynamic=False, options={"freezing": True})
-            faster = replace(split, trunk=trunk)
+            partition = partition_network(folded, torch.zeros_like(inputs), names)
+            trunk = torch.compile(partition.trunk, fullgraph=True, dynamic=False, options={"freezing": True})
+            faster = replace(partition, trunk=trunk)
             same = outputs_match(network.run, lambda images, _: faster.run(images), inputs, names, _TOLERANCE[network.dtype])
     except Exception as error:  # the exporter and the compiler can raise anything
         return first_line(error)[:200]
