@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _MOST_DEATHS = 8
 """An image fails with stage ``crashed`` after so many deaths in a row while the process worked on it alone, even if it does not
-crash a separate process. Fewer deaths may be chance: a process that is killed again and again may work on the same file three times.
+crash a separate process. Fewer deaths may be chance: a process that is killed again and again may work on one file three times.
 """
 
 
