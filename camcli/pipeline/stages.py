@@ -108,7 +108,7 @@ def _threads(workers: int, threads: int | None) -> Iterator[tuple[ThreadPoolExec
     kept = torch.get_num_threads(), cv2.getNumThreads()
     try:
         torch.set_num_threads(threads or available_cores())
-        cv2.setNumThreads(1)  # one thread an image is faster than several threads an image
+        cv2.setNumThreads(1)  # the images are processed in parallel already
         yield readers, writers
     finally:
         readers.shutdown(cancel_futures=True)

@@ -119,7 +119,7 @@ def _all_redrawn(explained: Sequence[tuple[Entry, _Rows]], look: _Look) -> Itera
     kept = cv2.getNumThreads()
     with ThreadPoolExecutor(available_cores(), "redraw") as pool:
         try:
-            cv2.setNumThreads(1)  # one thread an image is faster than several threads an image
+            cv2.setNumThreads(1)  # the images are processed in parallel already
             yield from pool.map(lambda item: _redrawn(item[0], item[1], look), explained)
         finally:
             pool.shutdown(cancel_futures=True)

@@ -40,7 +40,7 @@ def run_command() -> Callable[..., None]:
 
     run.__doc__ = """Write a heatmap overlay for every image, and a table of predictions.
 
-    [dim]Folders are walked recursively; hidden files are left out. Run the same command again to explain only what is missing.[/dim]
+    [dim]Folders are walked recursively; hidden files are left out. Run the same command again to explain what is missing.[/dim]
     """
     head = [
         inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
