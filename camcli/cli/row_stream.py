@@ -1,4 +1,4 @@
-"""Rows on stdout while a run goes on: CSV as in the table, or a JSON object a line."""
+"""Writing rows to stdout during a run, as CSV or as one JSON object a line."""
 
 from __future__ import annotations
 
@@ -25,38 +25,36 @@ class RowFormat:
 
 
 class RowStream:
-    """The rows of a run on their way to ``stream``, in ``format`` (csv or jsonl); each image is written and flushed at once.
+    """Writes the rows of a run to ``stream`` in ``format`` (csv or jsonl), and flushes them after each image.
 
-    ``columns``: those of the table.
-
-    ``abandoned``: the reader has left; what comes afterwards is dropped. JSON has escapes of its own, so its names are exact, its
-    numbers are numbers, and what is not finite is null.
+    ``columns``: the columns of the table. ``closed``: whether the reader has closed the stream; further rows are dropped. In
+    JSON, names are exact because JSON has its own escapes, numbers are numbers, and a number that is not finite is null.
     """
 
     def __init__(self, stream: BinaryIO, format: str, columns: Sequence[str]) -> None:
-        self.abandoned = False
+        self.closed = False
         self._stream, self._format = stream, FORMATS[format]
         self._columns = columns
         self._write(self._format.first_line(columns))
 
     def add_table(self, rows: bytes) -> None:
-        """Rows of an image as they stand in the table, from an earlier run. Raises RunError."""
+        """Write rows of an image from an earlier run, given as bytes of the table. Raises RunError if they cannot be written."""
         self._write(self._format.lines(self._columns, rows))
 
     def add(self, outcome: Outcome) -> None:
-        """The rows of an image that has just been finished; of a failure there are none. Raises RunError."""
+        """Write the rows of an image that has just been finished; a failure has none. Raises RunError if they cannot be written."""
         if isinstance(outcome, Success):
             self.add_table(b"".join(prediction_line(row) for row in outcome.rows))
 
     def _write(self, data: bytes) -> None:
-        if self.abandoned:
+        if self.closed:
             return
         try:
             while data:
                 data = data[self._stream.write(data) :]
             self._stream.flush()
         except BrokenPipeError:
-            self.abandoned = True
+            self.closed = True
         except OSError as error:
             raise RunError(f"cannot write the rows to stdout: {error.strerror or error}.") from error
 
