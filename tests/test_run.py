@@ -18,6 +18,7 @@ from PIL import Image as PillowImage
 from tests.conftest import SAMPLES
 from tests.folders import TINY, contents_of, failures_of, rows_of, start, state_of
 from tests.forks import command_in_shell, forked
+from tests.networks import DEEP
 from tests.pictures import encoded, photo, scene
 
 
@@ -557,12 +558,13 @@ def test_a_scene_is_named_as_it_is(camcli, tmp_path):
 def test_layers_with_long_names_keep_their_overlays_apart(camcli, imgs, tmp_path):
     """Names that differ only behind the fortieth character."""
     out = tmp_path / "out"
-    deep = "blocks.0.layers.0.layers.MBconv.layers"
-    done = camcli("run", imgs, "-o", out, "--model", "maxvit_t", "--weights", "none", "--limit", 1, "--topk", 9,
-                  "--layer", f"{deep}.conv_a", "--layer", f"{deep}.conv_b", "--save-maps")  # fmt: skip
+    layers = [f"{DEEP}.conv_{letter}" for letter in "ab"]
+    assert layers[0][:40] == layers[1][:40]
+    done = camcli("run", imgs, "-o", out, "--model", "tests.networks:long_names", "--limit", 1, "--topk", 9,
+                  "--layer", layers[0], "--layer", layers[1], "--save-maps")  # fmt: skip
     assert done.code == 0, done.err
     overlays = [row["overlay"] for row in rows_of(out) if row["overlay"]]
-    assert {row["layer"] for row in rows_of(out) if row["overlay"]} == {f"{deep}.conv_a", f"{deep}.conv_b"}
+    assert {row["layer"] for row in rows_of(out) if row["overlay"]} == {*layers}
     assert len(set(overlays)) == len(overlays)
     assert len(list((out / "maps").rglob("*.npy"))) == len(overlays)
 

@@ -22,7 +22,8 @@ _TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def read_checkpoint(path: str) -> dict[str, Tensor]:
-    """Name -> tensor from a ``.pt``, ``.pth`` or ``.safetensors`` file; the tensors may be inside a ``state_dict`` entry.
+    """name -> tensor of any shape, from a ``.pt``, ``.pth`` or ``.safetensors`` file; the tensors may be inside a ``state_dict``
+    entry.
 
     Pickles are read with ``weights_only=True``, so no code of the file runs. Raises WeightsError for a file that would have to run
     code, is damaged, or has no tensors.
@@ -65,7 +66,7 @@ def _read_pickle(path: str) -> Any:
 def fill_module(
     build: Callable[..., nn.Module], tensors: Mapping[str, Tensor], path: str, name: str
 ) -> tuple[nn.Module, int | None]:
-    """The architecture with ``tensors`` as its weights, and the number of classes if it is not the architecture's default.
+    """The architecture with ``tensors`` (name -> tensor, any shape) as weights, and the number of classes if it is not its default.
 
     ``build(num_classes=N)`` makes the architecture. Prefixes that wrappers add (``module.``, ``model.``) are removed. N is the
     first dimension that all tensors of the head share. Raises WeightsError for tensors that are missing or do not fit.

@@ -54,7 +54,7 @@ def forward_pre_hooks(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]
 
 @contextmanager
 def capture_outputs(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """A dictionary that each forward pass fills: module name -> its output, a tensor for which gradients can be computed.
+    """A dictionary that each forward pass fills: module name -> its output, of any shape, with gradients.
 
     The output is kept as a clone, and the network continues with another clone: the next layer may work in place (DenseNet's
     ``features``, a residual ``+=``) and would overwrite the kept one. The clone of the first captured layer is detached, so

@@ -17,7 +17,7 @@ from camcli.config.run import RunConfig
 from camcli.errors import ClassError, ModelError
 
 _SECTION = "Models, layers, classes, methods"
-_WEIGHTS = typer.Option("--weights", "-w", metavar="NAME|FILE", help="As for camcli run.", show_default=False)
+_WEIGHTS = typer.Option("--weights", "-w", metavar="NAME|FILE", help="Weights of the model, as for camcli run.", show_default=False)
 _LABELS = typer.Option("--labels", metavar="FILE", help="File with the class names, as for camcli run.", show_default=False)
 
 
@@ -65,7 +65,7 @@ def layers(
     weights: Annotated[str | None, _WEIGHTS] = None,
     every: Annotated[bool, typer.Option("--all", help="Also list the layers that are not usable for a heatmap.")] = False,
 ) -> None:
-    """List a model's layers in the order they run: name, type, output shape for one image, usable, default."""
+    """List a model's layers in the order they run: name, type, output shape for one image, map, usable, default."""
     model = named_model(name, model)
     with loading(Console(), model, weights), stdout_for_data():
         from camcli.models.layers import default_layer, list_layers
@@ -122,7 +122,7 @@ def classes(
 
 @contextlib.contextmanager
 def _perhaps_a_class(name: str | None, pattern: str | None) -> Iterator[None]:
-    """Inside, the error for an only argument that is no model also says how to search for a class of that name."""
+    """Context in which the error for a single argument that is not a model also says how to search for a class of that name."""
     try:
         yield
     except ModelError as error:
@@ -137,7 +137,7 @@ def _perhaps_a_class(name: str | None, pattern: str | None) -> Iterator[None]:
 
 @command("methods", _SECTION)
 def methods() -> None:
-    """List the methods that --method takes: source, cost in forward passes of the network, when to use which."""
+    """List the methods for --method: source, cost in forward passes of the network, when to use which."""
     with loading(Console()):
         from camcli.cam import METHODS
 
