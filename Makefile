@@ -31,10 +31,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	@tests/javascript/check.sh
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	@log=$$(mktemp); echo "mypy, lint-imports and the checks of JavaScript run beside the tests; they are shown at the end."; \
+	{ $(BIN)/mypy && $(BIN)/lint-imports && tests/javascript/check.sh; } > $$log 2>&1 & gates=$$!; \
+	$(BIN)/python -m pytest -n 2 --dist worksteal; tests=$$?; \
+	wait $$gates; gates=$$?; cat $$log; rm $$log; exit $$((tests | gates))
 
 oracle: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.oracles --write docs/oracle.md

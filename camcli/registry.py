@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from camcli.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -41,8 +42,14 @@ class Registry(Mapping[str, T], Generic[T]):
             raise ConfigError(f"there is no {self.noun} {name!r}.{did_you_mean(name, items)} Known: {', '.join(sorted(items))}.")
         return items[name]
 
-    def get(self, name: str, default: Any = None, /) -> Any:
-        """The item registered under ``name``, or ``default``."""
+    @overload
+    def get(self, name: str, /) -> T | None: ...
+
+    @overload
+    def get(self, name: str, /, default: T | D) -> T | D: ...
+
+    def get(self, name: str, /, default: Any = None) -> Any:
+        """What is registered under ``name``, else ``default``; the inherited method would let the ConfigError through."""
         return self._filled().get(name, default)
 
     def __contains__(self, name: object) -> bool:

@@ -57,7 +57,7 @@ def good(name: str, data: bytes, pixels: np.ndarray | None = None, tolerance: in
 
 
 def bad(name: str, data: bytes, stage: str | None = "decode", *, bomb: bool = False) -> Case:
-    """A file that must be refused; with ``stage`` None, one of which both outcomes are right."""
+    """A file that must be refused; with ``stage`` None, both outcomes are right."""
     return Case(name, partial(_write, data), stage, data=data, bomb=bomb)
 
 

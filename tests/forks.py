@@ -10,8 +10,10 @@ import atexit
 import contextlib
 import ctypes
 import functools
+import importlib
 import json
 import os
+import pkgutil
 import select
 import shlex
 import shutil
@@ -190,8 +192,7 @@ def command_in_shell() -> str:
 
 def _serve(place: str) -> None:
     """Give each connection a process that forks the run and says its pid, then its exit code. Ends when stdin does."""
-    import torchvision  # noqa: F401 - imported here once and not in every child; nothing is computed before the fork
-
+    _import_everything()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(place)
         listener.listen(64)
@@ -208,6 +209,20 @@ def _serve(place: str) -> None:
             answering -= {child for child in answering if os.waitpid(child, os.WNOHANG)[0]}
         for child in answering:
             os.waitpid(child, 0)
+
+
+def _import_everything() -> None:
+    """Import here, once, what every child would import. Nothing is computed: a pool of threads does not outlive a fork."""
+    import torchvision  # noqa: F401
+
+    import camcli.errors
+    import tests.networks  # noqa: F401
+    from camcli.cli.app import app
+
+    for module in pkgutil.walk_packages(camcli.__path__, "camcli."):
+        importlib.import_module(module.name)
+    with contextlib.suppress(camcli.errors.CamcliError):  # a command is parsed
+        app(["run", "/nonexistent/images"], standalone_mode=False)
 
 
 def _answer(connection: socket.socket) -> None:

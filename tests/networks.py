@@ -1,6 +1,8 @@
-"""Networks of which the right heatmap is known, as factories for ``--model tests.networks:NAME``."""
+"""Networks whose right heatmap is known, as factories for ``--model tests.networks:NAME``."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 import torch
 from torch import nn
@@ -57,6 +59,20 @@ def with_classes(num_classes: int = 4) -> nn.Module:
     """A network whose head can have any size."""
     torch.manual_seed(3)
     return nn.Sequential(nn.Conv2d(3, 6, 9, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes))
+
+
+def long_names() -> nn.Module:
+    """Layers whose names differ only behind the fortieth character, as in a MaxViT: two convolutions at ``DEEP``."""
+    torch.manual_seed(4)
+    module = nn.Sequential()
+    module.conv_a, module.conv_b = nn.Conv2d(3, 6, 9, stride=8), nn.Conv2d(6, 6, 3, padding=1)
+    for name in reversed(DEEP.split(".")):
+        module = nn.Sequential(OrderedDict([(name, module)]))
+    module.append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten()).append(nn.Linear(6, 9))
+    return module
+
+
+DEEP = "blocks.0.layers.0.layers.MBconv.layers"
 
 
 def colours() -> nn.Module:

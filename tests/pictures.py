@@ -1,4 +1,4 @@
-"""Pictures of which every pixel is known, as files of every format."""
+"""Pictures whose every pixel is known, as files of every format."""
 
 from __future__ import annotations
 

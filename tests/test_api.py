@@ -200,8 +200,8 @@ WRONG = [
     (lambda bright: package.explain(bright, [torch.zeros(3, 224, 224)]), InputError, "torch.stack"),
     (lambda bright: package.explain(bright, np.zeros((3, 20, 20), np.uint8)), InputError, r"transpose\(1, 2, 0\)"),
     (lambda bright: package.explain(bright, np.zeros((20, 20, 3))), InputError, "float64.*astype"),
-    (lambda bright: package.explain(bright, np.zeros((0, 20, 3), np.uint8)), InputError, "not a picture"),
-    (lambda bright: package.explain(bright, np.zeros((20, 20, 2), np.uint8)), InputError, "not a picture"),
+    (lambda bright: package.explain(bright, np.zeros((0, 20, 3), np.uint8)), InputError, "not an image"),
+    (lambda bright: package.explain(bright, np.zeros((20, 20, 2), np.uint8)), InputError, "not an image"),
     (lambda bright: package.explain(bright, [photo(), 3]), InputError, "image 1 is an int"),
     (lambda bright: package.explain(bright, str(SAMPLES)), InputError, "is a folder.*rglob"),
     (lambda bright: package.explain(bright, [photo(), PillowImage.new("F", (9, 9))]), ImageError, "image 1: samples of mode 'F'"),
@@ -267,7 +267,7 @@ def test_a_saved_overlay_is_the_command_lines_byte_by_byte(camcli, bright, tmp_p
 def test_saving_writes_the_whole_file_or_nothing(bright, tmp_path, monkeypatch):
     (found,) = package.explain(bright, photo(0))
     for name in ("a.gif", "a", "png"):
-        with pytest.raises(ConfigError, match=r"end its name in \.jpg, \.jpeg, \.png, \.webp"):
+        with pytest.raises(ConfigError, match=r"end the name in \.jpg, \.jpeg, \.png, \.webp"):
             found.save(tmp_path / name)
     with pytest.raises(OutputError, match="there is no folder"):
         found.save(tmp_path / "missing" / "a.png")

@@ -65,10 +65,13 @@ def test_what_is_proposed(completed, words, proposals):
 
 
 def test_every_option_with_a_choice_is_completed():
+    chosen, seen = {"--style", "--colormap", "--model", "--method", "--class", "--fit", "--device"}, set()
     for command in get_command(app).commands.values():
         for parameter in command.params:
-            if set(parameter.opts) & {"--style", "--colormap", "--model", "--method", "--class", "--fit", "--device"}:
+            if names := chosen.intersection(parameter.opts):
                 assert parameter._custom_shell_complete is not None, (command.name, parameter.opts)
+                seen |= names
+    assert seen == chosen
 
 
 def test_the_lists_are_those_of_the_program():

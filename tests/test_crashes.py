@@ -125,7 +125,7 @@ def test_what_kills_only_inside_a_run_keeps_nothing_else_from_being_done_and_is_
     assert "Nothing to do" in run(many, "-o", out).stderr
 
 
-def test_starting_anew_does_not_forget_what_kills(deadly, many, tmp_path):
+def test_overwrite_does_not_forget_what_kills(deadly, many, tmp_path):
     (many / "more-07-x.jpg").write_bytes(encoded(photo(), "JPEG") + b"segfault")
     ends = [run(many, "-o", tmp_path / "out", "--overwrite").returncode for _ in range(4)]
     assert ends == [-signal.SIGSEGV, 1, 1, 1]

@@ -157,7 +157,7 @@ def test_again_there_is_nothing_to_do_and_what_is_missing_is_made(camcli, place)
     assert "Nothing to do" in camcli(*words).err
 
 
-def test_a_damaged_picture_is_made_anew(camcli, place):
+def test_a_damaged_picture_is_made_again(camcli, place):
     words = (*BRIGHT, "-c", "bright", "-o", "out")
     assert camcli(*words).code == 0
     path = place / "out" / "bright.png"
@@ -303,16 +303,17 @@ def test_a_folder_in_which_another_dreams_is_refused(camcli, place):
     assert not (place / "out" / "bright.png").exists()
 
 
-def test_every_option_stands_in_the_page_with_its_default():
-    rows = {
-        cells[0]: cells for cells in (re.findall(r"`([^`]*)`", line) for line in PAGE.read_text().splitlines() if "| `--" in line)
-    }
+def test_every_option_stands_in_usage_with_its_default_and_every_column_in_the_page():
+    section = re.split(r"^## ", (ROOT / "docs" / "usage.md").read_text(), flags=re.MULTILINE)
+    (section,) = (part for part in section if part.startswith("camcli dream\n"))
+    rows = {cells[0]: cells for cells in (re.findall(r"`([^`]*)`", line) for line in section.splitlines() if "| `--" in line)}
     for field in dataclasses.fields(DreamConfig):
         name = f"--{option_name(field)}"
         default = WITH_PRIOR.get(field.name, field.default)
         assert name in rows
         if default not in (None, (), False):
-            assert f"{default:g}" if isinstance(default, float) else str(default) in rows[name], name
+            shown = f"{default:g}" if isinstance(default, float) else str(default)
+            assert shown in rows[name], name
     assert all(f"`{column}`" in PAGE.read_text() for column in COLUMNS)
 
 

@@ -269,3 +269,14 @@ def test_what_an_interruption_breaks_is_an_interruption(camcli, monkeypatch):
     ended = camcli()
     assert (ended.code, ended.err) == (130, "camcli: interrupted.\n")
     assert (app.SIGNALS.number, app.SIGNALS.raised) == (None, False), "a test left its signal behind"
+
+
+def test_help_names_arguments_as_users_write_them(camcli):
+    """Without the types of Python and the braces that Typer adds."""
+    from camcli.cli.command import all_commands
+
+    pages = {command.name: camcli(command.name, "--help").out for command in all_commands()}
+    assert pages["run"].startswith("Usage: camcli run [OPTIONS] INPUTS...\n")
+    assert "MODEL    A name" in pages["classes"]
+    assert "[default: efficientnet_lite0]" in " ".join(pages["layers"].split())
+    assert {name for name, page in pages.items() if re.search(r"[{}]| <\w|default: \(", page)} == set()

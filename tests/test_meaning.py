@@ -31,7 +31,7 @@ def run(tmp_path_factory):
 
 def test_the_classes_are_right(run):
     top = {row["image"]: row for row in rows_of(run)}
-    assert "cat" in top["chelsea.png"]["class_name"] or top["chelsea.png"]["class_name"] == "tabby"
+    assert top["chelsea.png"]["class_name"] in ("tabby", "tiger cat", "Egyptian cat")
     assert (top["coffee.png"]["class_name"], top["camera.png"]["class_name"]) == ("espresso", "tripod")
     assert float(top["coffee.png"]["probability"]) == pytest.approx(0.951, abs=0.01)
     assert float(top["camera.png"]["probability"]) == pytest.approx(0.939, abs=0.01)
@@ -85,6 +85,7 @@ def test_the_map_is_captums(run):
 
     module = load_module().eval()
     transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=module))
+    assert len(rows_of(run)) == 8
     for row in rows_of(run):
         inputs = transform(PillowImage.open(SAMPLES / row["image"]).convert("RGB"))[None]
         attributed = LayerGradCam(module, module.bn2).attribute(inputs, target=int(row["class_index"]), relu_attributions=True)

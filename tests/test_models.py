@@ -234,7 +234,7 @@ def test_checkpoints_that_do_not_fit(seven, tmp_path):
     with pytest.raises(WeightsError, match=r"conv1\.weight is 64 x 1 x 7 x 7 there and 64 x 3 x 7 x 7"):
         load("resnet18", path)
     torch.save([1, 2], path)
-    with pytest.raises(WeightsError, match="no tensors"):
+    with pytest.raises(WeightsError, match="no named tensors"):
         load("resnet18", path)
     (tmp_path / "a.pth").write_bytes(b"not a checkpoint at all")
     with pytest.raises(WeightsError, match="not a PyTorch checkpoint"):
@@ -387,6 +387,7 @@ def test_the_default_layer(name):
 def test_a_vision_transformers_last_tokens_are_refused_with_the_reason():
     """Only the class token reaches the head: every map behind the last attention is zero by construction."""
     model = load("vit_b_32")
+    assert model.preprocess.crop == (224, 224), "the published size, with random weights"
     for name in ("encoder.layers.encoder_layer_11", "encoder.ln", "encoder.layers.encoder_layer_11.ln_2"):
         with pytest.raises(LayerError, match=r"every map would be zero.*encoder_layer_11\.ln_1"):
             resolve_layers(model, [name])
@@ -500,14 +501,13 @@ def test_a_module_that_stands_in_two_places_is_found_in_both():
 
 @pytest.mark.parametrize("size", [224, 384, 96])
 def test_a_vision_transformers_size_is_that_of_its_positions(tmp_path, size):
-    """Of random weights the published size, of a checkpoint its own, also one that nobody published."""
+    """A checkpoint has its own size, also one that nobody published."""
     original = models.vit_b_32(weights=None, image_size=size, num_classes=5).eval()
     nn.init.normal_(original.heads.head.weight, std=0.02)  # torchvision's starts at zero
     torch.save(original.state_dict(), tmp_path / "vit.pth")
     model = load("vit_b_32", str(tmp_path / "vit.pth"))
     assert model.preprocess.crop == (size, size)
     assert model.module.image_size == size
-    assert load("vit_b_32").preprocess.crop == (224, 224)
     (layer,) = resolve_layers(model, ())
     assert layer.grid == Grid("tokens", size // 32, size // 32, 1)
 

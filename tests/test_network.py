@@ -17,11 +17,13 @@ from camcli.cam.explain import Options, explain_batch
 from camcli.errors import ConfigError, LayerError
 from camcli.network import eager, run_hooked
 from camcli.network.fold import fold_batch_norms
-from camcli.network.hooks import gradients_of
+from camcli.network.hooks import capture_outputs, forward_hooks, forward_pre_hooks, gradients_of, override_output
 from camcli.network.memory import fitting_batch_size
-from camcli.network.partition import split_network
+from camcli.network.partition import partition_network
 from camcli.network.precision import resolve_precision, set_precision
 from camcli.network.prepare import COMPILE_PAYS, Preparation, prepare_network, worth_compiling
+from camcli.network.probe import probe_input, random_direction
+from camcli.network.threads import torch_threads
 from camcli.records import Grid, Layer, LoadedModel, Preprocess
 
 CPU = torch.device("cpu")
@@ -40,8 +42,17 @@ def lively(module):
     return module.eval()
 
 
+NARROWER = {
+    "maxvit_t": lambda: torchvision.models.MaxVit((96, 96), 16, 3, [16, 32, 64, 128], [2, 2, 5, 2], 8, 0.2, num_classes=20),
+    "vit_b_32": lambda: torchvision.models.VisionTransformer(96, 32, 12, 4, 64, 128, num_classes=20),
+}  # fmt: skip
+"""Torchvision's architectures block by block, with fewer channels: the operations are the same, and cost a tenth."""
+
+
 def network_of(name, **options):
     torch.manual_seed(2)
+    if name in NARROWER:
+        return lively(NARROWER[name]())
     return lively(torchvision.models.get_model(name, weights=None, num_classes=20, **options))
 
 
@@ -75,8 +86,7 @@ def test_folding_changes_nothing(name):
     module = network_of(name, **options).double()  # in float32 a ReLU's input of almost zero may change its sign
     assert sum(isinstance(child, nn.BatchNorm2d) for child in module.modules()) == norms
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    size = 224 if name == "maxvit_t" else 96
-    inputs = torch.randn(2, 3, size, size).double()
+    inputs = torch.randn(2, 3, 96, 96).double()
     folded, count = fold_batch_norms(module, inputs[:1], layers)
     assert count == folds
     assert_same_explanation(run_hooked(folded, inputs, layers), run_hooked(module, inputs, layers), 2e-5)
@@ -229,7 +239,7 @@ def test_a_network_that_resists_runs_as_it_is(make, layer):
     assert torch.allclose(together, torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 
-SPLIT = {
+PARTITIONED = {
     "resnet18": ["layer4.1.bn2", "layer2", "layer3.0.conv1"],  # out of order, inside a residual block, rewritten in place
     "densenet121": ["features.denseblock3", "features"],  # an in-place ReLU follows
     "googlenet": ["inception4a.branch2", "inception5b"],  # branches that do not follow from each other
@@ -239,27 +249,26 @@ SPLIT = {
 }
 
 
-@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("name", PARTITIONED)
 def test_cutting_the_network_in_two_changes_nothing(name):
-    layers = SPLIT[name]
+    layers = PARTITIONED[name]
     options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
     module = network_of(name, **options)
-    size = 224 if name in ("vit_b_32", "swin_t") else 96
-    inputs = torch.randn(2, 3, size, size)
-    split = split_network(module, inputs, layers)
+    inputs = torch.randn(2, 3, 96, 96)
+    partition = partition_network(module, inputs, layers)
     for images in (inputs, inputs.flip(0)):
-        assert_same_explanation(split.run(images), run_hooked(module, images, layers), 1e-5)
+        assert_same_explanation(partition.run(images), run_hooked(module, images, layers), 1e-5)
     assert not any(child._forward_hooks or child._forward_pre_hooks for child in module.modules())
 
 
 def test_what_does_not_follow_from_the_layer_is_left_to_the_trunk():
     """At the last stage of a residual network the head is pooling and one linear layer, whatever order it is recorded in."""
     module = network_of("resnet18")
-    split = split_network(module, torch.randn(1, 3, 64, 64), ["layer4"])
-    operations = [str(node.target) for node in split.head.graph.nodes if node.op == "call_function"]
+    partition = partition_network(module, torch.randn(1, 3, 64, 64), ["layer4"])
+    operations = [str(node.target) for node in partition.head.graph.nodes if node.op == "call_function"]
     assert not [name for name in operations if "conv" in name]
     assert any("linear" in name for name in operations)
-    assert not [node for node in split.trunk.graph.nodes if "linear" in str(node.target)]
+    assert not [node for node in partition.trunk.graph.nodes if "linear" in str(node.target)]
 
 
 def test_a_layer_that_does_not_run_is_said_by_every_way():
@@ -275,7 +284,7 @@ def test_a_layer_that_does_not_run_is_said_by_every_way():
     with pytest.raises(LayerError, match="unused"):
         eager(module).run(torch.randn(1, 3, 8, 8), ["unused"])
     with pytest.raises(ValueError, match="unused"):
-        split_network(module, torch.randn(1, 3, 8, 8), ["unused"])
+        partition_network(module, torch.randn(1, 3, 8, 8), ["unused"])
 
 
 def model_of(module, size=64, classes=20):
@@ -450,6 +459,7 @@ def test_every_method_runs_in_a_short_type():
     network = prepare_network(model_of(module), ["layer4"], CPU, Preparation("bf16"), lambda _: None)
     methods = [name for name in METHODS if name != "rollout"]
     found = explain_batch(network, images, [Layer("layer4", Grid("nchw", 2, 2))], methods, lambda y: y.argmax(1)[:, None])
+    assert {method for _, method in found.maps} == set(methods)
     for key, values in found.maps.items():
         assert values.dtype == torch.float32, key
         assert values.isfinite().all(), key
@@ -502,3 +512,51 @@ def test_the_batch_that_fits_follows_from_memory(monkeypatch):
     assert near == 8
     assert far < near, "what autograd keeps behind an early layer needs room"
     assert fitting_batch_size(model, ["layer4"], CPU, through_all=True) < near
+
+
+def unwanted(*_):
+    raise AssertionError("called outside")
+
+
+@pytest.mark.parametrize(
+    "hooks",
+    [
+        lambda module: forward_hooks([(module.conv1, unwanted), (module.no_such_layer, unwanted)]),
+        lambda module: forward_hooks((module.get_submodule(name), unwanted) for name in ("conv1", "nowhere")),
+        lambda module: forward_pre_hooks((module.get_submodule(name), unwanted) for name in ("conv1", "nowhere")),
+        lambda module: capture_outputs(module, ["conv1", "nowhere"]),
+        lambda module: override_output(module, "nowhere", unwanted),
+    ],
+)
+def test_no_hook_is_left_where_one_cannot_be_set(hooks):
+    module = network_of("resnet18")
+    with pytest.raises(AttributeError), hooks(module):
+        unwanted()
+    assert not any(child._forward_hooks or child._forward_pre_hooks for child in module.modules())
+
+
+@pytest.mark.parametrize("set_hooks", [forward_hooks, forward_pre_hooks])
+def test_hooks_are_called_inside_alone(set_hooks):
+    module, called = nn.ReLU(), []
+    with set_hooks([(module, lambda *_: called.append(1))]):
+        module(torch.zeros(1))
+    module(torch.zeros(1))
+    assert called == [1]
+
+
+def test_the_number_of_threads_is_as_before_after_an_error():
+    before = torch.get_num_threads()
+    counts = []
+    with pytest.raises(ZeroDivisionError), torch_threads(before + 1):
+        counts.append(torch.get_num_threads()) or 1 // 0
+    assert counts == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+def test_a_probe_is_the_same_in_every_run():
+    preprocess = Preprocess(resize_to=(8, 6), crop=(8, 6))
+    one, two = probe_input(preprocess, CPU), probe_input(preprocess, CPU, torch.float64, count=2)
+    assert (one.shape, two.shape, two.dtype) == ((1, 3, 8, 6), (2, 3, 8, 6), torch.float64)
+    assert torch.equal(probe_input(preprocess, CPU), one)
+    assert not torch.equal(two[0], two[1])
+    assert torch.equal(random_direction(torch.zeros(2, 5)), random_direction(torch.ones(1, 5)))

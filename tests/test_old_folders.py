@@ -119,18 +119,23 @@ def test_its_model_is_run(old, camcli):
 
 LATER = """
 from __future__ import annotations
-import dataclasses, sys
-import camcli.config.run as run
+import dataclasses, importlib, sys
 from camcli.config.field import option
 
-@dataclasses.dataclass(frozen=True)
-class Later(run.RunConfig):
-    gamma: float = option(1.0, "Gamma of the heatmap.", "Overlay", at_least=0.0)
+def grows(module, name):
+    module = importlib.import_module(module)
+    @dataclasses.dataclass(frozen=True)
+    class Later(getattr(module, name)):
+        gamma: float = option(1.0, "Gamma of the heatmap.", "Later", at_least=0.0)
+    setattr(module, name, Later)
 
-run.RunConfig = Later
+grows("camcli.config.run", "RunConfig")
+for study in ("Fit", "Sanity", "Dream"):
+    grows(f"camcli.{study.lower()}.config", f"{study}Config")
 from camcli.cli.app import main
 main()
 """
+"""camcli as a later version may be: run, fit, sanity and dream have an option more."""
 
 
 @pytest.mark.parametrize("archive", OLD[-1:], ids=lambda path: path.stem)
@@ -145,11 +150,28 @@ def test_a_later_version_with_a_new_option_goes_on(tmp_path, archive):
             [sys.executable, "later.py", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
 
-    same = later(*RUN)
-    assert (same.returncode, "Nothing to do" in same.stderr) == (0, True), same.stderr
-    other = later(*RUN, "--gamma", "2")
-    assert other.returncode == 2
-    assert "gamma" in other.stderr
+    for command in (RUN, FIT, SANITY, DREAM):
+        same = later(*command)
+        assert (same.returncode, "Nothing to do" in same.stderr) == (int(command == FIT), True), same.stderr
+        other = later(*command, "--gamma", "2")
+        assert (other.returncode, "gamma" in other.stderr) == (2, True), other.stderr
     for command in (("verify", "run"), ("render", "run", "--style", "contour"), ("report", "run"), ("merge", "parts")):
         done = later(*command)
         assert done.returncode == (1 if command[0] == "merge" else 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("record", "field", "command"),
+    [
+        ("sanity/sanity.json", "format", SANITY),
+        ("model/model.json", "camcli-fit", FIT),
+        ("model/model.json", "camcli-fit", ("run", "imgs", "-o", "new", "--model", "model", "--weights", "network:colours")),
+    ],
+)
+def test_a_newer_format_is_refused_with_both_versions_and_the_way_out(old, camcli, record, field, command):
+    path = old / record
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: 2, "camcli": "9.9"}))
+    refused = camcli(*command)
+    assert refused.code == 2
+    for said in ("camcli 9.9", "format 2", "format 1", "Update camcli", "another folder"):
+        assert said in refused.err

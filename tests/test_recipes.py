@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import ROOT, SAMPLES
 from tests.folders import rows_of
+from tests.forks import command_in_shell
 
 TEXT = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
@@ -36,7 +37,7 @@ def place(tmp_path):
         shutil.copy(SAMPLES / name, tmp_path / "photos" / name)
     programs = tmp_path / ".venv" / "bin"
     programs.mkdir(parents=True)
-    run_camcli = f'PYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -P -m camcli "$@"'
+    run_camcli = f'PYTHONPATH={shlex.quote(str(ROOT))} exec {command_in_shell()} "$@"'
     scripts = {
         "camcli": run_camcli,
         "flock": 'shift 2; exec "$@"',
@@ -121,7 +122,7 @@ def test_xargs(place):
 
 
 def test_make(place):
-    """Made once, not made again, made anew for a new photograph; a run that fails leaves no target."""
+    """Made once, not made again without need, made again for a new photograph; a run that fails leaves no target."""
     (makefile,) = blocks("make")
     (place / "Makefile").write_text(makefile)
     assert sh("make", place).returncode == 0

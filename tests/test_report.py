@@ -24,6 +24,7 @@ from camcli.report.scripts import folder_urls, json_script
 from camcli.report.write import page_html, report_run
 from tests.browser import click, complaints, open_page, press, put, wait
 from tests.folders import TINY, failures_of, rows_of, state_of
+from tests.forks import completed
 from tests.pictures import encoded, photo
 
 HOSTILE = [
@@ -73,15 +74,10 @@ def labelled(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reported(labelled):
     """The run of ``labelled`` with its report, and what the command said."""
-    import subprocess
-
-    from tests.conftest import ROOT
-    from tests.folders import COMMAND
-
     out = labelled / "out"
     arguments = ["run", labelled / "imgs", "-o", out, "--model", "tests.networks:breaks", "--layer", "cells", "--topk", "2"]
     more = ["--class-from", "folder", "--save-maps", "--method", "gradcam", "--method", "hirescam", "--report"]
-    done = subprocess.run([*COMMAND, *map(str, arguments), *more], cwd=ROOT, capture_output=True, text=True)
+    done = completed(*arguments, *more)
     assert done.returncode == 1, done.stderr
     return out
 
@@ -225,7 +221,7 @@ def test_what_went_goes_from_the_report_too(camcli, imgs, tmp_path):
     assert not (out / "report.html").exists()
 
 
-def test_overlays_drawn_anew_get_new_thumbnails(camcli, imgs, tmp_path):
+def test_rerendered_overlays_get_new_thumbnails(camcli, imgs, tmp_path):
     out = tmp_path / "out"
     assert camcli("run", imgs, "-o", out, *TINY, "--save-maps", "--report").code == 0
     before = {path: path.read_bytes() for path in (out / "report" / "thumbs").rglob("*.jpg")}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 import pytest
 
 from tests.browser import click, complaints, press, put, wait
-from tests.conftest import ROOT
-from tests.folders import COMMAND, TINY, rows_of
+from tests.folders import TINY, rows_of
+from tests.forks import completed
 from tests.pictures import encoded
 
 
@@ -41,7 +40,7 @@ def run(tmp_path_factory):
         "--save-maps",
         "--report",
     ]
-    done = subprocess.run([*COMMAND, "run", top / "imgs", "-o", top / "out", *options], cwd=ROOT, capture_output=True, text=True)
+    done = completed("run", top / "imgs", "-o", top / "out", *options)
     assert done.returncode == 1, done.stderr
     return top / "out"
 
@@ -371,10 +370,8 @@ def compared(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(top), os.environ.get("PYTHONPATH", "")])}
     other = ("--model", "other:model", "--layer", "cells")
     for name, options in (("a", TINY), ("b", other)):
-        arguments = [*COMMAND, "run", top / "imgs", "-o", top / name, *options, "--save-maps"]
-        subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, check=True)
-    arguments = [*COMMAND, "diff", top / "a", top / "b", "--report", top / "changes.html"]
-    subprocess.run(arguments, cwd=ROOT, capture_output=True, check=True)
+        completed("run", top / "imgs", "-o", top / name, *options, "--save-maps", env=environment).check_returncode()
+    completed("diff", top / "a", top / "b", "--report", top / "changes.html").check_returncode()
     return top
 
 

@@ -21,7 +21,7 @@ LOOKS = [
 
 
 @pytest.mark.parametrize("look", LOOKS, ids=lambda look: "-".join(map(str, look)) or "as it was")
-def test_overlays_drawn_anew_are_those_of_a_run_in_that_style(camcli, imgs, tmp_path, look):
+def test_rerendered_overlays_are_those_of_a_run_in_that_style(camcli, imgs, tmp_path, look):
     """And the folder is that of such a run: it goes on with the new options and with those it was made with, and with no others."""
     (imgs / "broken.jpg").write_text("text")
     (imgs / "wide.png").write_bytes(encoded(photo(5, (90, 40)), "PNG"))
@@ -72,7 +72,7 @@ def test_an_image_that_has_changed_keeps_its_overlay(camcli, imgs, tmp_path):
     assert changed == {name for name in before if name.startswith("overlays")} - kept
 
 
-def test_what_cannot_be_drawn_anew_is_told_why(camcli, imgs, tmp_path):
+def test_what_cannot_be_rerendered_is_told_why(camcli, imgs, tmp_path):
     out = tmp_path / "out"
     assert "holds no run" in camcli("render", out).err
     camcli("run", imgs, "-o", out, *TINY)

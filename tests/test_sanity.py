@@ -1,4 +1,4 @@
-"""``camcli sanity``: what is redrawn and put back, how maps are compared, and what the verdicts follow from."""
+"""``camcli sanity``: what is randomized and put back, how maps are compared, and what the verdicts follow from."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_compared_is_not_a_number(values, known):
             assert math.isfinite(getattr(found, measure)) == (measure in known), measure
 
 
-# ---- what is redrawn, and in which order
+# ---- what is randomized, and in which order
 
 
 class Upside(nn.Module):
@@ -148,8 +148,8 @@ PICTURES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 
 def test_the_order_is_that_of_running(upside):
     groups = find_layer_groups(upside, PICTURES[:1], "all")
-    assert [stage.name for stage in groups] == ["head", "attention", "second", "first", "(itself)"]
-    assert {stage.name: stage.modules for stage in groups} == {
+    assert [group.name for group in groups] == ["head", "attention", "second", "first", "(itself)"]
+    assert {group.name: group.modules for group in groups} == {
         "head": ("head",),
         "attention": ("attention", "attention.out_proj"),
         "second": ("second", "norm"),
@@ -173,8 +173,8 @@ def test_blocks_are_parts_of_the_network_and_cover_it(name, expected):
 
     module = get_model(name, weights=None).eval()
     groups = find_layer_groups(module, PICTURES[:1], "blocks")
-    assert [stage.name for stage in groups] == expected
-    covered = [name for stage in groups for name in stage.modules]
+    assert [group.name for group in groups] == expected
+    covered = [name for group in groups for name in group.modules]
     holders = {name for name, child in module.named_modules() if list(child.parameters(recurse=False))}
     assert len(covered) == len(set(covered))
     assert set(covered) == holders
@@ -193,11 +193,12 @@ def test_exactly_the_named_layers_lose_their_weights(upside, mode):
     before = values_of(upside)
     groups = find_layer_groups(upside, PICTURES[:1], "all")
     parameters = {name for name, _ in upside.named_parameters()}
-    for step, stage in enumerate(groups, 1):
-        redrawn = groups[:step] if mode == "cascading" else [stage]
-        with randomized(upside, redrawn, 0, PICTURES):
+    assert len(groups) == 5
+    for step, group in enumerate(groups, 1):
+        randomized_groups = groups[:step] if mode == "cascading" else [group]
+        with randomized(upside, randomized_groups, 0, PICTURES):
             found = changed(upside, before)
-        prefixes = tuple(f"{name}." if name else "scale" for stage in redrawn for name in stage.modules)
+        prefixes = tuple(f"{name}." if name else "scale" for group in randomized_groups for name in group.modules)
         own = {name for name in before if name.startswith(prefixes)}
         assert found <= own
         assert found & parameters == own & parameters
@@ -207,8 +208,8 @@ def test_exactly_the_named_layers_lose_their_weights(upside, mode):
 def test_a_layer_keeps_its_new_weights_from_step_to_step(upside):
     groups = find_layer_groups(upside, PICTURES[:1], "all")
 
-    def drawn(redrawn, seed=0):
-        with randomized(upside, redrawn, seed, PICTURES):
+    def drawn(groups, seed=0):
+        with randomized(upside, groups, seed, PICTURES):
             return {name: value.clone() for name, value in upside.named_parameters()}
 
     alone, lower, again, other = drawn(groups[:1]), drawn(groups[:3]), drawn(groups[:1]), drawn(groups[:1], seed=1)
@@ -255,7 +256,7 @@ def test_the_network_is_as_it_was_after_an_error(upside, where):
 
 
 def test_cam_after_a_new_head_is_the_cam_of_the_new_head(cam_network):
-    """Zhou et al. 2016, eq. 2, with weights read off the redrawn head."""
+    """Zhou et al. 2016, eq. 2, with weights read off the randomized head."""
     layer = Layer("features", Grid("nchw", 16, 16))
     (head, *_) = find_layer_groups(cam_network, PICTURES[:1], "all")
     assert head == LayerGroup("head", ("head",))
@@ -268,7 +269,7 @@ def test_cam_after_a_new_head_is_the_cam_of_the_new_head(cam_network):
     torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-6)
 
 
-# ---- the whole check, on a network of which the answer is known
+# ---- the whole check, on a network whose answer is known
 
 
 @pytest.fixture
@@ -491,7 +492,7 @@ def test_a_check_from_the_command_line(camcli, photos, tmp_path):
     assert set(SANITY_PICTURES) < set(FILES)
 
 
-def test_other_settings_are_refused_and_changed_images_are_checked_anew(camcli, photos, tmp_path):
+def test_other_settings_are_refused_and_changed_images_are_checked_again(camcli, photos, tmp_path):
     out, flags = tmp_path / "out", (*TINY, "--method", "gradcam", "-q")
     assert camcli("sanity", photos, "-o", out, *flags).code == 0
     before = state_of(out)

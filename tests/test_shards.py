@@ -81,7 +81,7 @@ def test_parts_grow_and_are_joined_again(camcli, many, tmp_path):
 
 
 def test_a_run_and_parts_in_one_folder(camcli, many, tmp_path):
-    """What the folder holds already stays; a part that has the same image anew wins."""
+    """What the folder holds already stays; a part that has the same image again wins."""
     out = tmp_path / "out"
     camcli("run", many, "-o", out, *TINY, "--limit", 5)
     (many / "more-03.jpg").write_bytes(encoded(photo(77), "JPEG"))
@@ -207,7 +207,7 @@ UNFINISHED = {
     "never came to its end": lambda part: (part / "run.json").unlink(),
     "its record is torn": lambda part: (part / "run.json").write_bytes((part / "run.json").read_bytes()[:40]),
     "less than it recorded": cut_journal,
-    "drawn anew in part": lambda part: (part / ".camcli" / "redrawing").touch(),
+    "partly rerendered": lambda part: (part / ".camcli" / "redrawing").touch(),
 }
 
 

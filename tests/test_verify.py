@@ -202,7 +202,7 @@ def test_what_tells_that_an_image_has_changed(camcli, tmp_path, flags):
     assert changed == ({"replaced.bmp"} if flags else set())
 
 
-def test_a_folder_made_without_hashes_is_done_anew_with_them(camcli, tmp_path):
+def test_a_folder_made_without_hashes_is_done_again_with_them(camcli, tmp_path):
     """What was there before cannot be known; from then on every byte is."""
     imgs, out = tmp_path / "imgs", tmp_path / "out"
     imgs.mkdir()

@@ -15,7 +15,7 @@ from camcli.cli.command import all_commands
 from camcli.cli.console import Console, abandon_stdout, secure_standard_streams
 from camcli.cli.help import HelpedCommand, HelpedGroup
 from camcli.cli.signals import SIGNALS, Interrupted
-from camcli.errors import CamcliError, RunError
+from camcli.errors import CamcliError, RunError, first_line
 from camcli.records import escape_name
 
 app = typer.Typer(
@@ -91,9 +91,10 @@ def explain_import_error(error: BaseException) -> CamcliError | None:
     if "can't start new thread" in text:
         return RunError("the system allows this process no more threads (ulimit -u, pids.max). Try --workers 1 --threads 1.")
     if "out of memory" in text:
-        return RunError(f"{text.splitlines()[0]} Try --device cpu or a smaller model.")
+        return RunError(f"{first_line(error, with_type=False)} Try --device cpu or a smaller model.")
     if "failed to map segment" in text:
-        return RunError(f"the memory limit of this process is too low to load its libraries (ulimit -v): {text.splitlines()[0]}.")
+        reason = first_line(error, with_type=False)
+        return RunError(f"the memory limit of this process is too low to load its libraries (ulimit -v): {reason}.")
     if "libGL" in text or "libgthread" in text:
         return RunError(
             f"OpenCV cannot be loaded ({text}). Install the system library (Debian, Ubuntu: apt-get install libgl1 "

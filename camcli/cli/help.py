@@ -14,6 +14,10 @@ COMMON_PANEL = "Common"
 """The heading of the common options."""
 
 _MARKUP = re.compile(r"\[/?dim\]")
+_TYPE, _BRACES, _DEFAULT = re.compile(r" <.*>$"), re.compile(r"\{(\w+)\}"), re.compile(r"\[default: \((.*)\)\]")
+_RANGE = re.compile(r"; [^\];]*x[<>]=[^\];]*(?=\])|\s*\[[^\];]*x[<>]=[^\];]*\]")
+"""What Typer adds to an argument: its type in Python, braces around one that is required, parentheses around its default; and to
+an option its range, which the sentence says in words."""
 
 
 class HelpedCommand(TyperCommand):
@@ -30,11 +34,17 @@ class HelpedCommand(TyperCommand):
             record = parameter.get_help_record(ctx)
             if record is not None:
                 panel = _panel(parameter)
+                name = _TYPE.sub("", record[0]) if panel == "Arguments" else record[0]
+                record = (name, _RANGE.sub("", _DEFAULT.sub(r"[default: \1]", record[1])))
                 (panels.setdefault(panel, []) if panel else rest).append(record)
         for name, records in {**panels, "Options": rest}.items():
             if records:
                 with formatter.section(name):
                     formatter.write_dl(records)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The parts of the line of usage, with arguments by their plain names."""
+        return [_BRACES.sub(r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
 
     def get_short_help_str(self, limit: int = 45) -> str:
         """The first sentence of the help, without cutting it; the list of commands wraps it."""

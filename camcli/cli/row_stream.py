@@ -5,12 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO, get_type_hints
 
 from camcli.errors import RunError
 from camcli.output.writers import BOX_COLUMNS, csv_line, prediction_line
 from camcli.records import Outcome, Row, Success, unescape_name
+
+
+@dataclass(frozen=True, slots=True)
+class RowFormat:
+    """A row format on stdout. ``first_line``: (columns) -> what comes before all rows. ``lines``: (columns, rows of an image as
+    they are in the table, CSV) -> what is written for them.
+    """
+
+    first_line: Callable[[Sequence[str]], bytes]
+    lines: Callable[[Sequence[str], bytes], bytes]
 
 
 class RowStream:
@@ -22,18 +33,13 @@ class RowStream:
 
     def __init__(self, stream: BinaryIO, format: str, columns: Sequence[str]) -> None:
         self.closed = False
-        self._stream, self._format = stream, format
+        self._stream, self._format = stream, FORMATS[format]
         self._columns = columns
-        if format == "csv":
-            self._write(csv_line(tuple(columns)))
+        self._write(self._format.first_line(columns))
 
     def add_table(self, rows: bytes) -> None:
         """Write rows of an image from an earlier run, given as bytes of the table. Raises RunError if they cannot be written."""
-        if self._format == "csv":
-            self._write(rows)
-        else:
-            texts = csv.reader(rows.decode("utf-8").splitlines())
-            self._write(b"".join(_json_line(zip(self._columns, map(unescape_name, cells), strict=True)) for cells in texts))
+        self._write(self._format.lines(self._columns, rows))
 
     def add(self, outcome: Outcome) -> None:
         """Write the rows of an image that has just been finished; a failure has none. Raises RunError if they cannot be written."""
@@ -73,3 +79,15 @@ def _json_value(column: str, text: str) -> Any:
     if column == "correct":
         return text == "yes" if text else None
     return text
+
+
+def _json_lines(columns: Sequence[str], rows: bytes) -> bytes:
+    texts = csv.reader(rows.decode("utf-8").splitlines())
+    return b"".join(_json_line(zip(columns, map(unescape_name, cells), strict=True)) for cells in texts)
+
+
+FORMATS: dict[str, RowFormat] = {
+    "csv": RowFormat(lambda columns: csv_line(tuple(columns)), lambda _columns, rows: rows),
+    "jsonl": RowFormat(lambda _columns: b"", _json_lines),
+}
+"""The formats that ``--format`` takes; ``config.run.ROW_FORMATS`` has their names."""

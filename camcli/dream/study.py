@@ -6,8 +6,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,8 @@ from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
 from camcli.network.memory import bytes_through
 from camcli.network.prepare import Preparation, prepare_network
-from camcli.output.checks import differences
+from camcli.network.threads import torch_threads
+from camcli.output.checks import differences, with_defaults
 from camcli.output.locks import claimed
 from camcli.output.root import Root
 from camcli.records import Failure, LoadedModel, escape_name
@@ -107,15 +107,16 @@ def _exists(config: DreamConfig, target: Target, settings: Mapping[str, Any]) ->
     record = read_picture_record(root, name) if os.path.isdir(root.path) else None
     if record is None:
         return False
-    earlier = record.get("settings")
-    different = differences(earlier if isinstance(earlier, dict) else {}, settings)
+    recorded = record.get("settings")
+    earlier = with_defaults(recorded if isinstance(recorded, dict) else {}, settings, DreamConfig)
+    different = differences(earlier, settings)
     if different and not config.overwrite:
         raise SettingsError(
             f"{escape_name(root.at(name))!r} was made with other settings ({different}). "
             "Choose another folder with --output, or replace it with --overwrite."
         )
     animation = read_picture_record(root, f"{target.stem}.webp") if config.frames is not None else None
-    return not different and (config.frames is None or animation == {"settings": settings, "frames": config.frames})
+    return not different and (config.frames is None or animation == {"settings": recorded, "frames": config.frames})
 
 
 def run_study(study: Study, listener: Listener, stop: threading.Event) -> StudyResult:
@@ -128,7 +129,9 @@ def run_study(study: Study, listener: Listener, stop: threading.Event) -> StudyR
     written: list[Target] = []
     failures: list[Failure] = []
     steps, total = itertools.count(1), len(study.todo) * study.config.steps
-    with claimed(root, "camcli dream", lambda: root.exists(TABLE)), _threads(study.config.threads):
+    # one thread by default: with the bundled model a second thread is no faster, it is eight times slower when it shares its core
+    # with another program, and it makes the last digits depend on the machine
+    with claimed(root, "camcli dream", lambda: root.exists(TABLE)), torch_threads(study.config.threads):
         for target in study.todo:
             name, started = escape_name(target.words), time.monotonic()
 
@@ -158,18 +161,3 @@ def _description(metrics: Metrics) -> str:
     if metrics.probability_moved is None:
         return activation
     return f"{activation}, probability {metrics.probability_moved:.3f} (median over random transformations)"
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Context in which PyTorch computes with ``count`` threads.
-
-    The default is one. With the bundled model a second thread is no faster, it is eight times slower when it shares its core with
-    another program, and it makes the last digits depend on the machine.
-    """
-    kept = torch.get_num_threads()
-    try:
-        torch.set_num_threads(count)
-        yield
-    finally:
-        torch.set_num_threads(kept)

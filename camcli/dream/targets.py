@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from camcli.cam.grid import to_spatial
-from camcli.errors import ConfigError, LayerError, ModelError
+from camcli.errors import ConfigError, LayerError, ModelError, first_line
 from camcli.models.labels import find_class
 from camcli.network import Network
 from camcli.output.names import distinct_slug, slug
@@ -110,10 +110,9 @@ def check_targets(
         except (LayerError, ModelError):
             raise
         except Exception as error:  # the user's own forward may raise anything
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
             usual = " x ".join(map(str, model.preprocess.crop))
             raise ModelError(
-                f"{model.name} does not run on a picture of {size[0]} x {size[1]} ({reason}). "
+                f"{model.name} does not run on a picture of {size[0]} x {size[1]} ({first_line(error)}). "
                 f"Its input size is {usual}: leave --size out."
             ) from error
         for target in targets:

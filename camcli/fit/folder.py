@@ -16,11 +16,15 @@ import numpy as np
 from camcli import __version__
 from camcli.documents import parse_json
 from camcli.errors import OutputError, SettingsError
+from camcli.fit.config import FitConfig
 from camcli.fit.data import Dataset
 from camcli.fit.metrics import Metrics
 from camcli.layout import DRAFT, EXCHANGE, FAILURES, FEATURES, FITTED_MARK, FITTED_WEIGHTS, LOCK, OWN, SCRATCH
+from camcli.models.sources.fitted import FORMAT
+from camcli.output.checks import with_defaults
 from camcli.output.exchange import exchange_files, finish_exchange
 from camcli.output.locks import claimed
+from camcli.output.record import refuse_newer_format
 from camcli.output.root import Root
 from camcli.output.writers import json_bytes, output_error
 from camcli.records import Failure, escape_name, stamp_of, unescape_name
@@ -89,7 +93,9 @@ class ModelFolder:
         """Whether the folder already holds this model. Raises SettingsError for another model unless ``overwrite`` is set."""
         try:
             found = parse_json(self.root.read(FITTED_MARK))
-            settings, digest = dict(found["settings"]), found["images-sha256"]
+            if not self._overwrite:
+                refuse_newer_format(self.root.path, found, found.get("camcli-fit"), FORMAT)
+            settings, digest = with_defaults(dict(found["settings"]), self._settings, FitConfig), found["images-sha256"]
         except FileNotFoundError:
             return False
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -116,13 +116,23 @@ def check_settings(path: str, earlier: Header, now: Mapping[str, Any]) -> tuple[
     look may be the one of the earlier run or the one that ``camcli render`` has given to the overlays since; both resume with the
     current look. Raises SettingsError, with the differences, for other settings.
     """
-    defaults = default_values(RunConfig)
-    before = {**{key: defaults[key] for key in now if key in defaults}, **earlier.settings}
+    before = with_defaults(earlier.settings, now, RunConfig)
     present = {**before, **earlier.redrawn}
     looks = [key for key in LOOKS if key in now]
     as_before = all(now[key] == before[key] for key in looks)
     refuse_differences(path, present, {**now, **({key: present[key] for key in looks} if as_before else {})})
     return {**now, **{key: before[key] for key in looks}}, dict(earlier.redrawn)
+
+
+def with_defaults(earlier: Mapping[str, Any], now: Mapping[str, Any], *options: Any) -> dict[str, Any]:
+    """``earlier`` settings, and the default of each setting in ``now`` that they do not name: it did not exist then.
+
+    ``options``: dataclasses of options, or their types, that define the defaults.
+    """
+    defaults: dict[str, Any] = {}
+    for each in options:
+        defaults |= default_values(each)
+    return {**{key: defaults[key] for key in now if key in defaults}, **earlier}
 
 
 def refuse_differences(path: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ from camcli.documents import parse_json
 from camcli.errors import ConfigError, SettingsError
 from camcli.layout import FAILURES, JOURNAL, PREDICTIONS, TABLES
 from camcli.output.exchange import current_place
+from camcli.output.record import refuse_newer_format
 from camcli.output.root import Root
 from camcli.records import Checksum, Stamp, escape_name
 
@@ -116,11 +117,7 @@ def read_header(root: Root) -> Header | None:
     if first is None:
         return None
     version, settings, redrawn = first.get("camcli_journal"), first.get("settings"), first.get("drawn", {})
-    if type(version) is int and version > VERSION:
-        raise SettingsError(
-            f"{escape_name(root.path)!r} was written by {_writer(first)} in journal format {version}. This is camcli "
-            f"{__version__}, which reads format {VERSION}. Update camcli, or choose another folder with --output."
-        )
+    refuse_newer_format(root.path, first, version, VERSION)
     if version != VERSION or not isinstance(settings, dict) or not isinstance(redrawn, dict):
         raise _damaged_header(root, "it contains no settings")
     try:
@@ -128,11 +125,6 @@ def read_header(root: Root) -> Header | None:
     except ConfigError as error:
         raise _damaged_header(root, str(error)) from error
     return Header(settings, redrawn)
-
-
-def _writer(first: Mapping[str, Any]) -> str:
-    """The version of camcli that wrote a first line, in words."""
-    return f"camcli {first['camcli']}" if "camcli" in first else "a newer version of camcli"
 
 
 def _damaged_header(root: Root, why: str) -> SettingsError:

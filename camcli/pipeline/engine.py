@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from camcli.cam.explain import Explanation, Options, explain_batch, top_classes
-from camcli.errors import CamcliError, OutOfMemoryError, RunError
+from camcli.errors import CamcliError, OutOfMemoryError, RunError, first_line
 from camcli.network.inputs import input_tensor
 from camcli.network.precision import tensor_cores
 from camcli.pipeline.job import Job
@@ -88,8 +88,7 @@ class Engine:
             torch.cuda.empty_cache()
 
     def _failed(self, count: int, error: Exception) -> RunError:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return RunError(f"{self._job.model.name} fails on a batch of {count}: {reason}. Try --batch-size 1.")
+        return RunError(f"{self._job.model.name} fails on a batch of {count}: {first_line(error)}. Try --batch-size 1.")
 
     def collect(self, parts: Sequence[Part]) -> list[Findings]:
         """The findings of every image of ``parts``, in order. Waits until they are ready."""

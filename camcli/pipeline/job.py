@@ -26,6 +26,7 @@ from camcli.models.sources import class_names, load_model, recorded_packages, so
 from camcli.network import Network, eager
 from camcli.network.memory import fitting_batch_size, refuse_too_little
 from camcli.network.prepare import Preparation, prepare_network, worth_compiling
+from camcli.network.probe import probe_input
 from camcli.pipeline.admission import painted_bytes
 from camcli.pipeline.reading import InputSettings
 from camcli.pipeline.true_labels import true_classes
@@ -189,8 +190,7 @@ def _check_methods(
     dtype: torch.dtype,
 ) -> None:
     """Raise LayerError if a method does not work with the model, a layer or an option."""
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn((1, 3, *model.preprocess.crop), generator=generator).to(device, dtype)
+    image = probe_input(model.preprocess, device, dtype)
     check_options(methods, options)
     for method in methods:
         for layer in layers[: 1 if method.layer_independent else None]:

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
-import cv2
-import torch
-
 from camcli.cam import METHODS
+from camcli.images.threads import single_threaded_opencv
+from camcli.network.threads import torch_threads
 from camcli.output.writing import RunWriter
 from camcli.pipeline.engine import Engine, Part
 from camcli.pipeline.job import Job
@@ -105,16 +104,12 @@ def _threads(workers: int, threads: int | None) -> Iterator[tuple[ThreadPoolExec
     The network gets ``threads`` threads, None for all cores. The numbers of threads of torch and OpenCV are restored at the end.
     """
     readers, writers = ThreadPoolExecutor(workers, "read"), ThreadPoolExecutor(workers, "write")
-    kept = torch.get_num_threads(), cv2.getNumThreads()
-    try:
-        torch.set_num_threads(threads or available_cores())
-        cv2.setNumThreads(1)  # the images are processed in parallel already
-        yield readers, writers
-    finally:
-        readers.shutdown(cancel_futures=True)
-        writers.shutdown(cancel_futures=True)
-        torch.set_num_threads(kept[0])
-        cv2.setNumThreads(kept[1])
+    with torch_threads(threads), single_threaded_opencv():
+        try:
+            yield readers, writers
+        finally:
+            readers.shutdown(cancel_futures=True)
+            writers.shutdown(cancel_futures=True)
 
 
 def _begin(batch: list[PreparedImage | Failure], engine: Engine, job: Job, timer: StageTimer) -> list[Part]:

@@ -225,10 +225,10 @@ def overlay_bytes(
     style: Style,
     notes: Notes = NO_NOTES,
 ) -> bytes:
-    """The image file of an overlay of the raw map ``values`` (h, w) on ``canvas``. Arguments as for ``paint_overlay``; boxes are
-    in pixels of the original.
+    """The image file of an overlay of the raw map ``values`` (h, w) on ``canvas``.
 
-    Raises ImageError (stage ``render``) for an overlay that is too large for its format.
+    The other arguments are those of ``paint_overlay``; boxes are in pixels of the original. Raises ImageError (stage ``render``)
+    for an overlay that is too large for its format.
     """
     scaled = replace(notes, boxes=tuple(map(canvas.pixels, notes.boxes)))
     painted = paint_overlay(canvas.image, values, canvas.part(box), canvas.pixels(pixels), style, scaled)

@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
-
 from camcli.config.run import LOOKS
 from camcli.errors import ImageError, InputError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import input_window
 from camcli.images.limits import pillow_unlimited
+from camcli.images.threads import single_threaded_opencv
 from camcli.layout import OVERLAYS, RUN_RECORD
 from camcli.output.checks import is_unchanged
 from camcli.output.folder import OutputFolder
@@ -116,14 +115,11 @@ _Rows = list[dict[str, str]]
 
 def _all_redrawn(explained: Sequence[tuple[Entry, _Rows]], look: _Look) -> Iterator[list[Checksum] | str]:
     """For each image the checksums of its redrawn overlays, or the reason why they were kept."""
-    kept = cv2.getNumThreads()
-    with ThreadPoolExecutor(available_cores(), "redraw") as pool:
+    with single_threaded_opencv(), ThreadPoolExecutor(available_cores(), "redraw") as pool:
         try:
-            cv2.setNumThreads(1)  # the images are processed in parallel already
             yield from pool.map(lambda item: _redrawn(item[0], item[1], look), explained)
         finally:
             pool.shutdown(cancel_futures=True)
-            cv2.setNumThreads(kept)
 
 
 def _preprocess(folder: OutputFolder) -> Preprocess:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from camcli.errors import ModelError
-from camcli.network.hooks import eval_frozen
+from camcli.network.hooks import eval_frozen, forward_pre_hooks
 
 FEWEST, MOST = 8, 24
 """Wanted number of blocks: module names are split into finer parts until there are at least 8, unless that gives more than 24."""
@@ -115,10 +115,8 @@ def _executed(module: nn.Module, image: Tensor) -> list[LayerGroup]:
 
         return note
 
-    with ExitStack() as stack, eval_frozen(module), torch.no_grad():
-        for name, child in module.named_modules():
-            if name:
-                stack.callback(child.register_forward_pre_hook(starts(name)).remove)
+    hooks = [(child, starts(name)) for name, child in module.named_modules() if name]
+    with forward_pre_hooks(hooks), eval_frozen(module), torch.no_grad():
         module(image)
     order = {name: position for position, name in enumerate(["", *began])}
     holders: dict[str, list[str]] = {}
@@ -198,9 +196,7 @@ def _calibrate_batch_norms(module: nn.Module, names: Sequence[str], inputs: Tens
         norm.running_mean.copy_(values.mean(dim=1))
         norm.running_var.copy_(values.var(dim=1, correction=0))
 
-    with ExitStack() as stack, eval_frozen(module), torch.no_grad():
-        for name in names:
-            child = module.get_submodule(name)
-            if isinstance(child, _BatchNorm) and child.running_mean is not None and child.running_var is not None:
-                stack.callback(child.register_forward_pre_hook(measure).remove)
+    norms = [child for child in map(module.get_submodule, names) if isinstance(child, _BatchNorm)]
+    hooks = [(norm, measure) for norm in norms if norm.running_mean is not None and norm.running_var is not None]
+    with forward_pre_hooks(hooks), eval_frozen(module), torch.no_grad():
         module(inputs)

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from camcli import __version__
 from camcli.config.fingerprint import run_settings
@@ -17,15 +16,16 @@ from camcli.errors import InputError
 from camcli.images.decode import decode_image
 from camcli.images.geometry import prepare_pixels
 from camcli.listener import Listener
+from camcli.network.probe import probe_input
+from camcli.network.threads import torch_threads
 from camcli.pipeline.job import Job, package_versions, prepare_job
 from camcli.pipeline.stopping import Stopped
 from camcli.records import Failure, Source, stamp_of
-from camcli.resources import available_cores
 from camcli.sanity.check import Check, available_methods, check_maps, eager_job
 from camcli.sanity.config import SanityConfig
 from camcli.sanity.randomize import LayerGroup, find_layer_groups
 from camcli.sanity.verdict import JUDGED_BY, KEEPS, LOSES, Verdict, judge
-from camcli.sanity.write import none_if_nan, write_check
+from camcli.sanity.write import FORMAT, none_if_nan, write_check
 
 _SHARED = ("model", "weights", "labels", "layer", "fit", "max-pixels")
 """Options of ``camcli run`` that affect the results of a check."""
@@ -66,8 +66,7 @@ def prepare_study(config: SanityConfig, run: RunConfig, listener: Listener, *, s
     job = eager_job(prepare_job(first.check(), show_progress=show_progress, info=listener.info))
     methods, refused = available_methods(job, config.method)
     job = job.with_targets(method=tuple(methods))
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn((1, 3, *job.model.preprocess.crop), generator=generator).to(job.device, job.network.dtype)
+    image = probe_input(job.model.preprocess, job.device, job.network.dtype)
     return Study(config, job, tuple(find_layer_groups(job.model.module, image, config.steps)), refused)
 
 
@@ -94,14 +93,13 @@ def run_study(study: Study, inputs: Mapping[str, np.ndarray], listener: Listener
 
     Raises what ``Engine.explain`` raises.
     """
-    config, threads = study.config, torch.get_num_threads()
     try:
-        torch.set_num_threads(study.job.config.threads or available_cores())
-        return check_maps(study.job, inputs, study.groups, seed=config.seed, strips=config.strip, listener=listener, stop=stop)
+        with torch_threads(study.job.config.threads):
+            return check_maps(
+                study.job, inputs, study.groups, seed=study.config.seed, strips=study.config.strip, listener=listener, stop=stop
+            )
     except Stopped:
         return None
-    finally:
-        torch.set_num_threads(threads)
 
 
 def write_study(study: Study, check: Check, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,6 +116,7 @@ def write_study(study: Study, check: Check, record: Mapping[str, Any]) -> dict[s
 def _results(study: Study, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     job = study.job
     return {
+        "format": FORMAT,
         "camcli": __version__,
         "model": {"name": job.model.name, "weights": job.model.weights, "classes": len(job.model.classes)},
         "device": str(job.device),

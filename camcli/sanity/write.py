@@ -9,16 +9,19 @@ from contextlib import contextmanager
 from dataclasses import astuple, fields
 from typing import Any
 
+from camcli.config.run import RunConfig
 from camcli.documents import parse_json
 from camcli.errors import OutputError
 from camcli.layout import OUTPUT_NAMES, OWN, SANITY_PICTURES
-from camcli.output.checks import check_place, refuse_differences
+from camcli.output.checks import check_place, refuse_differences, with_defaults
 from camcli.output.exchange import exchange_files, finish_exchange
 from camcli.output.locks import claimed
+from camcli.output.record import refuse_newer_format
 from camcli.output.root import Root
 from camcli.output.writers import csv_line, json_bytes, table_line
 from camcli.records import escape_name
 from camcli.sanity.check import MODES, Check
+from camcli.sanity.config import SanityConfig
 from camcli.sanity.plot import curves_png
 from camcli.sanity.similarity import MEASURES
 from camcli.sanity.strip import strip_png
@@ -28,6 +31,9 @@ TABLE, VERDICTS, RECORD = "sanity.csv", "verdicts.csv", "sanity.json"
 
 FILES = (TABLE, VERDICTS, *SANITY_PICTURES, RECORD)
 """The files of a check, in the order of writing."""
+
+FORMAT = 1
+"""Format of ``sanity.json``; checks without it have format 1."""
 
 COLUMNS = ("image", "layer", "method", "mode", "step", "stage", "class_index", "status", *MEASURES,
            *(f"chance_{measure}" for measure in MEASURES))  # fmt: skip
@@ -48,9 +54,12 @@ def sanity_folder(path: str, settings: Mapping[str, Any], *, overwrite: bool) ->
     with claimed(root, "camcli sanity", lambda: any(map(root.exists, FILES))):
         finish_exchange(root, FILES)
         record = read_check(root)
+        earlier = None
         if record is not None and not overwrite:
-            refuse_differences(root.path, record["settings"], settings)
-        yield record if record is not None and record["settings"] == dict(settings) and not overwrite else None
+            refuse_newer_format(root.path, record, record.get("format"), FORMAT)
+            refuse_differences(root.path, with_defaults(record["settings"], settings, RunConfig, SanityConfig), settings)
+            earlier = record
+        yield earlier
 
 
 def _refuse_others(root: Root) -> None:

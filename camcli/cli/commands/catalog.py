@@ -63,7 +63,7 @@ def layers(
     name: Annotated[str | None, MODEL_ARGUMENT] = None,
     model: Annotated[str | None, MODEL_OPTION] = None,
     weights: Annotated[str | None, _WEIGHTS] = None,
-    every: Annotated[bool, typer.Option("--all", help="Also list layers without a spatial map.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also list the layers that are not usable for a heatmap.")] = False,
 ) -> None:
     """List a model's layers in the order they run: name, type, output shape for one image, map, usable, default."""
     model = named_model(name, model)

@@ -30,7 +30,14 @@ def diff(
     ] = None,
     threshold: Annotated[
         float,
-        typer.Option("--threshold", "-t", min=0.0, max=1.0, help="Overlap counts the cells at or above this fraction of the peak."),
+        typer.Option(
+            "--threshold",
+            "-t",
+            metavar="T",
+            min=0.0,
+            max=1.0,
+            help="Overlap counts the cells at or above this fraction of the peak, 0 to 1.",
+        ),
     ] = 0.15,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Print the N largest changes only.", show_default=False)

@@ -14,6 +14,7 @@ from camcli.errors import ModelError, WeightsError
 from camcli.layout import FITTED_MARK, FITTED_WEIGHTS
 from camcli.models.request import ModelInfo, ModelRequest
 from camcli.models.sources import ModelSource, all_sources, register_source
+from camcli.output.record import refuse_newer_format
 from camcli.records import Grid, Layer, LoadedModel, Preprocess, escape_name, preprocess_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,11 @@ class Fitted:
 
     def as_json(self) -> dict[str, Any]:
         """The description as JSON values."""
-        return {"camcli-fit": 1, **asdict(self)}
+        return {"camcli-fit": FORMAT, **asdict(self)}
+
+
+FORMAT = 1
+"""Format of the description of a model that ``camcli fit`` has written."""
 
 
 @register_source
@@ -80,7 +85,7 @@ class FittedSource(ModelSource):
         return read_fitted(request.name).classes
 
     def complete_classes(self, name: str) -> Sequence[str] | None:
-        """The classes in the description, none where it cannot be read."""
+        """The classes in the description; none if it cannot be read."""
         if not self.owns(name):
             return None
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -93,7 +98,8 @@ def read_fitted(folder: str) -> Fitted:
     path = fitted_file(folder, FITTED_MARK)
     try:
         found = parse_json(read_document(path))
-        if found.get("camcli-fit") != 1:
+        refuse_newer_format(folder, found, found.get("camcli-fit"), FORMAT)
+        if found.get("camcli-fit") != FORMAT:
             raise ModelError(f"{escape_name(path)!r} does not describe a model of this version of camcli fit.")
         _refuse_unwritten(found["classes"], found["grid"])
         classes = tuple(found["classes"])
