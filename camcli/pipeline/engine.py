@@ -80,7 +80,9 @@ class Engine:
         if not out_of_memory(error):
             raise self._failed(count, error) from error
         if count == 1:
-            raise OutOfMemoryError(f"{job.device} is out of memory with a single image and {job.model.name}.") from error
+            raise OutOfMemoryError(
+                f"{job.device} is out of memory with a single image and {job.model.name}. Try a smaller model."
+            ) from error
         self._max_batch = count // 2
         if job.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -157,7 +157,7 @@ def prepare_module(module: nn.Module, config: RunConfig, preprocess: Preprocess 
 
 def _found_classes(config: RunConfig, model: LoadedModel) -> tuple[int, ...]:
     if config.top_count > len(model.classes):
-        raise ClassError(f"--topk {config.top_count}: {model.name} has {len(model.classes)} classes.")
+        raise ClassError(f"--topk {config.top_count} is too large: {model.name} has {len(model.classes)} classes.")
     return tuple(dict.fromkeys(find_class(wanted, model.classes) for wanted in config.class_))
 
 

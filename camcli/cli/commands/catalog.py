@@ -90,7 +90,7 @@ def layers(
     )
     print_table(("layer", "type", "output", "map", "usable", "default"), rows, right=("output", "map"))
     if not usable:
-        Console().error(f"{model} has no usable layer; the column usable says why.")
+        Console().error(f"{model} has no usable layer; the column usable has the reasons.")
 
 
 @command("classes", _SECTION)
