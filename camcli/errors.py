@@ -60,7 +60,7 @@ class LabelsError(UsageError):
 
 
 class LayerError(UsageError):
-    """The model has no such layer, or the layer has no spatial map."""
+    """The model has no such layer, or the layer has no heatmap."""
 
 
 class ClassError(UsageError):

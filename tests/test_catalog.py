@@ -136,4 +136,4 @@ def test_a_model_without_a_usable_layer_still_lists_them(camcli, on_path):
     done = camcli("layers", "flat:net")
     assert done.code == 0
     assert all(row["usable"].startswith("no: ") for row in table(done.out))
-    assert "no layer with a map" in done.err
+    assert "no usable layer" in done.err

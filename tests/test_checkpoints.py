@@ -125,12 +125,12 @@ def expanded(classes):
 
 
 SAVED = {
-    "nested 3,000 deep": (lambda: nested(3000), "holds no tensors"),
-    "in itself": (in_itself, "holds no tensors"),
-    "a list": (lambda: [1, 2], "holds no tensors"),
-    "nothing": (lambda: None, "holds no tensors"),
-    "no names": (lambda: {1: torch.zeros(1)}, "holds no tensors"),
-    "a tensor": (lambda: torch.zeros(3), "holds no tensors"),
+    "nested 3,000 deep": (lambda: nested(3000), "has no named tensors"),
+    "in itself": (in_itself, "has no named tensors"),
+    "a list": (lambda: [1, 2], "has no named tensors"),
+    "nothing": (lambda: None, "has no named tensors"),
+    "no names": (lambda: {1: torch.zeros(1)}, "has no named tensors"),
+    "a tensor": (lambda: torch.zeros(3), "has no named tensors"),
     "a whole module": (with_classes, "would run code"),
     "bait": (lambda: weights(extra=Bait()), "would run code"),
     "a head of 28 GB in a few bytes": (lambda: expanded(10**9), "is damaged: its tensors claim 28.0 GB"),

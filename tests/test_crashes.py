@@ -72,9 +72,9 @@ def test_a_file_that_kills_the_process_is_set_aside(deadly, many, tmp_path):
     assert run(many, "-o", out, "--save-maps").returncode == -signal.SIGSEGV
     restarted = run(many, "-o", out, "--save-maps")
     assert restarted.returncode == 1, restarted.stderr
-    assert "trying each on its own" in restarted.stderr
+    assert "trying each in a separate process" in restarted.stderr
     assert failures_of(out) == [
-        {"image": "more-07-x.jpg", "stage": "crashed", "error": "it took the process down: SIGSEGV (signal 11)"}
+        {"image": "more-07-x.jpg", "stage": "crashed", "error": "a separate process failed on this image: SIGSEGV (signal 11)"}
     ]
     without = ("run.json", "journal.jsonl", "lock", "failures.csv")
     assert contents_of(out, without) == contents_of(whole, without)
@@ -133,7 +133,7 @@ def test_overwrite_does_not_forget_what_kills(deadly, many, tmp_path):
 
 def test_each_of_several_culprits_is_found_and_nobody_else(deadly, tmp_path, monkeypatch):
     """Among good files, broken ones, and one that does not come back."""
-    monkeypatch.setattr(probe, "PATIENCE", 4)
+    monkeypatch.setattr(probe, "MAX_SECONDS", 4)
     ends = {"a": b"", "b": b"segfault", "c": b"", "d": b"endless", "e": b"exits", "f": b""}
     for name, end in ends.items():
         (tmp_path / f"{name}.jpg").write_bytes(encoded(photo(), "JPEG") + end)
@@ -144,7 +144,7 @@ def test_each_of_several_culprits_is_found_and_nobody_else(deadly, tmp_path, mon
     assert [failure.image for failure in found] == ["b.jpg", "d.jpg", "e.jpg", "line\nbreak.jpg"]
     assert {failure.stage for failure in found} == {"crashed"}
     assert [failure.reason.split(": ")[1] for failure in found] == [
-        "SIGSEGV (signal 11)", "no end after 4 seconds", "it ended with exit code 1", "SIGSEGV (signal 11)",
+        "SIGSEGV (signal 11)", "it did not end within 4 seconds", "it ended with exit code 1", "SIGSEGV (signal 11)",
     ]  # fmt: skip
     assert list(probe.find_crashing([], 10**7)) == []
 

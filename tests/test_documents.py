@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import re
 import tomllib
 
@@ -12,45 +11,121 @@ from PIL import Image as PillowImage
 
 from camcli.cam import METHODS
 from camcli.cli.app import app
-from camcli.config.field import option_name
-from camcli.config.run import RunConfig
+from camcli.cli.command import all_commands
+from camcli.cli.row_stream import FORMATS
+from camcli.config.field import option_fields, option_name
+from camcli.config.run import ROW_FORMATS, RunConfig
 from camcli.config.toml import read_config_file
+from camcli.dream.config import DreamConfig
+from camcli.dream.write import COLUMNS as DREAM_COLUMNS
+from camcli.fit.config import FitConfig
 from camcli.models.request import ModelRequest
 from camcli.output.writers import BOX_COLUMNS, FAILURE_COLUMNS, LABEL_COLUMNS, PREDICTION_COLUMNS
+from camcli.sanity.config import SanityConfig
+from camcli.sanity.write import COLUMNS as SANITY_COLUMNS
+from camcli.sanity.write import VERDICT_COLUMNS
 from tests.conftest import ROOT, SAMPLES
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
+README, USAGE, OUTPUT = PAGES["README.md"], PAGES["usage.md"], PAGES["output.md"]
+
+FIELDS_WORDS = (
+    "linear probe", "frozen backbone", "feature visualization", "activation maximization", "model parameter randomization test",
+    "attribution", "saliency", "faithfulness", "weakly supervised localization", "early stopping", "stratified split",
+    "ground truth", "true label", "resume", "retry", "shard", "worker", "batch", "throughput", "peak memory",
+)  # fmt: skip
+"""What somebody of the field searches for."""
 
 
-def test_every_option_stands_in_the_readme_with_its_default():
-    rows: dict[str, list[str]] = {}
-    for line in README.splitlines():
-        if line.startswith("| `--"):
-            cells = re.findall(r"`([^`]*)`", line)
-            rows.setdefault(cells[0], cells)
-    for field in dataclasses.fields(RunConfig):
-        name = f"--{option_name(field)}"
-        assert name in rows, f"{name} is not in the README's table"
-        if field.metadata["short"]:
-            assert field.metadata["short"] in rows[name], name
-        default = field.default
-        if default not in (None, (), True, False):
-            shown = ", ".join(default) if isinstance(default, tuple) else str(default)
-            assert shown in rows[name], f"the README does not give {name}'s default, {shown}"
-        for choice in field.metadata["choices"]:
-            assert choice in README, f"{choice} of {name}"
+def sections(page):
+    """Heading of level 2 -> its text."""
+    return {part.partition("\n")[0]: part.partition("\n")[2] for part in page.split("\n## ")[1:]}
 
 
-def test_the_readme_names_no_option_that_does_not_exist():
+def options_of(name):
+    """Every option of a command but --help: Typer's parameters, as the command line has them."""
     from typer.main import get_command
 
-    known = {"--help", "--force-reinstall", "--no-deps", "--check", "--version", "--depth"}
-    known |= {"--install-completion", "--show-completion"}
-    for command in get_command(app).commands.values():
-        for parameter in command.params:
+    parameters = get_command(app).commands[name].params
+    return [parameter for parameter in parameters if parameter.param_type_name == "option" and parameter.name != "help"]
+
+
+def table_rows(text):
+    """Option -> the cells of the row that it begins, and every ``word`` in it."""
+    rows = {}
+    for line in text.splitlines():
+        if line.startswith("| `--"):
+            cells = line.strip("| ").split(" | ")
+            rows.update({name: (cells, re.findall(r"`([^`]*)`", line)) for name in re.findall(r"`(-[^`]*)`", cells[0])})
+    return rows
+
+
+@pytest.mark.parametrize("name", [command.name for command in all_commands()])
+def test_every_option_of_every_command_stands_in_usage_with_its_default(name):
+    text = sections(USAGE)[f"camcli {name}"]
+    rows = table_rows(text)
+    shared = {} if rows == {} else table_rows(sections(USAGE)["camcli run"])  # as for camcli run, where the text names the option
+    for parameter in options_of(name):
+        long = next(option for option in parameter.opts if option.startswith("--"))
+        if long not in rows and re.search(rf"`{long}`", text):
+            assert long in shared, f"{name} {long}"
+            continue
+        assert long in rows, f"{name} {long} is in no table of usage.md"
+        cells, words = rows[long]
+        assert set(parameter.opts) <= set(words), f"{name} {long}: {parameter.opts}"
+        default = parameter.default
+        if name != "render" and default not in (None, (), [], True, False) and not callable(default):
+            listed = default if isinstance(default, (list, tuple)) else [default]
+            assert {str(value) for value in listed} <= set(re.findall(r"`([^`]*)`", cells[1])), f"{name} {long}: default {default}"
+
+
+def test_every_choice_of_an_option_is_in_usage():
+    for config in (RunConfig, FitConfig, SanityConfig, DreamConfig):
+        for field in option_fields(config):
+            for choice in field.metadata["choices"]:
+                assert f"`{choice}`" in USAGE, f"{choice} of --{option_name(field)}"
+
+
+def test_the_documents_name_no_option_that_does_not_exist():
+    known = {
+        "--help",
+        "--force-reinstall",
+        "--no-deps",
+        "--check",
+        "--version",
+        "--depth",
+        "--install-completion",
+        "--show-completion",
+    }
+    for command in all_commands():
+        for parameter in options_of(command.name):
             known.update(option for option in (*parameter.opts, *parameter.secondary_opts) if option.startswith("--"))
-    unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - known
-    assert not unknown
+    for name in ("README.md", "usage.md", "output.md", "models.md", "methods.md", "report.md", "scaling.md", "python.md", "fit.md"):
+        unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGES[name])) - known
+        assert not unknown, name
+
+
+def test_the_readme_is_short_and_the_words_of_the_field_are_found():
+    assert len(README.split()) <= 900
+    everything = " ".join(" ".join(text.split()) for text in PAGES.values()).lower()
+    assert [word for word in FIELDS_WORDS if word not in everything] == []
+
+
+def test_every_link_leads_somewhere_and_every_page_is_in_the_index():
+    for name, text in PAGES.items():
+        folder = ROOT if (ROOT / name).exists() else ROOT / "docs"
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            place, _, anchor = target.partition("#")
+            if place.startswith(("http:", "https:")):
+                continue
+            path = (folder / place).resolve() if place else folder / name
+            assert path.exists(), f"{name}: {target}"
+            if anchor and path.suffix == ".md":
+                headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+                assert anchor in slugs, f"{name}: {target}"
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "index.md" or f"({page.name})" in PAGES["index.md"], page.name
 
 
 def test_every_promise_has_its_tests():
@@ -71,18 +146,23 @@ def test_every_promise_has_its_tests():
 
 def test_the_table_of_methods_is_the_registry():
     for method in METHODS.values():
-        assert f"| `{method.name}` | {method.source} | {method.passes} | {method.advice} |" in README
+        assert f"| `{method.name}` | {method.source} | {method.passes} | {method.advice} |" in PAGES["methods.md"]
 
 
-def test_every_command_column_and_exit_code_stands_in_the_readme():
-    from typer.main import get_command
-
-    for name in get_command(app).commands:
-        assert f"camcli {name}" in README, name
+def test_every_column_of_every_table_and_every_exit_code_is_in_output():
     for column in (*PREDICTION_COLUMNS, *LABEL_COLUMNS, *BOX_COLUMNS, *FAILURE_COLUMNS):
-        assert f"`{column}`" in README, column
+        assert f"`{column}`" in OUTPUT, column
+    for column in (*SANITY_COLUMNS, *VERDICT_COLUMNS):
+        assert f"`{column}`" in PAGES["sanity.md"], column
+    for column in DREAM_COLUMNS:
+        assert f"`{column}`" in PAGES["dream.md"], column
+    codes = sections(OUTPUT)["Exit codes"]
     for code in (0, 1, 2, 3, 130, 141, 143):
-        assert re.search(rf"^\| {code}\b|\| {code}, |, {code} \|", README, re.MULTILINE), code
+        assert re.search(rf"^\| {code}\b|\| {code}, |, {code} \|", codes, re.MULTILINE), code
+
+
+def test_every_row_format_is_written():
+    assert tuple(FORMATS) == ROW_FORMATS
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.name)
@@ -122,7 +202,8 @@ def public_functions():
         holders = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_"))]
         for holder in holders:
             for node in holder.body:
-                if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                is_stub = isinstance(node, ast.FunctionDef) and any(ast.unparse(one) == "overload" for one in node.decorator_list)
+                if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not is_stub:
                     yield f"{path.relative_to(ROOT)}:{node.name}", node
 
 

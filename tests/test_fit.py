@@ -259,7 +259,7 @@ def test_a_cut_network_gives_what_its_layer_gives(name, layer, tmp_path):
 
 @pytest.mark.parametrize(("name", "layer", "words"), [
     ("vit_b_32", "encoder.layers.encoder_layer_5", "sequence of tokens"),
-    ("tests.networks:reads_values", "cells", "cannot be cut"),
+    ("tests.networks:reads_values", "cells", "cannot be truncated"),
 ])  # fmt: skip
 def test_what_cannot_be_cut_is_refused(name, layer, words, tmp_path):
     weights = "none" if name == "vit_b_32" else "DEFAULT"

@@ -235,7 +235,7 @@ def test_checkpoints_that_do_not_fit(seven, tmp_path):
     with pytest.raises(WeightsError, match=r"conv1\.weight is 64 x 1 x 7 x 7 there and 64 x 3 x 7 x 7"):
         load("resnet18", path)
     torch.save([1, 2], path)
-    with pytest.raises(WeightsError, match="no tensors"):
+    with pytest.raises(WeightsError, match="no named tensors"):
         load("resnet18", path)
     (tmp_path / "a.pth").write_bytes(b"not a checkpoint at all")
     with pytest.raises(WeightsError, match="not a PyTorch checkpoint"):

@@ -19,7 +19,7 @@ from camcli.network import eager, run_hooked
 from camcli.network.fold import fold_batch_norms
 from camcli.network.hooks import capture_outputs, forward_hooks, forward_pre_hooks, gradients_of, override_output
 from camcli.network.memory import fitting_batch_size
-from camcli.network.partition import split_network
+from camcli.network.partition import partition_network
 from camcli.network.precision import resolve_precision, set_precision
 from camcli.network.prepare import COMPILE_PAYS, Preparation, prepare_network, worth_compiling
 from camcli.network.probe import probe_input, random_direction
@@ -239,7 +239,7 @@ def test_a_network_that_resists_runs_as_it_is(make, layer):
     assert torch.allclose(together, torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 
-SPLIT = {
+PARTITIONED = {
     "resnet18": ["layer4.1.bn2", "layer2", "layer3.0.conv1"],  # out of order, inside a residual block, rewritten in place
     "densenet121": ["features.denseblock3", "features"],  # an in-place ReLU follows
     "googlenet": ["inception4a.branch2", "inception5b"],  # branches that do not follow from each other
@@ -249,26 +249,26 @@ SPLIT = {
 }
 
 
-@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("name", PARTITIONED)
 def test_cutting_the_network_in_two_changes_nothing(name):
-    layers = SPLIT[name]
+    layers = PARTITIONED[name]
     options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
     module = network_of(name, **options)
     inputs = torch.randn(2, 3, 96, 96)
-    split = split_network(module, inputs, layers)
+    partition = partition_network(module, inputs, layers)
     for images in (inputs, inputs.flip(0)):
-        assert_same_explanation(split.run(images), run_hooked(module, images, layers), 1e-5)
+        assert_same_explanation(partition.run(images), run_hooked(module, images, layers), 1e-5)
     assert not any(child._forward_hooks or child._forward_pre_hooks for child in module.modules())
 
 
 def test_what_does_not_follow_from_the_layer_is_left_to_the_trunk():
     """At the last stage of a residual network the head is pooling and one linear layer, whatever order it is recorded in."""
     module = network_of("resnet18")
-    split = split_network(module, torch.randn(1, 3, 64, 64), ["layer4"])
-    operations = [str(node.target) for node in split.head.graph.nodes if node.op == "call_function"]
+    partition = partition_network(module, torch.randn(1, 3, 64, 64), ["layer4"])
+    operations = [str(node.target) for node in partition.head.graph.nodes if node.op == "call_function"]
     assert not [name for name in operations if "conv" in name]
     assert any("linear" in name for name in operations)
-    assert not [node for node in split.trunk.graph.nodes if "linear" in str(node.target)]
+    assert not [node for node in partition.trunk.graph.nodes if "linear" in str(node.target)]
 
 
 def test_a_layer_that_does_not_run_is_said_by_every_way():
@@ -284,7 +284,7 @@ def test_a_layer_that_does_not_run_is_said_by_every_way():
     with pytest.raises(LayerError, match="unused"):
         eager(module).run(torch.randn(1, 3, 8, 8), ["unused"])
     with pytest.raises(ValueError, match="unused"):
-        split_network(module, torch.randn(1, 3, 8, 8), ["unused"])
+        partition_network(module, torch.randn(1, 3, 8, 8), ["unused"])
 
 
 def model_of(module, size=64, classes=20):

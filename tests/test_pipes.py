@@ -94,8 +94,8 @@ def test_paths_outside_the_current_folder_keep_their_whole_path(camcli, imgs, tm
     [
         (("-",), b"", "no image among the paths on stdin"),
         (("-",), b"imgs/a.jpg\0imgs/a.png\0", "add --null"),
-        (("-", "imgs"), b"imgs/a.jpg\n", "stands alone"),
-        (("imgs", "--null"), b"", "--null is about paths on stdin"),
+        (("-", "imgs"), b"imgs/a.jpg\n", "must be the only input"),
+        (("imgs", "--null"), b"", "--null needs paths on stdin"),
         (("imgs", "--csv", "rows.csv"), b"", "--csv 'rows.csv' is not one of -"),
         (("imgs", "--format", "xml"), b"", "csv, jsonl"),
         (("imgs", "--log-file", "no/such/folder.log"), b"", "--log-file no/such/folder.log"),

@@ -27,6 +27,14 @@ OPTIONS = {"model": "tests.networks:brightness", "layer": "cells", "class_": "br
 COMMAND = (*TINY, "--save-maps", "--batch-size", "1")
 
 
+@pytest.fixture
+def imgs(imgs):
+    """Images that are an hour old: of younger ones the journal also records the SHA-256, as long as they are young."""
+    for path in imgs.rglob("*"):
+        os.utime(path, (path.stat().st_mtime - 3600,) * 2)
+    return imgs
+
+
 class StopsAt(SilentRunListener):
     """Sets ``stop`` once ``count`` images are explained; remembers what it received."""
 

@@ -150,7 +150,7 @@ def test_what_cannot_be_joined_is_told_why_and_left_alone(camcli, imgs, tmp_path
         held = camcli("merge", out)
     assert (held.code, "still writing" in held.err) == (3, True)
     shutil.copytree(out / "shard-0-of-3", out / "shard-0-of-4")
-    assert "shards of different runs" in camcli("merge", out).err
+    assert "shards of several runs" in camcli("merge", out).err
     shutil.rmtree(out / "shard-0-of-4")
     assert not (out / "predictions.csv").exists()
     assert camcli("merge", out).code == 0

@@ -94,7 +94,7 @@ def test_what_was_in_the_network_is_dropped_and_done_by_the_next_run(camcli, tmp
     fill_album(tmp_path / "imgs", 4)
     command = ("run", tmp_path / "imgs", "--model", "tests.faults:sluggish", "--layer", "cells", *flags, "--batch-size", 2)
     whole = camcli(*command, "-o", tmp_path / "whole")
-    monkeypatch.setattr(stopping, "PATIENCE", 0.0)
+    monkeypatch.setattr(stopping, "MAX_SECONDS", 0.0)
     passes = []
 
     def stop_at_30(progress, number):
@@ -216,9 +216,9 @@ def test_a_batch_that_takes_a_moment_is_finished(monkeypatch):
     watch = stopping.Watch(stop, heard.append)
     watch.before_pass()
     stop.set()
-    now[0] += 0.9 * stopping.PATIENCE
+    now[0] += 0.9 * stopping.MAX_SECONDS
     watch.before_pass()
-    now[0] += 0.2 * stopping.PATIENCE
+    now[0] += 0.2 * stopping.MAX_SECONDS
     with pytest.raises(stopping.Stopped):
         watch.before_pass()
     assert heard == [1, 2]

@@ -65,7 +65,7 @@ def test_limit_says_what_it_left_and_failures_do_not_count_into_the_rate(camcli,
     for k in range(40):
         (imgs / f"broken-{k}.jpg").write_text("text")
     done = camcli("run", imgs, "-o", tmp_path / "out", *TINY, "--limit", 3)
-    assert "3 of 46 images; --limit left 43." in done.err
+    assert "3 of 46 images; --limit left 43 out." in done.err
     assert "--limit left" not in camcli("run", imgs, "-o", tmp_path / "all", *TINY, "--limit", 46, "--quiet").err
     whole = camcli("run", imgs, "-o", tmp_path / "whole", *TINY)
     explained, seconds, rate = re.search(r"(\d+) images explained in ([\d.]+) s, ([\d.]+) a second", whole.err).groups()

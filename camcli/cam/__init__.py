@@ -1,8 +1,8 @@
-"""Class activation maps from tensors. Knows no paths and no pictures.
+"""Class activation maps and other attribution methods. They compute maps from tensors and know no files.
 
-Two families of methods. A *gradient* method is a small pure function of a layer's activations and gradients: all of them, for
-all layers, are served by one forward pass and one backward pass a target. A *scene* method needs more of the network: further
-forward passes, or gradients elsewhere.
+There are two families of methods. A *gradient* method is a pure function of a layer's activations and gradients: one forward pass,
+and one backward pass for each target, serve all gradient methods and all layers. A *scene* method needs more of the network:
+further forward passes, or gradients of other tensors.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from camcli.registry import Registry
 
 @dataclass(frozen=True)
 class Scene:
-    """A batch in front of a network, for methods that need more than one layer's activations and gradients.
+    """A batch and the network, for methods that need more than one layer's activations and gradients.
 
     ``inputs``: (B, 3, H, W), normalised. ``layer`` with its ``activations`` (B, C, h, w). ``logits``: (B, K). ``targets``:
-    (B, T) class indices. ``chunk``: how many images to send through the network at once. Nothing carries a gradient.
+    (B, T) class indices. ``chunk``: maximum batch size of further passes. No tensor carries a gradient.
     """
 
     module: nn.Module
@@ -41,16 +41,16 @@ SceneMethod = Callable[[Scene], Tensor]
 """A scene -> maps (B, T, h, w), raw."""
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""logits (B, K) and target classes (B,) -> what is differentiated, (B,)."""
+"""logits (B, K) and target classes (B,) -> scores (B,), which are differentiated."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to compute a map, with what ``camcli methods`` tells of it: a function of one of the two families.
+    """An attribution method: a function of one of the two families, and what ``camcli methods`` prints about it.
 
-    ``score``: what a gradient method differentiates. ``layer_independent``: the map does not depend on the layer. ``one_by_one``:
-    it sends many variants of an image through the network and gains nothing from several images at once. ``check``: raises
-    LayerError where the method does not apply; called with (module, layer, one image) before any work.
+    ``score``: the value that a gradient method differentiates. ``layer_independent``: the map does not depend on the layer.
+    ``one_by_one``: the method runs many variants of each image, so batches of images do not make it faster. ``check``: called with
+    (module, layer, one image) before the first image; raises LayerError if the method does not apply.
     """
 
     name: str
@@ -73,7 +73,7 @@ METHODS: Registry[Method] = Registry(
 
 
 def target_logit(logits: Tensor, targets: Tensor) -> Tensor:
-    """The logit of each image's target class: (B, K) and (B,) -> (B,). What every method explains unless it says otherwise."""
+    """The logit of each image's target class: (B, K) and (B,) -> (B,). The score of every method that names no other."""
     return logits.gather(1, targets[:, None])[:, 0]
 
 

@@ -1,4 +1,4 @@
-"""Methods for Vision Transformers, from the attention matrices themselves."""
+"""Attribution methods for Vision Transformers, computed from the attention matrices."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from camcli.records import Layer
 
 @contextmanager
 def recorded_attention() -> Iterator[list[Tensor]]:
-    """A list that every scaled dot-product attention inside appends its matrix to, (B, heads, N, N), rows summing to one.
+    """Inside, every scaled dot-product attention appends its matrix (B, heads, N, N) to a list; its rows sum to one.
 
-    torchvision's and timm's transformers call one function of PyTorch for it. That is exchanged for the same computation,
-    written out; PyTorch's fast path for whole attention blocks, which would bypass it, is off meanwhile.
+    torchvision's and timm's transformers call one function of PyTorch for it. It is replaced by the same computation in Python;
+    PyTorch's fast path for whole attention blocks, which would bypass it, is off.
     """
     matrices: list[Tensor] = []
     original = functional.scaled_dot_product_attention

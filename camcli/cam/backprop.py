@@ -1,4 +1,4 @@
-"""Methods that follow gradients down to the input, or through every bias on the way."""
+"""Attribution methods that use gradients for the input, and for the biases of every layer."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _OTHERS = frozenset(
      functional.selu, functional.mish, functional.softplus, functional.prelu, functional.rrelu}
 )  # fmt: skip
 _INSANE = (
-    "guided backpropagation acts as an edge detector: its pictures hardly change when the weights are randomized "
-    "(Adebayo et al. 2018). Do not take them for an explanation. To measure it on your network and images: camcli sanity"
+    "guided backpropagation acts as an edge detector: its maps hardly change when the weights are randomized "
+    "(Adebayo et al. 2018). Do not read them as an explanation. To measure this for your network and images: camcli sanity"
 )
 
 
@@ -44,7 +44,7 @@ class _KeepPositive(torch.autograd.Function):
 
 
 class _GuidedRelus(TorchFunctionMode):
-    """Behind every ReLU and ReLU6, as module or function, only positive gradients pass (Springenberg et al. 2014)."""
+    """Only positive gradients pass back through ReLU and ReLU6, as module or function (Springenberg et al. 2014)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,9 +63,9 @@ class _GuidedRelus(TorchFunctionMode):
 
 
 def require_relus(module: nn.Module, layer: Layer, image: Tensor) -> None:
-    """Raise LayerError unless all activation functions that run on ``image`` (1, 3, H, W) are ReLU or ReLU6.
+    """Raise LayerError unless all activation functions that run for ``image`` (1, 3, H, W) are ReLU or ReLU6.
 
-    The rule of guided backpropagation is about what a ReLU lets through; other functions have no such rule.
+    Guided backpropagation is defined only for them.
     """
     with eval_frozen(module), torch.no_grad(), _GuidedRelus() as mode:
         module(image)
@@ -75,7 +75,7 @@ def require_relus(module: nn.Module, layer: Layer, image: Tensor) -> None:
 
 
 def _guided_gradients(scene: Scene) -> Iterator[Tensor]:
-    """Of each target's logit, for the input: T times (B, 3, H, W)."""
+    """The guided gradient of each target's logit for the input: T times (B, 3, H, W)."""
     for position in range(scene.targets.shape[1]):
         inputs = scene.inputs.clone().requires_grad_()
         with torch.enable_grad(), _GuidedRelus():
@@ -146,9 +146,9 @@ def full_grad(scene: Scene) -> Tensor:
 
 
 def full_gradients(module: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Input times its gradient (B, 3, H, W), and bias times its gradient of every layer that adds one.
+    """Input times its gradient (B, 3, H, W), and bias times its gradient for every layer with a bias.
 
-    The latter are (B, C, h, w) of convolutions and batch normalisations, and (B, all) of linear layers.
+    The latter are (B, C, h, w) for convolutions and batch normalisations, and (B, all) for linear layers.
 
     Together they sum to the target's logit in a network of ReLUs (Srinivas and Fleuret 2019, proposition 1). A batch
     normalisation's bias is the implicit one, beta - mu * gamma / sigma.
@@ -179,7 +179,7 @@ def _bias(module: nn.Module) -> Tensor | None:
 
 
 def _scaled(part: Tensor) -> Tensor:
-    """Absolute values of each image scaled to [0, 1] over all channels and cells, as the authors' code does."""
+    """Absolute values, for each image scaled to [0, 1] over all channels and cells, as in the authors' code."""
     size = full_precision(part).abs()
     low, high = size.amin(dim=(1, 2, 3), keepdim=True), size.amax(dim=(1, 2, 3), keepdim=True)
     return torch.where(high > low, (size - low) / torch.where(high > low, high - low, 1.0), 0.0)

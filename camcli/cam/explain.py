@@ -1,4 +1,4 @@
-"""One forward pass, many explanations: every target, layer and method of a batch."""
+"""Explain a batch: heatmaps for every target, layer and method from one forward pass."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from camcli.network.hooks import eval_frozen, forward_hooks, forward_pre_hooks, 
 from camcli.records import Layer
 
 ChooseTargets = Callable[[Tensor], Tensor]
-"""logits (B, K) -> class indices (B, T), int64: which classes of each image to explain."""
+"""logits (B, K) -> class indices (B, T), int64: the classes to explain for each image."""
 
 LAYER_INDEPENDENT = "input"
-"""The layer's name in results of methods that do not depend on a layer."""
+"""The layer name in results of methods that do not depend on the layer."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How maps are computed beyond their method.
+    """How maps are computed, apart from their method.
 
-    ``smooth``, ``noise``, ``augment``: averaging, see ``variations``. ``counterfactual``: gradients negated, what speaks against
-    the class (Selvaraju et al. 2017). ``fuse``: ``max`` or ``mean`` over layers, or None. ``chunk``: images at once
-    where a method needs many passes. ``binary``: one logit stands for two classes, its negative for the first. ``before_pass``:
-    called before each pass through the network, forward or backward; what it raises ends the explanation.
+    ``smooth``, ``noise``, ``augment``: averaging, see ``variations``. ``counterfactual``: negate the gradients, to show evidence
+    against the class (Selvaraju et al. 2017). ``fuse``: ``max`` or ``mean`` over layers, or None. ``chunk``: maximum batch size
+    of a method that needs many passes. ``binary``: the only logit is that of the second class, its negative that of the first.
+    ``before_pass``: called before each forward or backward pass through the network; an exception in it ends the explanation.
     """
 
     smooth: int = 0
@@ -46,10 +46,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was found for a batch of B images and T targets each.
+    """The result for a batch of B images with T targets each.
 
-    ``logits``: (B, K) float32 (float64 for a network of that). ``targets``: (B, T) int64 class indices. ``maps``: (layer,
-    method) -> (B, T, h, w), of the same type, raw; h and w are the layer's own. All without gradient, on the inputs' device.
+    ``logits``: (B, K) float32 (float64 for a network in float64). ``targets``: (B, T) int64 class indices. ``maps``: (layer,
+    method) -> (B, T, h, w), raw, of the logits' type, with the layer's height and width. All are without gradient and on the
+    inputs' device.
     """
 
     logits: Tensor
@@ -65,16 +66,16 @@ def explain_batch(
     choose: ChooseTargets,
     options: Options | None = None,
 ) -> Explanation:
-    """Heatmaps of ``inputs`` (B, 3, H, W), normalised, for the classes that ``choose`` picks from the logits.
+    """Heatmaps of normalised ``inputs`` (B, 3, H, W) for the classes that ``choose`` picks from the logits.
 
-    ``network``: prepared, or a module, which is run as it is.
+    ``network``: a prepared network, or a module, which is run as it is.
 
-    The score explained is the logit (Selvaraju et al. 2017, section 3), not the probability, whose gradient vanishes where
-    the softmax saturates. One forward pass serves every gradient method, one backward pass through what follows the first layer
-    serves every layer and method of a target. Images do not influence each other. The module is as it was afterwards: mode,
-    ``requires_grad`` flags, hooks; no ``.grad`` is written.
+    The score is the logit (Selvaraju et al. 2017, section 3), not the probability, whose gradient vanishes where the softmax
+    saturates. One forward pass serves all gradient methods; for each target, one backward pass down to the first layer serves all
+    layers and gradient methods. Images do not influence each other. Afterwards the module's mode, ``requires_grad`` flags and hooks
+    are as before; no ``.grad`` is written.
 
-    Raises LayerError when a layer does not run, the logits do not depend on it, or a method cannot be negated; ConfigError for an
+    Raises LayerError if a layer does not run, the logits do not depend on it, or a method cannot be negated; ConfigError for an
     unknown method.
     """
     options = options or Options()
@@ -93,7 +94,7 @@ def explain_batch(
 def _averaged(
     network: Network, inputs: Tensor, layers: Sequence[Layer], methods: Sequence[Method], choose: ChooseTargets, options: Options
 ) -> Explanation:
-    """The mean over varied copies of the images; the classes are those of the images themselves."""
+    """The mean of the maps of varied images; the classes are chosen from the original images."""
     options.before_pass()
     with torch.no_grad():
         logits = _logits(network.run(network.cast_inputs(inputs), ()), options)
@@ -110,14 +111,14 @@ def _averaged(
 
 
 def check_options(methods: Sequence[Method], options: Options) -> None:
-    """Raise LayerError for a method that an option does not allow."""
+    """Raise LayerError for a method that cannot be combined with an option."""
     stuck = [method.name for method in methods if method.gradient is None]
     if options.counterfactual and stuck:
         raise LayerError(f"--counterfactual negates gradients; method {stuck[0]} has none to negate.")
 
 
 def result_layers(layers: Sequence[str], method: str, fuse: str | None) -> list[str]:
-    """The names of layers under which the maps of ``method`` come, for the layers asked for."""
+    """The layer names in the results of ``method`` for the chosen ``layers``."""
     if METHODS[method].layer_independent:
         return [LAYER_INDEPENDENT]
     return [f"fuse-{fuse}"] if fuse and len(layers) > 1 else list(layers)
@@ -159,12 +160,12 @@ def _gradient_maps(
     methods: Sequence[Method],
     options: Options,
 ) -> dict[tuple[str, str], Tensor]:
-    """The maps of all gradient methods: one backward pass for each target and each kind of score."""
+    """The maps of all gradient methods, from one backward pass for each target and each kind of score."""
     scores = list(dict.fromkeys(method.score for method in methods if method.gradient is not None and method.score is not None))
     steps = [(score, position) for score in scores for position in range(targets.shape[1])]
     found: dict[tuple[str, str], list[Tensor]] = {}
     for step, (score, position) in enumerate(steps):
-        # the sum over images separates: image i's score depends on image i alone
+        # the gradient of the sum is that of each image: the score of image i depends on image i alone
         options.before_pass()
         total = score(logits, targets[:, position]).sum()
         gradients = gradients_of(-total if options.counterfactual else total, tapped, keep_graph=step + 1 < len(steps))
@@ -178,7 +179,7 @@ def _gradient_maps(
 
 @contextmanager
 def _two_classes(module: nn.Module, wanted: bool) -> Iterator[None]:
-    """Inside, a module of one logit z returns the two logits -z and z, if that is ``wanted``."""
+    """Inside, if ``wanted``, a module with one logit z returns two logits, -z and z."""
 
     def both(_module: nn.Module, _inputs: object, output: object) -> Tensor:
         return torch.cat([-logits_of(output), logits_of(output)], dim=1)
@@ -189,7 +190,7 @@ def _two_classes(module: nn.Module, wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def _announced(module: nn.Module, before_pass: Callable[[], None]) -> Iterator[None]:
-    """Inside, ``before_pass`` is called before each forward pass of ``module``, whichever method sends it there."""
+    """Inside, ``before_pass`` is called before each forward pass of ``module``."""
     with forward_pre_hooks([(module, lambda _module, _inputs: before_pass())]):
         yield
 
@@ -207,5 +208,5 @@ def _fused(explanation: Explanation, layers: Sequence[Layer], methods: Sequence[
 
 
 def top_classes(logits: Tensor, count: int) -> Tensor:
-    """The ``count`` classes with the highest logits, best first, the lower index first among equals. (B, K) -> (B, count)."""
+    """The ``count`` classes with the highest logits, best first; equal logits by index. (B, K) -> (B, count)."""
     return torch.sort(logits, dim=1, descending=True, stable=True).indices[:, :count]

@@ -1,7 +1,7 @@
 """Methods that need a layer's activations and the gradient of a score with respect to them.
 
-Each is one function: activations A and gradients dy/dA, both (B, C, h, w), in; raw maps (B, h, w) out, of any scale. The
-maps of a batch must not depend on each other.
+Each is one function: from activations A and gradients dy/dA, both (B, C, h, w), to raw maps (B, h, w) of any scale. The maps of a
+batch must not depend on each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from camcli.records import Layer
 
 FINER_REFERENCES = 3
 FINER_STRENGTH = 0.6
-"""How many similar classes Finer-CAM compares with, and how strongly: the paper's n and gamma."""
+"""The number of similar classes with which Finer-CAM compares, and the weight of the comparison: the paper's n and gamma."""
 
 
 @gradient_method(
@@ -32,8 +32,8 @@ def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 def require_linear_head(module: nn.Module, layer: Layer, image: Tensor) -> None:
     """Raise LayerError unless the logits are an average over ``layer``'s cells and one linear layer.
 
-    Then, and only then, the gradient is the same in every cell and for every image. Compared for ``image`` (1, 3, H, W) at
-    several strengths, its negative among them, in a random direction of the logits.
+    Then, and only then, the gradient is the same in every cell and for every image. It is compared for ``image`` (1, 3, H, W) times
+    several factors, some of them negative, in a random direction of the logits.
     """
     with eval_frozen(module), capture_outputs(module, [layer.name]) as outputs, torch.enable_grad():
         logits = logits_of(module(torch.cat([strength * image for strength in (1, -1, 0, 30, -30)])))
@@ -42,15 +42,15 @@ def require_linear_head(module: nn.Module, layer: Layer, image: Tensor) -> None:
     first = cells[:1, :, :1, :1]
     if not torch.allclose(cells, first.expand_as(cells), rtol=1e-3, atol=1e-6 * float(first.abs().max())):
         raise LayerError(
-            f"method cam needs a network in which average pooling and one linear layer follow the chosen layer; behind "
-            f"{layer.name!r} there is more. Choose the layer that is pooled, or method gradcam, which equals cam there."
+            f"method cam needs a network in which average pooling and one linear layer follow the chosen layer; more than "
+            f"that follows {layer.name!r}. Choose the layer that is pooled, or method gradcam, which equals cam there."
         )
 
 
 @gradient_method(
     "cam",
     source="Zhou et al. 2016, eq. 2",
-    advice="exact where average pooling and one linear layer end the network; refused elsewhere",
+    advice="exact if the network ends with average pooling and one linear layer; refused otherwise",
     check=require_linear_head,
 )
 def cam(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
 @gradient_method(
     "hirescam",
     source="Draelos and Carin 2020",
-    advice="where the evidence itself lies; adds up to the logit before pooling",
+    advice="exactly where the evidence is; adds up to the logit before pooling",
 )
 def hires_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """Gradient times activation, summed over channels (Draelos and Carin 2020), signed. (B, C, h, w) x2 -> (B, h, w)."""
@@ -99,7 +99,7 @@ def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 @gradient_method(
-    "eigencam", source="Muhammad and Yeasin 2020", advice="what stands out to the network; does not depend on the class"
+    "eigencam", source="Muhammad and Yeasin 2020", advice="the most salient features of the network; does not depend on the class"
 )
 def eigen_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """First principal component of the activations over cells (Muhammad and Yeasin 2020), signed. (B, C, h, w) x2 -> (B, h, w)."""
@@ -113,9 +113,9 @@ def eigen_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 def finer_score(logits: Tensor, targets: Tensor) -> Tensor:
-    """The target's logit less gamma times the mean logit of its most similar classes (Zhang et al. 2025).
+    """The target's logit minus gamma times the mean logit of its most similar classes (Zhang et al. 2025).
 
-    Similar are the FINER_REFERENCES classes whose logits are nearest to the target's. (B, K) and (B,) -> (B,).
+    Those are the FINER_REFERENCES classes whose logits are nearest to the target's. (B, K) and (B,) -> (B,).
     """
     own = target_logit(logits, targets)
     distance = (logits.detach() - own.detach()[:, None]).abs().scatter(1, targets[:, None], float("inf"))
@@ -138,26 +138,26 @@ def finer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 def _weighted(weights: Tensor, activations: Tensor) -> Tensor:
-    """The channels of ``activations`` (B, C, h, w) added up with ``weights`` (B, C): maps (B, h, w), as one product of matrices."""
+    """The channels of ``activations`` (B, C, h, w) summed with ``weights`` (B, C), by one matrix product: maps (B, h, w)."""
     return torch.einsum("bc,bchw->bhw", weights, activations)
 
 
 def _ratio(upper: Tensor, lower: Tensor) -> Tensor:
-    """``upper / lower``, and 0 where ``lower`` is 0: no epsilon, which would be seen in maps of small scale."""
+    """``upper / lower``, and 0 where ``lower`` is 0. An epsilon would be visible in maps of small scale."""
     return torch.where(lower == 0, torch.zeros_like(upper), upper / torch.where(lower == 0, torch.ones_like(lower), lower))
 
 
 def _principal_map(features: Tensor) -> Tensor:
     """Cells projected on the first principal axis of the channels, the larger extreme positive. (B, C, h, w) -> (B, h, w).
 
-    An axis has no sign: without a rule half of the maps would be negatives. Images that are not finite give NaN.
+    The sign of an axis is arbitrary: without a rule half of the maps would be inverted. Images that are not finite give NaN.
     """
     batch, channels, height, width = features.shape
     cells = features.flatten(2).transpose(1, 2).double()
     finite = cells.isfinite().all(dim=2).all(dim=1)
     cells = torch.where(finite[:, None, None], cells, 0.0)
     cells = cells - cells.mean(dim=1, keepdim=True)
-    # the scale is kept out of the squares, so that small maps do not vanish
+    # scaled before squaring, so that small values do not underflow
     scale = cells.abs().amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(cells.dtype).tiny)
     unit = cells / scale
     if channels <= height * width:

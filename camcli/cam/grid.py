@@ -1,4 +1,4 @@
-"""A layer's output as a spatial tensor (B, C, h, w), whatever the network keeps it in."""
+"""A layer's output as a spatial tensor (B, C, h, w), from any layout."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from camcli.records import Grid
 
 
 def to_spatial(tensor: Tensor, grid: Grid) -> Tensor:
-    """``tensor`` as (B, C, h, w), a view where that is possible.
+    """``tensor`` as (B, C, h, w), a view if possible.
 
-    ``nchw`` stays, ``nhwc`` is permuted, ``tokens`` (B, prefix + h * w, C) lose the prefix (class and register tokens) and are
-    laid out row by row, as every Vision Transformer flattens its patches.
+    ``nchw`` is unchanged and ``nhwc`` is permuted. From ``tokens`` (B, prefix + h * w, C) the prefix (class and register tokens) is
+    removed, and the rest is arranged row by row, as Vision Transformers flatten their patches.
     """
     if grid.kind == "nchw":
         return tensor
@@ -23,7 +23,7 @@ def to_spatial(tensor: Tensor, grid: Grid) -> Tensor:
 
 
 def from_spatial(spatial: Tensor, output: Tensor, grid: Grid) -> Tensor:
-    """The inverse of ``to_spatial``: (B, C, h, w) in the layout of ``output``, whose prefix tokens are kept."""
+    """The inverse of ``to_spatial``: (B, C, h, w) in the layout of ``output``, with the prefix tokens of ``output``."""
     if grid.kind == "nchw":
         return spatial.to(output.dtype)
     if grid.kind == "nhwc":

@@ -1,4 +1,4 @@
-"""Methods that change something and look at the logits again: no gradients, many forward passes, in chunks."""
+"""Perturbation methods: they change the image or a layer and compare the logits. No gradients, many forward passes, in chunks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from camcli.records import Grid
     source="Wang et al. 2020, algorithm 1",
     passes="1 a channel",
     one_by_one=True,
-    advice="gradient-free: what remains visible when a channel is the mask",
+    advice="gradient-free: weights each channel by the logit of the image masked with it",
 )
 def score_cam(scene: Scene) -> Tensor:
-    """Channels weighted by the softmax over channels of the target's logit when the channel masks the image, ReLU.
+    """Channels weighted by a softmax over the target's logits for the image masked with each channel, then ReLU.
 
-    The mask is the channel, scaled to [0, 1] and enlarged bilinearly (Wang et al. 2020). A channel that is constant
-    masks everything. All targets share the passes. Scene of (B, 3, H, W) -> (B, T, h, w).
+    The mask is the channel, scaled to [0, 1] and enlarged bilinearly (Wang et al. 2020). A constant channel masks the whole
+    image. All targets share the passes. Scene of (B, 3, H, W) -> (B, T, h, w).
     """
     size = scene.inputs.shape[2:]
     maps: list[Tensor] = []
@@ -35,7 +35,7 @@ def score_cam(scene: Scene) -> Tensor:
         low, high = large.amin(dim=(2, 3), keepdim=True), large.amax(dim=(2, 3), keepdim=True)
         spread = high - low
         masks = torch.where(spread > 0, (large - low) / torch.where(spread > 0, spread, 1.0), 0.0)
-        # constant channels mask alike: one pass serves them all
+        # all constant channels give the same masked image: one pass serves them
         varied = (spread[:, 0, 0, 0] > 0).nonzero()[:, 0]
         flat = _logits(scene, torch.zeros_like(scene.inputs[i : i + 1]))
         logits = flat.expand(len(channels), -1).clone()
@@ -51,18 +51,18 @@ def score_cam(scene: Scene) -> Tensor:
     source="Desai and Ramaswamy 2020",
     passes="1 a channel",
     one_by_one=True,
-    advice="gradient-free: how far the logit falls without a channel",
+    advice="gradient-free: weights each channel by the drop of the logit without it",
 )
 def ablation_cam(scene: Scene) -> Tensor:
     """Channels weighted by the relative drop of the logit when the channel is set to zero, then ReLU.
 
     The drop is divided by the logit's absolute value, the paper's slope (Desai and Ramaswamy 2020) where the logit is
-    positive; dividing by a negative one would turn the map's meaning round. Scene of (B, 3, H, W) -> (B, T, h, w).
+    positive; dividing by a negative logit would invert the map. Scene of (B, 3, H, W) -> (B, T, h, w).
     """
     maps: list[Tensor] = []
     for i in range(len(scene.inputs)):
         activations = scene.activations[i]
-        alive = activations.flatten(1).any(dim=1).nonzero()[:, 0]  # a channel of zeros is ablated already
+        alive = activations.flatten(1).any(dim=1).nonzero()[:, 0]  # ablating a channel of zeros changes nothing
         targets = scene.targets[i]
         drops = activations.new_zeros((len(activations), len(targets)))
         for part in torch.split(alive, scene.chunk):

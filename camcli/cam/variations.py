@@ -1,4 +1,4 @@
-"""Averages over varied inputs: noise (SmoothGrad), mirror images and scales. And one map out of several layers."""
+"""Averages over varied inputs: noise (SmoothGrad), mirror images and scales; and one map from several layers."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor
 from torch.nn import functional
 
 SCALES = (0.9, 1.0, 1.1)
-"""Of ``--augment``: each with and without mirroring, six passes in all."""
+"""Scales of ``--augment``: each with and without mirroring, six passes in all."""
 
 NOISE_SEED = 0
 
 
 @dataclass(frozen=True)
 class Variation:
-    """A varied input and the way back. ``inputs``: (B, 3, H, W). ``undo``: maps (N, h, w) -> maps on the original's grid."""
+    """A varied input (B, 3, H, W), and ``undo``, which moves its maps (N, h, w) back to the original's grid."""
 
     inputs: Tensor
     undo: Callable[[Tensor], Tensor]
 
 
 def variations(inputs: Tensor, smooth: int, noise: float, augment: bool) -> Iterator[Variation]:
-    """The varied forms of ``inputs`` (B, 3, H, W) over which maps are averaged; ``inputs`` itself where nothing is asked.
+    """The variations of ``inputs`` (B, 3, H, W) over which maps are averaged; ``inputs`` itself without ``smooth`` and ``augment``.
 
-    ``smooth``: that many copies with Gaussian noise, its deviation ``noise`` times the range of each image's values (Smilkov et
-    al. 2017). The noise is the same for every image, so that the place in a batch does not matter. ``augment``: mirrored or
-    not, at each of SCALES about the centre.
+    ``smooth``: the number of copies with Gaussian noise; its standard deviation is ``noise`` times the range of each image's values
+    (Smilkov et al. 2017). The noise is the same for every image, so the place in a batch does not matter. ``augment``: each copy at
+    each of SCALES about the centre, mirrored and not.
     """
     for noisy in _noisy(inputs, smooth, noise):
         if not augment:
@@ -42,9 +42,9 @@ def variations(inputs: Tensor, smooth: int, noise: float, augment: bool) -> Iter
 
 
 def fuse_maps(maps: Sequence[Tensor], how: str) -> Tensor:
-    """One map out of several layers': each divided by its peak, enlarged to the largest grid, then ``max`` or ``mean``.
+    """One map from those of several layers: each divided by its peak, enlarged to the largest grid, then ``max`` or ``mean``.
 
-    Each (B, T, h, w), of different h and w. A map that points nowhere adds nothing.
+    Each is (B, T, h, w), with its own h and w. A map without positive values contributes zeros.
     """
     size = max((values.shape[2:] for values in maps), key=lambda shape: shape[0] * shape[1])
     large = []
@@ -68,7 +68,7 @@ def _noisy(inputs: Tensor, count: int, level: float) -> Iterator[Tensor]:
 
 
 def _zoomed(images: Tensor, scale: float) -> Tensor:
-    """Enlarged by ``scale`` about the centre, at the same size; what lies outside repeats the edge."""
+    """``images`` enlarged by ``scale`` about the centre, at the same size; the edge pixels are repeated outside."""
     theta = torch.tensor([[1 / scale, 0.0, 0.0], [0.0, 1 / scale, 0.0]], device=images.device, dtype=images.dtype)
     grid = functional.affine_grid(theta.expand(len(images), -1, -1), list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -1,4 +1,4 @@
-"""The Typer application, and the one place where errors become exit codes."""
+"""The Typer application, and the only place where errors become exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from camcli import __version__
 from camcli.cli.command import all_commands
-from camcli.cli.console import Console, abandon_stdout, hold_standard_streams
+from camcli.cli.console import Console, abandon_stdout, secure_standard_streams
 from camcli.cli.help import HelpedCommand, HelpedGroup
 from camcli.cli.signals import SIGNALS, Interrupted
 from camcli.errors import CamcliError, RunError, first_line
@@ -51,8 +51,8 @@ for _command in all_commands():
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line, ``sys.argv`` unless ``arguments`` are given, and end the process (SystemExit)."""
-    hold_standard_streams()
+    """Run the command line and end the process with SystemExit. ``arguments``: None for those of ``sys.argv``."""
+    secure_standard_streams()
     Console.close_log()
     SIGNALS.install()
     try:
@@ -63,30 +63,30 @@ def main(arguments: list[str] | None = None) -> None:
         _end_interrupted(interruption.number)
     except OSError as error:
         abandon_stdout()
-        if error.errno == errno.EPIPE:  # the reader has what it wanted
+        if error.errno == errno.EPIPE:  # stdout was closed early, as ``head`` does
             _leave(0)
         place = f"{escape_name(os.fsdecode(error.filename))}: " if error.filename is not None else "cannot write the output: "
         _end(RunError(f"{place}{error.strerror or error}."))
     except MemoryError:
         _end(RunError("out of memory. Try a smaller --batch-size or fewer --workers."))
     except Exception as error:
-        if hasattr(error, "format_message"):  # Typer's and Click's own errors, which have no common base that is public
+        if hasattr(error, "format_message"):  # errors of Typer and Click have no public base class
             _end_wrong_usage(error)
         if SIGNALS.raised and SIGNALS.number is not None:
             _end_interrupted(SIGNALS.number)
         known = explain_import_error(error)
         if known is None:
             _show_traceback()
-            known = RunError("this is a defect of camcli; please report it with the lines above.")
+            known = RunError("this is a bug in camcli; please report it with the lines above.")
         _end(known)
     finally:
         SIGNALS.ignore()
 
 
 def explain_import_error(error: BaseException) -> CamcliError | None:
-    """What to do about installations that do not work, and too little memory or threads; None for any other error."""
+    """An error with advice for a broken installation, or too little memory or threads; None for any other error."""
     text = str(error)
-    if "can't allocate memory" in text:  # PyTorch's words for a CPU that has none left
+    if "can't allocate memory" in text:  # PyTorch's message on a CPU
         return RunError("out of memory. Try a smaller --batch-size, fewer --workers, or a smaller model.")
     if "can't start new thread" in text:
         return RunError("the system allows this process no more threads (ulimit -u, pids.max). Try --workers 1 --threads 1.")
@@ -94,7 +94,7 @@ def explain_import_error(error: BaseException) -> CamcliError | None:
         return RunError(f"{first_line(error, with_type=False)} Try --device cpu or a smaller model.")
     if "failed to map segment" in text:
         reason = first_line(error, with_type=False)
-        return RunError(f"this process may take too little memory to load its libraries (ulimit -v): {reason}.")
+        return RunError(f"the memory limit of this process is too low to load its libraries (ulimit -v): {reason}.")
     if "libGL" in text or "libgthread" in text:
         return RunError(
             f"OpenCV cannot be loaded ({text}). Install the system library (Debian, Ubuntu: apt-get install libgl1 "
@@ -102,14 +102,14 @@ def explain_import_error(error: BaseException) -> CamcliError | None:
         )
     if "torchvision::nms" in text:
         return RunError(
-            "torch and torchvision do not belong together (operator torchvision::nms does not exist). "
-            "Install both from one place: pip install --force-reinstall torch torchvision"
+            "the versions of torch and torchvision do not match (operator torchvision::nms does not exist). "
+            "Install both from the same source: pip install --force-reinstall torch torchvision"
         )
     return None
 
 
 def _show_traceback() -> None:
-    """What the author of a defect needs, on stderr and in the log."""
+    """Print the traceback of a bug to stderr and to the log."""
     lines = traceback.format_exc().splitlines()
     print("\n".join(lines), file=sys.stderr)
     for line in lines:
@@ -117,7 +117,7 @@ def _show_traceback() -> None:
 
 
 def _end_wrong_usage(error: Any) -> None:
-    """Say what Typer found wrong with the command line, below one line of usage."""
+    """Print Typer's error message for the command line below one line of usage, and end."""
     context = getattr(error, "ctx", None)
     message = error.format_message()
     if context is not None and message:

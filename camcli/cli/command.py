@@ -1,4 +1,4 @@
-"""The table of commands: each module in ``camcli.cli.commands`` registers its own, nothing else has to be told."""
+"""The table of commands. Each module in ``camcli.cli.commands`` registers its own commands; there is no other list of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ SECTIONS = ("Heatmaps", "Models, layers, classes, methods", "Finished runs", "Tr
 """The sections of ``camcli --help``, in their order."""
 
 CommandFunction = Callable[..., None]
-"""What Typer makes a command of: its parameters are the options, its docstring is the help."""
+"""A function that Typer turns into a command: its parameters are the options, its docstring is the help."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the command line. ``section``: the one of ``SECTIONS`` that ``camcli --help`` lists it in."""
+    """A command of the command line. ``section``: the one of ``SECTIONS`` in which ``camcli --help`` lists it."""
 
     name: str
     section: str
@@ -29,7 +29,7 @@ _REGISTERED: dict[str, Command] = {}
 
 
 def command(name: str, section: str) -> Callable[[CommandFunction], CommandFunction]:
-    """A decorator that registers a function as the command ``name``. Raises ValueError for a name that is taken, or no section."""
+    """A decorator that registers a function as the command ``name``. Raises ValueError for a taken name or an unknown section."""
     if section not in SECTIONS:
         raise ValueError(f"{section!r} is not one of {SECTIONS}")
 
@@ -43,7 +43,7 @@ def command(name: str, section: str) -> Callable[[CommandFunction], CommandFunct
 
 
 def all_commands() -> list[Command]:
-    """Every command, section by section and by name."""
+    """All commands, sorted by section and name."""
     for module in pkgutil.iter_modules(commands.__path__, f"{commands.__name__}."):
         importlib.import_module(module.name)
     return sorted(_REGISTERED.values(), key=lambda found: (SECTIONS.index(found.section), found.name))

@@ -38,7 +38,7 @@ def _one_of(choices: Sequence[str]) -> Completion:
 
 
 def models(context: typer.Context, incomplete: str) -> list[str]:
-    """The names that the model sources propose; of a source with a prefix the prefix alone until it has been typed."""
+    """The names that the model sources propose. A source with a prefix proposes only the prefix until it has been typed."""
     found: set[str] = set()
     for source in all_sources():
         if source.prefix and not incomplete.startswith(source.prefix):

@@ -1,4 +1,4 @@
-"""What is said on stderr, and tables on stdout: for people on a terminal, for programs in a pipe."""
+"""Messages on stderr and tables on stdout, formatted for a terminal or a pipe."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-def hold_standard_streams() -> None:
-    """Make the three standard streams usable whatever the caller did to them.
+def secure_standard_streams() -> None:
+    """Make the three standard streams usable, also if the caller has closed them.
 
-    A closed one is opened on the null device, or the next file that is opened would take its number and receive what
-    libraries print. What an output encoding cannot say is escaped, and on stderr all control characters are.
+    A closed stream is opened on the null device; otherwise the next opened file gets its number and receives what libraries print.
+    Characters that the encoding of a stream does not have are escaped, and on stderr all control characters too.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -43,14 +43,14 @@ def hold_standard_streams() -> None:
 
 @contextlib.contextmanager
 def stdout_for_data(*, quiet: bool = False) -> Iterator[BinaryIO]:
-    """Inside, stdout belongs to the stream that is given; what others print (downloads, a user's factory) goes to stderr.
+    """Context in which only the yielded stream writes to stdout. What others print (downloads, a user's factory) goes to stderr.
 
-    With ``quiet`` it goes nowhere, as everything does that C libraries print.
+    With ``quiet`` their output is dropped. What C libraries print to stdout is always dropped.
     """
     with contextlib.ExitStack() as stack:
         data: BinaryIO = sys.stdout.buffer if hasattr(sys.stdout, "buffer") else io.BytesIO()
         nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a stdout that is no file has no number
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout may not be a file
             number = sys.stdout.fileno()
             sys.stdout.flush()
             kept = os.dup(number)
@@ -63,18 +63,18 @@ def stdout_for_data(*, quiet: bool = False) -> Iterator[BinaryIO]:
 
 
 def abandon_stdout() -> None:
-    """Send what is still to be flushed to stdout nowhere: its reader has left, or its disk is full."""
+    """Drop what is still to be written to stdout, because it is closed or its disk is full."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Console:
-    """Speech on stderr, and into the log where there is one. ``quiet`` leaves only errors on stderr.
+    """Writes messages to stderr, and to the log file if there is one. ``quiet``: only errors go to stderr.
 
-    Each message is a line: control characters in it, line breaks among them, are escaped, whoever made them. A stderr or a log
-    that cannot be written stops nothing.
+    Each message is one line: all control characters in it are escaped, including line breaks. A stderr or log file that cannot be
+    written is ignored.
     """
 
-    _log_file: TextIO | None = None  # the process has one, as it has one stderr
+    _log_file: TextIO | None = None  # one for the process, like stderr
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._bars: list[tqdm] = []
@@ -83,24 +83,24 @@ class Console:
 
     @classmethod
     def open_log(cls, path: str) -> None:
-        """Append what is said from now on to the file at ``path``. Raises ConfigError."""
+        """Append all messages from now on to the file at ``path``. Raises ConfigError if it cannot be opened."""
         try:
             cls._log_file = os.fdopen(open_log_file(path), "a", encoding="utf-8", errors="backslashreplace", buffering=1)
         except OSError as error:
             raise ConfigError(
-                f"--log-file {escape_name(path)}: {error.strerror}. Name a file in a folder that is there and writable."
+                f"--log-file {escape_name(path)}: {error.strerror}. Name a file in a folder that exists and is writable."
             ) from error
 
     @classmethod
     def close_log(cls) -> None:
-        """Keep no log any more."""
+        """Close the log file."""
         if cls._log_file is not None:
             with contextlib.suppress(OSError, ValueError):
                 cls._log_file.close()
             cls._log_file = None
 
     def info(self, text: str) -> None:
-        """A line for those who watch; above the progress bar while there is one."""
+        """Print a message, above the progress bar if there is one."""
         self.log(text)
         if self.quiet:
             return
@@ -109,10 +109,10 @@ class Console:
         else:
             self._print(text)
 
-    def promise(self, doing: str) -> Callable[[int], None]:
-        """What says at once, when a signal of that number arrives, that the command is ``doing`` something before it ends.
+    def interrupt_message(self, doing: str) -> Callable[[int], None]:
+        """A function to call when a signal arrives, with its number. It prints what the command is ``doing`` before it ends.
 
-        It writes past all buffers: the signal may have come in the middle of another line.
+        It writes without a buffer, because the signal may arrive while another line is written.
         """
 
         def answer(number: int) -> None:
@@ -124,18 +124,18 @@ class Console:
         return (lambda _: None) if self.quiet else answer
 
     def warn(self, text: str) -> None:
-        """A line about something the user should know."""
+        """Print a note about something that the user should know."""
         self.log(f"note: {text}")
         if not self.quiet:
             self._print(text, self._colored("camcli: note: ", "33"))
 
     def error(self, text: str) -> None:
-        """A line about what failed; said even when quiet."""
+        """Print an error, also with ``quiet``."""
         self.log(text)
         self._print(text, self._colored("camcli: ", "31"))
 
     def log(self, text: str) -> None:
-        """A line for the log alone."""
+        """Write a line to the log file only."""
         if self._log_file is not None:
             now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
             try:
@@ -145,16 +145,16 @@ class Console:
 
     @contextlib.contextmanager
     def bar(self, total: int | None = None, unit: str = "img") -> Iterator[Callable[..., None]]:
-        """What tells how far it is, as ``tell(done, of, note)``: a bar on stderr while a person watches, else nothing.
+        """Context manager: a function ``move(done, of, note)`` for a progress bar on stderr; it does nothing without a terminal.
 
-        Where ``total`` is not known yet, the bar comes with the first word.
+        ``total``: show the bar at once; None shows it with the first call.
         """
         if self.quiet or not self.on_terminal:
             yield lambda _done, _of, _note="": None
             return
         from tqdm import tqdm
 
-        def tell(done: int, of: int, note: str = "") -> None:
+        def move(done: int, of: int, note: str = "") -> None:
             if not self._bars:
                 self._bars.append(tqdm(total=of, unit=unit, dynamic_ncols=True, file=raw_stderr(), smoothing=0.1))
             bar = self._bars[-1]
@@ -165,9 +165,9 @@ class Console:
             bar.update(done - bar.n)
 
         if total is not None:
-            tell(0, total)
+            move(0, total)
         try:
-            yield tell
+            yield move
         finally:
             while self._bars:
                 self._bars.pop().close()
@@ -183,10 +183,10 @@ class Console:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """A table on stdout: drawn on a terminal; tab-separated lines with a header, unpadded, anywhere else.
+    """Print a table on stdout: formatted on a terminal, otherwise as tab-separated lines with a header.
 
-    ``right``: columns of numbers. Names are written as ``records.escape_name`` writes them, so that none can draw on the terminal.
-    A reader that leaves early is no error.
+    ``right``: columns that are right-aligned. Cells are escaped by ``records.escape_name``, so that no name can control the
+    terminal. A stdout that is closed early is no error.
     """
     try:
         columns, right = [escape_text(column) for column in columns], [escape_text(column) for column in right]
@@ -211,7 +211,7 @@ def _draw_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Se
 
     lines = [[escape_name(cell) for cell in row] for row in rows]
     widths = column_widths(columns, lines, right, RichConsole().width)
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))  # and a space between
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))  # Rich adds a space between columns
     for column, width in zip(columns, widths, strict=False):
         table.add_column(
             Text(folded_name(column, width)), justify="right" if column in right else "left", overflow="fold", width=width
@@ -220,7 +220,7 @@ def _draw_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Se
         table.add_row(*map(Text, line[: len(widths)]))
     console = RichConsole(
         width=max(RichConsole().width, sum(widths) + GAP * (len(widths) - 1))
-    )  # a wider one is the terminal's to break
+    )  # the terminal breaks lines that are too wide
     console.print(table)
     if len(widths) < len(columns):
         console.print(f"Left out, for lack of room: {', '.join(columns[len(widths) :])}.", style="dim", highlight=False)

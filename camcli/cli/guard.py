@@ -1,4 +1,4 @@
-"""The gate before the terminal: whatever is printed on stderr, by whomever, has its control characters escaped."""
+"""Escaping the control characters in everything that is printed on stderr, including what libraries print."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any, TextIO, cast
 from camcli.records import escape_text
 
 MOST_CHARACTERS = 4000
-"""Of one message: a longer one, of a name of a megabyte say, loses its middle."""
+"""Maximum length of a message. The middle of a longer one is cut out, such as that of a name of a megabyte."""
 
 _BAR = re.compile(r"\n*(\x1b\[A)+")
-"""What tqdm writes to go back to the line of its bar."""
+"""What tqdm writes to return to the line of its bar."""
 
 
 class Guarded:
-    """A text stream that passes on to ``raw`` what is written, line by line as it is, with other control characters escaped.
+    """A text stream that writes to ``raw`` and escapes all control characters except newlines and tabs.
 
-    Only a carriage return at the beginning of a piece, and going up by lines, are passed on as they are: progress bars of
-    libraries consist of them, and they can only overwrite lines. ``raw`` is for those who write nothing that a stranger made.
+    A carriage return at the beginning of a piece, and sequences that move up by lines, are not escaped: progress bars of
+    libraries need them, and they can only overwrite lines. Use ``raw`` directly only for text that contains no names from
+    outside.
     """
 
     def __init__(self, raw: TextIO) -> None:
@@ -30,7 +31,7 @@ class Guarded:
         return getattr(self.raw, name)
 
     def write(self, text: str) -> int:
-        """Write ``text``; how many characters it had."""
+        """Write ``text`` and return its length."""
         if not _BAR.fullmatch(text):
             start = "\r" if text.startswith("\r") else ""
             safe = start + escape_text(text[len(start) :], keep="\n\t")
@@ -46,20 +47,20 @@ class Guarded:
 
 
 def guarded(stream: TextIO) -> TextIO:
-    """``stream`` behind the gate; itself where it is that already."""
+    """``stream`` as a Guarded stream; unchanged if it already is one."""
     return stream if isinstance(stream, Guarded) else cast(TextIO, Guarded(stream))
 
 
 def raw_stderr() -> TextIO:
-    """What lies behind the gate of stderr: for colours, bars, and text that has been made ``safe_line``."""
+    """The stderr without escaping, for colours, bars, and text from ``safe_line``."""
     stream: Any = sys.stderr
     return stream.raw if isinstance(stream, Guarded) else stream
 
 
 def safe_line(text: str) -> str:
-    r"""``text`` on one line of any terminal: control characters as ``\xNN``, the middle of a very long one left out.
+    r"""``text`` as one line for any terminal: control characters become ``\xNN``, and the middle of a very long text is left out.
 
-    Backslashes stay, for names in it have been written by ``records.escape_name``.
+    Backslashes are kept, because names in the text are already escaped by ``records.escape_name``.
     """
     if len(text) > MOST_CHARACTERS:
         half = MOST_CHARACTERS // 2

@@ -1,4 +1,4 @@
-"""Pages of ``--help``: plain text that is whole at any width, with the options that are needed most at the top."""
+"""The pages of ``--help``: plain text without cut names at any width, with the most common options first."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 COMMON = ("model", "layer", "method", "topk", "class", "output", "batch-size", "device")
-"""Options, by long name, that every page shows first and in this order."""
+"""Long names of the options that every page shows first, in this order."""
 
 COMMON_PANEL = "Common"
-"""The heading above them."""
+"""The heading of the common options."""
 
 _MARKUP = re.compile(r"\[/?dim\]")
 _TYPE, _BRACES, _DEFAULT = re.compile(r" <.*>$"), re.compile(r"\{(\w+)\}"), re.compile(r"\[default: \((.*)\)\]")
@@ -21,13 +21,13 @@ an option its range, which the sentence says in words."""
 
 
 class HelpedCommand(TyperCommand):
-    """A command whose help has a section for each panel of options. No name of an option is ever cut."""
+    """A command whose help has a section for each panel of options. Names of options are never cut."""
 
     def __init__(self, *arguments: Any, help: str | None = None, **options: Any) -> None:
         super().__init__(*arguments, help=help and _MARKUP.sub("", help), **options)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the sections: arguments, common options, the other panels in their order, what has no panel."""
+        """Write the sections: arguments, common options, the other panels in their order, options without a panel."""
         panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], COMMON_PANEL: []}
         rest: list[tuple[str, str]] = []
         for parameter in sorted(self.get_params(ctx), key=_place):
@@ -47,16 +47,16 @@ class HelpedCommand(TyperCommand):
         return [_BRACES.sub(r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        """The first sentence of the help, whole: the list of commands breaks lines where it must."""
+        """The first sentence of the help, without cutting it; the list of commands wraps it."""
         text = " ".join((self.help or "").split("\n\n")[0].split())
         return re.split(r"(?<=:) |(?<=\.) (?=[A-Z])", text)[0].rstrip(":.") + "."
 
 
 class HelpedGroup(TyperGroup):
-    """The program's help: its commands in the sections that they were registered for."""
+    """The help of the program, with the commands in their sections."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write a section for each panel of commands, in the order in which they were added."""
+        """Write a section for each panel of commands, in the order in which the commands were added."""
         panels: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
             found: Any = self.get_command(ctx, name)
@@ -67,7 +67,7 @@ class HelpedGroup(TyperGroup):
 
 
 def _place(parameter: Any) -> int:
-    """Common options come in the order of COMMON, all others as they are."""
+    """The sort key of an option: common options in the order of COMMON, all others unchanged after them."""
     return next((place for place, name in enumerate(COMMON) if f"--{name}" in parameter.opts), len(COMMON))
 
 

@@ -9,7 +9,7 @@ from camcli.cli.console import Console
 from camcli.records import Failure, escape_name
 
 _SHOWN_FAILURES = 5
-"""Failures that are printed where a file lists them all."""
+"""Maximum number of failures that are printed if a file lists all of them."""
 
 
 class ConsoleListener:

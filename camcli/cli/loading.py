@@ -1,4 +1,4 @@
-"""What takes long before the first image is named while it is loaded."""
+"""A message while PyTorch and a model are loaded, which takes seconds."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from camcli.config.run import RunConfig
 from camcli.records import escape_name
 
 _LONG = 0.3
-"""Seconds after which a person wonders whether anything happens."""
+"""Seconds after which the message is printed."""
 
 
 @contextlib.contextmanager
 def loading(console: Console, model: str = "", weights: str | None = RunConfig.weights) -> Iterator[None]:
-    """Inside, PyTorch and ``model``, if there is one, are loaded: said once it has taken 0.3 s, so before PyTorch is there."""
+    """Context in which PyTorch and ``model``, if not empty, are loaded. After 0.3 seconds a message says so."""
     chosen = "" if weights in (None, RunConfig.weights) else f" with weights {escape_name(str(weights))}"
     words = f"Loading PyTorch and {escape_name(model)}{chosen}." if model else "Loading PyTorch."
     timer = threading.Timer(_LONG, console.info, (words,))
     timer.daemon = True
-    with contextlib.suppress(RuntimeError):  # no thread to be had: then it is not said
+    with contextlib.suppress(RuntimeError):  # without a thread there is no message
         timer.start()
     try:
         yield
     finally:
         timer.cancel()
         if timer.ident is not None:
-            timer.join()  # no word may come after those that follow
+            timer.join()  # the message must not appear after later ones

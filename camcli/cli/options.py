@@ -1,4 +1,4 @@
-"""RunConfig as options of a Typer command, and the values a user gave back into a RunConfig."""
+"""Turning a dataclass of options into parameters of a Typer command, and the given values into a RunConfig."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": float}
 
 
 def config_parameters(only: Collection[str] | None = None, config: Any = RunConfig) -> list[inspect.Parameter]:
-    """A keyword parameter for each field of ``config``, or for those whose options are ``only``, annotated as Typer wants it.
+    """A keyword parameter with Typer annotations for each field of ``config``, or for the options named in ``only``.
 
     ``config``: RunConfig, or another dataclass whose fields ``camcli.config.field.option`` has made.
     """
@@ -31,7 +31,7 @@ def config_parameters(only: Collection[str] | None = None, config: Any = RunConf
 
 
 def options_of(names: Collection[str]) -> list[str]:
-    """The names of the fields of RunConfig whose options are ``names``."""
+    """The names of the fields of RunConfig with the options ``names``."""
     return [field.name for field in option_fields(RunConfig) if option_name(field) in names]
 
 
@@ -44,7 +44,7 @@ def _typer_default(field: dataclasses.Field[Any]) -> Any:
 def _annotation(field: dataclasses.Field[Any]) -> Any:
     name, meta, kind = option_name(field), field.metadata, str(field.type)
     flags = [f"--{name}"]
-    if kind == "bool":  # both ways, so that the command line can undo what a TOML file says
+    if kind == "bool":  # both flags, so that the command line can undo a TOML file
         flags = [f"--{name}/--no-{name}"]
     flags += [f"--{alias}" for alias in meta["aliases"]]
     if meta["short"]:
@@ -78,9 +78,9 @@ def _number_or(word: str) -> Callable[[str], int | None]:
 
 
 MODEL_ARGUMENT = typer.Argument(
-    metavar="MODEL", help="A name as camcli run --model takes it.", show_default=RunConfig.model, autocompletion=models
+    metavar="MODEL", help="Model, as for camcli run --model.", show_default=RunConfig.model, autocompletion=models
 )
-"""The model of a command that needs no images; ``MODEL_OPTION`` says the same in the way of camcli run."""
+"""The model as an argument, for commands without images. ``MODEL_OPTION`` is the same as an option, as in camcli run."""
 
 MODEL_OPTION = typer.Option(
     "--model",
@@ -93,33 +93,33 @@ MODEL_OPTION = typer.Option(
 
 
 def named_model(argument: str | None, option: str | None) -> str:
-    """The model that ``MODEL_ARGUMENT`` or ``MODEL_OPTION`` names, by default that of camcli run. Raises ConfigError for two."""
+    """The model from ``MODEL_ARGUMENT`` or ``MODEL_OPTION``, else the default. Raises ConfigError for two different models."""
     if argument is not None and option is not None and argument != option:
         raise ConfigError(f"MODEL {argument!r} and --model {option!r} are two models; name one.")
     return argument or option or RunConfig.model
 
 
 def take_parameters(function: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:
-    """``function`` itself, which Typer now sees with ``parameters``."""
+    """``function``, with ``parameters`` as its signature for Typer."""
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return function
 
 
 def _given(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of ``values`` that stand on the command line."""
+    """The ``values`` that are given on the command line."""
     sources = {name: context.get_parameter_source(name) for name in values}
-    # by name: Typer carries its own copy of Click's enum
+    # compare names: Typer has its own copy of Click's enum
     return {name: values[name] for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
 
 
 def given_options(context: typer.Context, values: Mapping[str, Any]) -> set[str]:
-    """The names of those of ``values`` that stand on the command line."""
+    """The names of the ``values`` that are given on the command line."""
     return set(_given(context, values))
 
 
 def changed_settings(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that stand on the command line, by name. Raises ConfigError for a value outside its limits."""
+    """The options given on the command line: name -> value. Raises ConfigError for a value outside its limits."""
     given = _given(context, values)
     fields = [field for field in option_fields(RunConfig) if field.name in given]
     for field in fields:
@@ -128,7 +128,7 @@ def changed_settings(context: typer.Context, values: Mapping[str, Any]) -> dict[
 
 
 def gathered_config(context: typer.Context, config_file: str | None, values: Mapping[str, Any]) -> RunConfig:
-    """The defaults, over them the TOML file, over it what stands on the command line. Raises ConfigError."""
+    """The config from the command line, else from the TOML file ``config_file``, else the defaults. Raises ConfigError."""
     merged = read_config_file(config_file) if config_file is not None else {}
     for name, value in _given(context, values).items():
         merged[name] = tuple(value) if isinstance(value, list) else value

@@ -1,11 +1,12 @@
-"""Rows on stdout while a run goes on: CSV as in the table, or a JSON object a line."""
+"""Writing rows to stdout during a run, as CSV or as one JSON object a line."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO, get_type_hints
 
 from camcli.errors import RunError
@@ -13,44 +14,47 @@ from camcli.output.writers import BOX_COLUMNS, csv_line, prediction_line
 from camcli.records import Outcome, Row, Success, unescape_name
 
 
+@dataclass(frozen=True, slots=True)
+class RowFormat:
+    """A row format on stdout. ``first_line``: (columns) -> what comes before all rows. ``lines``: (columns, rows of an image as
+    they are in the table, CSV) -> what is written for them.
+    """
+
+    first_line: Callable[[Sequence[str]], bytes]
+    lines: Callable[[Sequence[str], bytes], bytes]
+
+
 class RowStream:
-    """The rows of a run on their way to ``stream``, in ``format`` (csv or jsonl); each image is written and flushed at once.
+    """Writes the rows of a run to ``stream`` in ``format`` (csv or jsonl), and flushes them after each image.
 
-    ``columns``: those of the table.
-
-    ``abandoned``: the reader has left; what comes afterwards is dropped. JSON has escapes of its own, so its names are exact, its
-    numbers are numbers, and what is not finite is null.
+    ``columns``: the columns of the table. ``closed``: whether the reader has closed the stream; further rows are dropped. In
+    JSON, names are exact because JSON has its own escapes, numbers are numbers, and a number that is not finite is null.
     """
 
     def __init__(self, stream: BinaryIO, format: str, columns: Sequence[str]) -> None:
-        self.abandoned = False
-        self._stream, self._format = stream, format
+        self.closed = False
+        self._stream, self._format = stream, FORMATS[format]
         self._columns = columns
-        if format == "csv":
-            self._write(csv_line(tuple(columns)))
+        self._write(self._format.first_line(columns))
 
     def add_table(self, rows: bytes) -> None:
-        """Rows of an image as they stand in the table, from an earlier run. Raises RunError."""
-        if self._format == "csv":
-            self._write(rows)
-        else:
-            texts = csv.reader(rows.decode("utf-8").splitlines())
-            self._write(b"".join(_json_line(zip(self._columns, map(unescape_name, cells), strict=True)) for cells in texts))
+        """Write rows of an image from an earlier run, given as bytes of the table. Raises RunError if they cannot be written."""
+        self._write(self._format.lines(self._columns, rows))
 
     def add(self, outcome: Outcome) -> None:
-        """The rows of an image that has just been finished; of a failure there are none. Raises RunError."""
+        """Write the rows of an image that has just been finished; a failure has none. Raises RunError if they cannot be written."""
         if isinstance(outcome, Success):
             self.add_table(b"".join(prediction_line(row) for row in outcome.rows))
 
     def _write(self, data: bytes) -> None:
-        if self.abandoned:
+        if self.closed:
             return
         try:
             while data:
                 data = data[self._stream.write(data) :]
             self._stream.flush()
         except BrokenPipeError:
-            self.abandoned = True
+            self.closed = True
         except OSError as error:
             raise RunError(f"cannot write the rows to stdout: {error.strerror or error}.") from error
 
@@ -75,3 +79,15 @@ def _json_value(column: str, text: str) -> Any:
     if column == "correct":
         return text == "yes" if text else None
     return text
+
+
+def _json_lines(columns: Sequence[str], rows: bytes) -> bytes:
+    texts = csv.reader(rows.decode("utf-8").splitlines())
+    return b"".join(_json_line(zip(columns, map(unescape_name, cells), strict=True)) for cells in texts)
+
+
+FORMATS: dict[str, RowFormat] = {
+    "csv": RowFormat(lambda columns: csv_line(tuple(columns)), lambda _columns, rows: rows),
+    "jsonl": RowFormat(lambda _columns: b"", _json_lines),
+}
+"""The formats that ``--format`` takes; ``config.run.ROW_FORMATS`` has their names."""

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first one lets a run finish what is in flight, the second one ends at once."""
+"""SIGINT and SIGTERM: the first one lets a run finish the images in progress, the second one ends the process at once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 BROKEN_PIPE = 141
-"""Exit code of a command whose stdout was closed before it was done: 128 and the number of SIGPIPE."""
+"""Exit code of a command whose stdout was closed before it was done: 128 plus the number of SIGPIPE."""
 
 
 class Interrupted(BaseException):
-    """A signal arrived where nothing needs to be finished."""
+    """A signal arrived while nothing needed to be finished."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -22,33 +22,33 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """What arrived. ``stop`` is set by the first signal while a run is in ``deferred``; anywhere else it raises Interrupted."""
+    """Handles signals. In ``deferred`` the first signal sets the event ``stop``; anywhere else it raises Interrupted."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.number: int | None = None
         self.raised = False
-        """Whether Interrupted was: an error that follows is what somebody made of it, an import that lost its half, say."""
+        """Whether Interrupted was raised. A later error may be a consequence of it, such as an import that was cut off."""
         self._deferring = False
         self._answer: Callable[[int], None] = lambda _: None
 
     def install(self) -> None:
-        """Listen, in the main thread."""
+        """Install the handlers; only in the main thread."""
         self.number, self.raised, self._deferring = None, False, False
         self.stop.clear()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._arrived)
 
     def ignore(self) -> None:
-        """Hear nothing any more: the exit code is decided, and the interpreter takes a second to be torn down."""
+        """Ignore further signals: the exit code is decided, and the interpreter takes a second to end."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 
     @contextmanager
     def deferred(self, answer: Callable[[int], None] = lambda _: None) -> Iterator[threading.Event]:
-        """Inside, and after it unless an error has ended it, the first signal only sets the event.
+        """Context in which the first signal only sets the yielded event. It stays so afterwards unless an error ends the context.
 
-        ``answer`` is called with its number, between any two steps of the program: it must not take a lock, nor use a buffer.
+        ``answer`` is called with the number of the signal, at any point of the program: it must not use a lock or a buffer.
         """
         self._deferring, self._answer = True, answer
         try:
@@ -69,4 +69,4 @@ class Signals:
 
 
 SIGNALS = Signals()
-"""The process's own: signals belong to a process, not to a run."""
+"""The one instance of the process, because signals belong to a process and not to a run."""

@@ -1,4 +1,4 @@
-"""C libraries kept from writing to the terminal."""
+"""Keeping C libraries from writing to the terminal."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from camcli.cli.guard import guarded
 
 @contextlib.contextmanager
 def silent_c_libraries() -> Iterator[None]:
-    """Keep libjpeg and other C code from writing to the terminal: they print to file descriptor 2 what our tables say better.
+    """Context in which libjpeg and other C libraries cannot write to file descriptor 2. The tables contain the same errors.
 
-    Python's own ``sys.stderr`` goes on writing to where it did.
+    Python's ``sys.stderr`` still writes to the same place as before.
     """
     try:
         number = sys.stderr.fileno()

@@ -1,4 +1,4 @@
-"""What ``camcli run`` says before, during and after: the model, failures, totals, where the time went."""
+"""The messages of ``camcli run`` at its end: totals, failures, the time of each stage, the report."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def summarize(summary: RunSummary, console: Console) -> None:
-    """Say what a run did."""
+    """Print the summary of a run."""
     counts, seconds = summary.counts, summary.seconds
-    rate = f", {counts.explained / seconds:.1f} a second with loading" if seconds > 0 and counts.explained else ""
+    rate = f", {counts.explained / seconds:.1f} a second including loading" if seconds > 0 and counts.explained else ""
     console.info(f"{count_words(counts.explained, 'image')} explained in {seconds:.1f} s{rate}.")
     common = sorted(counts.top_classes.items(), key=lambda item: (-item[1], item[0]))[:5]
     if common:
@@ -34,8 +34,8 @@ def summarize(summary: RunSummary, console: Console) -> None:
         console.info(f"{count_words(counts.nonfinite_maps, 'map')} not finite and not painted: {why}; see the column status.")
     if summary.new_failures:
         console.error(failed_words(summary.new_failures, summary.folder))
-    if told := summary.failed - summary.new_failures:
-        console.info(failed_before_words(told, summary.folder))
+    if reported := summary.failed - summary.new_failures:
+        console.info(failed_before_words(reported, summary.folder))
     console.info(f"Overlays in {escape_name(summary.overlays)}, table in {escape_name(summary.predictions)}.")
 
 
@@ -50,7 +50,7 @@ _STAGE_WORDS = {
 
 
 def tell_stages(timer: StageTimer, seconds: float, console: Console) -> None:
-    """Say where the time went, and what kept the run waiting."""
+    """Print how long each stage took, and what kept the run waiting."""
     console.info(f"Where the {seconds:.1f} seconds went:")
     for stage, taken in timer.in_turn(seconds).items():
         console.info(f"  {_STAGE_WORDS.get(stage, stage):22}{taken:9.1f}")
@@ -63,25 +63,27 @@ def tell_stages(timer: StageTimer, seconds: float, console: Console) -> None:
 
 
 def tell_report(report: Report, place: str, console: Console) -> None:
-    """Say where the report is, what went into it, and what is not as it should be."""
+    """Print where the report is, what it contains, and which overlays or rows are damaged."""
     if report.page is None:
-        console.error("interrupted before the report was written; camcli report goes on from here.")
+        console.error("interrupted before the report was written; to write it, run camcli report.")
         return
     page = escape_name(os.path.join(place, REPORT_PAGE))
     console.info(f"Report of {count_words(report.images, 'image')} in {page}; {count_words(report.thumbnails, 'new thumbnail')}.")
     if report.pictureless:
         overlays = count_words(report.pictureless, "overlay")
-        console.warn(f"{overlays} missing or damaged, or too large for a thumbnail; camcli verify says which are damaged.")
+        console.warn(f"{overlays} missing, damaged or too large for a thumbnail; to find the damaged ones, run camcli verify.")
     if report.damaged:
-        console.warn(f"the rows of {count_words(report.damaged, 'image')} are damaged and left out; see camcli verify.")
+        console.warn(
+            f"the rows of {count_words(report.damaged, 'image')} are damaged and left out; check the folder with camcli verify."
+        )
 
 
 def failed_words(failed: int, output: str) -> str:
-    """How many images failed, and where it says why."""
+    """A sentence: how many images failed, and which file says why."""
     return f"{count_words(failed, 'image')} could not be explained; see {escape_name(os.path.join(output, 'failures.csv'))}."
 
 
 def failed_before_words(failed: int, output: str) -> str:
-    """How many images failed in earlier runs, which have told it."""
+    """A sentence: how many images failed in earlier runs, which have reported them."""
     where = escape_name(os.path.join(output, FAILURES))
-    return f"{count_words(failed, 'image')} failed before; see {where}. To try again: --retry-failed."
+    return f"{count_words(failed, 'image')} failed before; see {where}. To retry them: --retry-failed."

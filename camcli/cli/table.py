@@ -1,4 +1,4 @@
-"""How wide the columns of a drawn table are: the first column, which names the row, is never broken, nor is a number."""
+"""The widths of the columns of a table on a terminal. The first column, which names the row, and numbers are never wrapped."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Collection, Sequence
 from rich.cells import cell_len
 
 GAP = 2
-"""Characters between two columns."""
+"""Number of characters between two columns."""
 
 _LEAST = 10
-"""A column of text is folded to no less than this."""
+"""Minimum width of a wrapped column of text."""
 
 _ALWAYS = 2
-"""The first columns, which are never left out."""
+"""Number of columns that are never left out."""
 
 
 def column_widths(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str], room: int) -> list[int]:
-    """Characters for each of the first columns, those that fit into ``room``; the last ones are left out where it must be.
+    """The width in characters of each column that fits into ``room``; the last columns are left out if they do not fit.
 
-    Columns of text are folded first, the widest before the others. The first two are always there: where they take more than
-    ``room``, whole, so that the terminal breaks the line. ``right``: columns of numbers.
+    Columns of text are wrapped first, beginning with the widest. The first two columns are never left out: if they take more than
+    ``room``, they keep their full width and the terminal breaks the line. ``right``: columns of numbers.
     """
     cells = [[cell_len(row[place]) for row in rows] for place in range(len(columns))]
     whole = [max([cell_len(name), *lengths]) for name, lengths in zip(columns, cells, strict=True)]
@@ -42,7 +42,7 @@ def column_widths(columns: Sequence[str], rows: Sequence[Sequence[str]], right: 
 
 
 def folded_name(name: str, width: int) -> str:
-    """A column's name in lines, broken behind ``_`` where it is wider than ``width`` and that is enough."""
+    """The name of a column, wrapped after each ``_`` if it is wider than ``width`` and fits that way."""
     parts = name.replace("_", "_\n").split("\n")
     return "\n".join(parts) if len(name) > width >= max(map(len, parts)) else name
 

@@ -1,1 +1,1 @@
-"""From a name to a classifier that is ready to run, with its preprocessing, its class names and its layers."""
+"""Load a classifier by name: ready to run, with its preprocessing, class names and layers."""

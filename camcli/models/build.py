@@ -1,4 +1,4 @@
-"""What the model sources share: an architecture filled with a checkpoint's weights, or with random ones."""
+"""Shared by the model sources: an architecture with a checkpoint's weights or with random ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from camcli.models.request import CHECKPOINT_SUFFIXES, ModelRequest
 from camcli.records import LoadedModel, Preprocess
 
 RANDOM_SEED = 0
-"""Of the weights of ``--weights none``: two runs see the same network."""
+"""Random seed of ``--weights none``: every run gets the same network."""
 
 
 def with_weights(
@@ -34,7 +34,7 @@ def with_weights(
             module = build()
             _draw_zero_layers(module)
         labels = default_labels(class_count(module))
-        note = "the weights are random: the heatmaps show how the network is wired, not what it has learned."
+        note = "the weights are random: the heatmaps show the architecture's influence, not what the network has learned."
         return LoadedModel(request.name, module, preprocess, labels, f"random, seed {RANDOM_SEED}", (note,))
     if not request.checkpoint:
         raise unknown_weights(request, known_weights)
@@ -44,14 +44,16 @@ def with_weights(
 
 
 def _draw_zero_layers(module: nn.Module) -> None:
-    """Random weights where an architecture starts at zero (the head of a Vision Transformer): zero logits depend on nothing."""
+    """Random weights for layers that an architecture initializes to zero (the head of a Vision Transformer): its logits would not
+    depend on the image.
+    """
     for child in module.modules():
         if isinstance(child, (nn.Linear, nn.Conv2d)) and not child.weight.any():
             nn.init.trunc_normal_(child.weight, std=0.02)
 
 
 def class_count(module: nn.Module) -> int:
-    """How many classes a module's head has, from the last matrix of its parameters or its ``num_classes``."""
+    """The number of classes of a module: its ``num_classes``, else the outputs of its last linear layer or convolution."""
     declared = getattr(module, "num_classes", None)
     if isinstance(declared, int) and declared > 0:
         return declared
@@ -63,7 +65,7 @@ def class_count(module: nn.Module) -> int:
 
 
 def unknown_weights(request: ModelRequest, known: tuple[str, ...]) -> WeightsError:
-    """What to say about ``--weights`` that are neither ``known`` names nor a file."""
+    """The error for ``--weights`` that are neither one of the ``known`` names nor a file."""
     looks_like_file = os.sep in request.weights or os.path.splitext(request.weights)[1] in CHECKPOINT_SUFFIXES
     if looks_like_file:
         return WeightsError(f"--weights: there is no file {request.weights!r}.")
@@ -74,7 +76,7 @@ def unknown_weights(request: ModelRequest, known: tuple[str, ...]) -> WeightsErr
 
 
 def as_module(built: Any) -> nn.Module:
-    """``built`` itself. Raises ModelError when it is no module."""
+    """``built``. Raises ModelError if it is not a module."""
     if not isinstance(built, nn.Module):
         raise ModelError(f"a model must be a torch.nn.Module, not {type(built).__name__}.")
     return built

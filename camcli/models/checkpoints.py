@@ -1,4 +1,4 @@
-"""Weights from a user's file: read without running code, fitted into an architecture whatever the size of its head."""
+"""Weights from a user's file: read without running its code, and loaded into an architecture with a head of any size."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from camcli.records import escape_name
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
 _PREFIXES = ("module.", "model.", "_orig_mod.", "net.")
 _TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")
-"""Auxiliary heads of GoogLeNet and Inception, which take no part in the prediction."""
+"""Auxiliary heads of GoogLeNet and Inception, which the prediction does not use."""
 
 
 def read_checkpoint(path: str) -> dict[str, Tensor]:
-    """A dictionary name -> tensor from a ``.pt``, ``.pth`` or ``.safetensors`` file, out of a ``state_dict`` wrapper where there
-    is one.
+    """name -> tensor of any shape, from a ``.pt``, ``.pth`` or ``.safetensors`` file; the tensors may be inside a ``state_dict``
+    entry.
 
-    Pickles are read with ``weights_only=True``, so no code of the file runs. Raises WeightsError for files that need it, that
-    are damaged, or that hold no tensors.
+    Pickles are read with ``weights_only=True``, so no code of the file runs. Raises WeightsError for a file that would have to run
+    code, is damaged, or has no tensors.
     """
     loaded = _read_safetensors(path) if path.lower().endswith(".safetensors") else _read_pickle(path)
     tensors = _tensors(loaded)
     if not tensors:
-        raise WeightsError(f"{escape_name(path)} holds no tensors by name: save model.state_dict() into it.")
+        raise WeightsError(f"{escape_name(path)} has no named tensors: save model.state_dict() into it.")
     _refuse_odd(tensors, path)
     return tensors
 
@@ -52,14 +52,13 @@ def _read_pickle(path: str) -> Any:
     _refuse_damaged_archive(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickles and TorchScript: what does not load is said below
+            warnings.simplefilter("ignore")  # about unusual pickles and TorchScript; the errors below say what is wrong
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle makes the reader raise whatever its opcodes lead to
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):  # as PyTorch says it: a function or class
+    except Exception as error:  # a damaged pickle can raise anything
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):  # PyTorch's word for a function or class
             raise WeightsError(
-                f"{escape_name(path)} holds more than tensors, and loading it would run code from the file, which "
-                "camcli does not do. "
-                "Save the weights alone: torch.save(model.state_dict(), FILE), or as safetensors."
+                f"{escape_name(path)} contains more than tensors: loading it would run code from the file, which camcli never "
+                "does. Save only the weights: torch.save(model.state_dict(), FILE), or as safetensors."
             ) from error
         raise WeightsError(f"{escape_name(path)} is not a PyTorch checkpoint: {_what_it_is(path)}.") from error
 
@@ -67,11 +66,10 @@ def _read_pickle(path: str) -> Any:
 def fill_module(
     build: Callable[..., nn.Module], tensors: Mapping[str, Tensor], path: str, name: str
 ) -> tuple[nn.Module, int | None]:
-    """The architecture with ``tensors``, name -> tensor, as its weights, and the number of classes where the head is not the
-    architecture's own.
+    """The architecture with ``tensors`` (name -> tensor, any shape) as weights, and the number of classes if it is not its default.
 
-    ``build(num_classes=N)`` makes the architecture. Prefixes that wrappers add (``module.``, ``model.``) are taken off. N is
-    the size that every tensor of the head has in common. Raises WeightsError for tensors that are missing or do not fit.
+    ``build(num_classes=N)`` makes the architecture. Prefixes that wrappers add (``module.``, ``model.``) are removed. N is the
+    first dimension that all tensors of the head share. Raises WeightsError for tensors that are missing or do not fit.
     """
     expected = {key: tensor.shape for key, tensor in build_meta(build).state_dict().items()}
     tensors = _without_prefixes(dict(tensors), expected)
@@ -104,7 +102,7 @@ def fill_module(
 
 
 def _what_it_is(path: str) -> str:
-    """A guess from the first bytes, for the error message."""
+    """A guess at the kind of file from its first bytes, for the error message."""
     try:
         with open(path, "rb") as file:
             start = file.read(512)
@@ -119,70 +117,68 @@ def _what_it_is(path: str) -> str:
         return "a TorchScript archive; save model.state_dict() instead" if is_script else _DAMAGED_ARCHIVE
     if start and all(byte >= 9 and byte < 127 for byte in start):
         return "it looks like text"
-    return "its contents are damaged or of another kind; fetch or save it again" if start else "it is empty"
+    return "it is damaged or another kind of file; fetch or save it again" if start else "it is empty"
 
 
-_DAMAGED_ARCHIVE = "it is damaged, perhaps by a download that broke off, or an archive of another kind; fetch or save it again"
+_DAMAGED_ARCHIVE = "it is damaged, perhaps by an incomplete download, or another kind of archive; fetch or save it again"
 
 
 def _members(path: str) -> list[zipfile.ZipInfo]:
-    """What the directory of a zip archive names; nothing where it has none that can be read."""
+    """The members of a zip archive; empty if its directory cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()
-    except Exception:  # zipfile raises whatever a damaged directory leads to
+    except Exception:  # a damaged directory can raise anything
         return []
 
 
 _MOST_TIMES = 16
-"""The size of a file to which the tensors in it may come. PyTorch does not compress, so more is a lie, or a bomb."""
+"""Limit of the tensors' total size, as a multiple of the file's. PyTorch does not compress, so more is damage or an attack."""
 
 
 def _refuse_damaged_archive(path: str) -> None:
-    """Raise WeightsError for an archive that claims far more than its size, or has a wrong checksum, which PyTorch ignores."""
+    """Raise WeightsError for an archive that claims far more than its size, or has a wrong checksum; PyTorch checks neither."""
     members = _members(path)
     intact = sum(member.file_size for member in members) <= _MOST_TIMES * os.path.getsize(path) + (64 << 20)
     try:
         if members and intact:
             with zipfile.ZipFile(path) as archive:
                 for member in members:
-                    if member.CRC:  # 0 where it was written without checksums
+                    if member.CRC:  # 0 if it was written without checksums
                         _read_through(archive, member)
-    except Exception:  # zipfile raises whatever a damaged archive leads to
+    except Exception:  # a damaged archive can raise anything
         intact = False
     if not intact:
         raise WeightsError(f"{escape_name(path)} is not a PyTorch checkpoint: {_DAMAGED_ARCHIVE}.")
 
 
 def _read_through(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Read a member of an archive and forget it. Raises BadZipFile where its checksum is wrong."""
+    """Read a member of an archive and discard it. Raises BadZipFile if its checksum is wrong."""
     with archive.open(member) as file:
         while file.read(1 << 20):
             pass
 
 
 def _refuse_odd(tensors: Mapping[str, Tensor], path: str) -> None:
-    """Raise WeightsError for tensors that are no plain arrays of numbers, or claim more than the file can hold."""
+    """Raise WeightsError for tensors that are not plain arrays of numbers, or that claim more than the file can contain."""
     claimed = 0
     for name, tensor in tensors.items():
-        odd = next((words for words, found in _ODDITIES if found(tensor)), None)
+        odd = next((words for words, matches in _ODDITIES if matches(tensor)), None)
         if odd is not None:
             raise WeightsError(
-                f"{escape_name(path)}: the tensor {escape_name(name)!r} is {odd}, which a network's weights cannot "
-                "be. Save a plain "
-                "model.state_dict()."
+                f"{escape_name(path)}: the tensor {escape_name(name)!r} is {odd}, which weights of a network cannot "
+                "be. Save a plain model.state_dict()."
             )
         claimed += tensor.numel() * tensor.element_size()
     if claimed > _MOST_TIMES * os.path.getsize(path) + (64 << 20):
         raise WeightsError(
-            f"{escape_name(path)} is damaged: its tensors claim {claimed / 1e9:,.1f} GB, more than the file can hold; "
-            "fetch or save it "
-            "again."
+            f"{escape_name(path)} is damaged: its tensors claim {claimed / 1e9:,.1f} GB, more than the file can contain; "
+            "fetch or save it again."
         )
 
 
 _ODDITIES: tuple[tuple[str, Callable[[Tensor], bool]], ...] = (
-    ("on no device, so that it has no values", lambda tensor: tensor.is_meta),
+    ("on the meta device, where it has no values", lambda tensor: tensor.is_meta),
     ("sparse", lambda tensor: tensor.layout is not torch.strided),
     ("quantized", lambda tensor: tensor.is_quantized),
     ("complex", lambda tensor: tensor.is_complex()),
@@ -190,7 +186,7 @@ _ODDITIES: tuple[tuple[str, Callable[[Tensor], bool]], ...] = (
 
 
 def build_meta(build: Callable[..., nn.Module]) -> nn.Module:
-    """A module of the architecture, for its names and shapes; on the meta device, without memory, where that is possible."""
+    """A module of the architecture, for its names and shapes; on the meta device, which takes no memory, if that is possible."""
     try:
         with torch.device("meta"):
             return build()
@@ -199,7 +195,7 @@ def build_meta(build: Callable[..., nn.Module]) -> nn.Module:
 
 
 def _tensors(loaded: Any, seen: frozenset[int] = frozenset()) -> dict[str, Tensor]:
-    """Tensors by name, out of the innermost wrapper that holds some. ``seen``: what lies around it; a file may wrap itself."""
+    """Name -> tensor from the innermost wrapper with tensors. ``seen``: ids of the wrappers around it; a file may wrap itself."""
     if not isinstance(loaded, Mapping) or id(loaded) in seen or len(seen) > _MOST_WRAPPERS:
         return {}
     for wrapper in _WRAPPERS:
@@ -210,22 +206,21 @@ def _tensors(loaded: Any, seen: frozenset[int] = frozenset()) -> dict[str, Tenso
 
 
 _MOST_WRAPPERS = 4
-"""Around each other: Lightning's and timm's have one or two."""
+"""Maximum depth of wrappers: Lightning's and timm's files have one or two."""
 
 
 def _refuse_nan(tensors: Mapping[str, Tensor], path: str) -> None:
-    """Raise WeightsError where one of the ``tensors`` holds what is not a number: no image would get a map."""
+    """Raise WeightsError if one of the ``tensors`` contains NaN: no image would get a heatmap."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and bool(tensor.isnan().any()):
             raise WeightsError(
-                f"{escape_name(path)}: the tensor {escape_name(name)!r} holds values that are not numbers (NaN): the "
-                "file is damaged, or the "
-                "training diverged. Take an earlier checkpoint."
+                f"{escape_name(path)}: the tensor {escape_name(name)!r} contains values that are not numbers (NaN): "
+                "the file is damaged, or the training diverged. Take an earlier checkpoint."
             )
 
 
 def _without_prefixes(tensors: dict[str, Tensor], expected: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Take prefixes off as long as that makes more names known."""
+    """Remove prefixes as long as that makes more names known."""
 
     def known(candidate: Mapping[str, Tensor]) -> int:
         return sum(key in expected for key in candidate)
@@ -245,7 +240,7 @@ def _without_prefixes(tensors: dict[str, Tensor], expected: Mapping[str, torch.S
 
 
 def _head_size(misfits: set[str], tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> int | None:
-    """The number of classes when only the first dimension of the head differs, everywhere alike; None otherwise."""
+    """The number of classes if the tensors differ in the first dimension alone, all by the same size; else None."""
     if not misfits or any(tensors[key].shape[1:] != expected[key][1:] for key in misfits):
         return None
     sizes = {tensors[key].shape[0] for key in misfits}

@@ -1,4 +1,4 @@
-"""Where the network runs."""
+"""The device on which the network runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from camcli.errors import DeviceError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that ``--device`` means; ``auto`` takes CUDA, then MPS, then the CPU. Raises DeviceError."""
+    """The device that ``--device`` names; ``auto`` is CUDA if there is one, else MPS, else the CPU. Raises DeviceError."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

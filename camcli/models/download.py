@@ -1,4 +1,4 @@
-"""Published weights: whether they are on this machine, and what to say when they cannot come."""
+"""Published weights: whether they are on this machine, and the error if they cannot be downloaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 from camcli.errors import WeightsError, first_line
 
 REACHED_WITHIN = 3.0
-"""Seconds in which a host takes a connection, where there is a network."""
+"""Timeout for a connection, in seconds; with a network, a host answers sooner."""
 
 
 def is_cached(where: str, *, hub: bool = False) -> bool:
@@ -27,7 +27,7 @@ def is_cached(where: str, *, hub: bool = False) -> bool:
 
 
 def is_reachable(url: str) -> bool:
-    """Whether the host of ``url``, or the proxy on the way to it, takes a connection within REACHED_WITHIN seconds."""
+    """Whether the host of ``url``, or the proxy on the way to it, accepts a connection within REACHED_WITHIN seconds."""
     where = urlsplit(url)
     proxy = None if proxy_bypass(where.hostname or "") else getproxies().get(where.scheme)
     asked = urlsplit(proxy if not proxy or "://" in proxy else f"http://{proxy}") if proxy else where
@@ -39,7 +39,7 @@ def is_reachable(url: str) -> bool:
             socket.create_connection((asked.hostname or "", port), REACHED_WITHIN).close()
             answered.set()
 
-    asking = threading.Thread(target=connect, daemon=True)  # looking a name up takes no timeout of its own
+    asking = threading.Thread(target=connect, daemon=True)  # a name lookup cannot be given a timeout
     asking.start()
     asking.join(REACHED_WITHIN)
     return answered.is_set()
@@ -47,10 +47,10 @@ def is_reachable(url: str) -> bool:
 
 @contextlib.contextmanager
 def hub_without_retries() -> Iterator[str]:
-    """Inside, the Hugging Face hub is asked only where it can be reached, else its cache alone; it says nothing of its own.
+    """Inside, the Hugging Face client uses only its cache if the hub cannot be reached, and logs only errors.
 
-    What is given are the words for a hub that cannot be reached, else nothing. The hub's client tries a request five times and
-    waits in between: 47 seconds without a network.
+    Yields a sentence that says that the hub cannot be reached, else an empty string. The client itself tries each request five
+    times and waits in between: 47 seconds without a network.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import logging as hub_logging
@@ -67,7 +67,7 @@ def hub_without_retries() -> Iterator[str]:
 
 
 def explain_download_failure(model: str, where: str, error: Exception, *, hub: bool = False) -> WeightsError:
-    """A WeightsError that says which file belongs where, for an ``error`` of loading published weights."""
+    """A WeightsError for an ``error`` while loading published weights; it says which file to put into which folder."""
     reason = getattr(error, "reason", None)  # an exception or a text
     why = first_line(reason if isinstance(reason, BaseException) else OSError(reason) if reason else error, with_type=False)
     ways_out = "Or give a checkpoint with --weights FILE, or take random weights with --weights none."

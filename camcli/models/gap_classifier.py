@@ -1,4 +1,4 @@
-"""A backbone cut behind one layer, and on it the classifier of Zhou et al. 2016: average pooling and one linear layer."""
+"""A backbone truncated after one layer, with the classifier of Zhou et al. 2016: average pooling and one linear layer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from camcli.network.probe import probe_input
 from camcli.records import Layer, LoadedModel
 
 FEATURES = "features"
-"""The layer of a ``GapClassifier`` that is pooled."""
+"""The name of the layer of a ``GapClassifier`` that is pooled."""
 
 
 class GapClassifier(nn.Module):
-    """``features`` up to the cut, the mean over their cells, and the linear layer ``head`` (Zhou et al. 2016, section 2)."""
+    """The truncated backbone ``features``, the mean over its cells, and the linear layer ``head`` (Zhou et al. 2016, section 2)."""
 
     def __init__(self, features: fx.GraphModule, channels: int, classes: int, *, channels_last: bool) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class GapClassifier(nn.Module):
         self._cells = (1, 2) if channels_last else (2, 3)
 
     def pooled(self, inputs: Tensor) -> Tensor:
-        """What the linear layer sees: (B, 3, H, W) -> (B, C)."""
+        """The input of the linear layer: (B, 3, H, W) -> (B, C)."""
         features: Tensor = self.features(inputs)
         return features.mean(dim=self._cells)
 
@@ -37,7 +37,7 @@ class GapClassifier(nn.Module):
 
 
 class PooledFeatures(nn.Module):
-    """A ``GapClassifier`` without its head: what is a network's logits elsewhere are here the pooled features (B, C)."""
+    """A ``GapClassifier`` without its head: it returns the pooled features (B, C) in place of logits."""
 
     def __init__(self, classifier: GapClassifier) -> None:
         super().__init__()
@@ -51,13 +51,13 @@ class PooledFeatures(nn.Module):
 def cut_classifier(model: LoadedModel, layer: Layer, classes: int) -> GapClassifier:
     """The network of ``model`` up to ``layer``, average pooling, and a linear layer of zeros for ``classes``.
 
-    It shares its parameters with the model, and is in evaluation mode. The cut is made in the graph that ``torch.fx`` records, and
-    proved: on two noise images it must give what the layer gives in the whole network. Raises LayerError where that is not so,
-    where no graph can be recorded, and for a layer of tokens.
+    It shares its parameters with the model, and is in evaluation mode. The backbone is truncated in the graph that ``torch.fx``
+    records, and checked: for two noise images it must return what the layer returns in the whole network. Raises LayerError if it
+    does not, if no graph can be recorded, and for a layer of tokens.
     """
     if layer.grid.kind == "tokens":
         raise LayerError(
-            f"layer {layer.name!r} of {model.name} is a sequence of tokens, which average pooling does not fit: take a "
+            f"layer {layer.name!r} of {model.name} is a sequence of tokens, for which average pooling does not work: choose a "
             "convolutional backbone."
         )
     features = _cut(model, layer.name)
@@ -67,7 +67,7 @@ def cut_classifier(model: LoadedModel, layer: Layer, classes: int) -> GapClassif
         model.module(images)
         expected, found = outputs[layer.name].detach(), features(images)
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())):
-        raise LayerError(f"{model.name} computes something else when it is cut at {layer.name!r}: take another layer or backbone.")
+        raise LayerError(f"truncating {model.name} at {layer.name!r} changes its output: choose another layer or backbone.")
     channels_last = layer.grid.kind == "nhwc"
     classifier = GapClassifier(features, expected.shape[3 if channels_last else 1], classes, channels_last=channels_last)
     nn.init.zeros_(classifier.head.weight)
@@ -76,16 +76,16 @@ def cut_classifier(model: LoadedModel, layer: Layer, classes: int) -> GapClassif
 
 
 def _cut(model: LoadedModel, name: str) -> fx.GraphModule:
-    """The modules that ``name`` depends on, under the names that they have in the whole network."""
+    """The modules on which ``name`` depends, under their names in the whole network."""
     from timm.models import create_feature_extractor
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             extractor = create_feature_extractor(model.module, {name: FEATURES}).eval()
-    except Exception as error:  # the tracer raises whatever a forward pass meets there
+    except Exception as error:  # a forward pass that cannot be traced can raise anything
         reason = first_line(error)[:200]
-        raise LayerError(f"{model.name} cannot be cut at {name!r} ({reason}): take another layer or backbone.") from error
+        raise LayerError(f"{model.name} cannot be truncated at {name!r} ({reason}): choose another layer or backbone.") from error
     graph = extractor.graph
     output = next(node for node in graph.nodes if node.op == "output")
     output.args = (output.args[0][FEATURES],)

@@ -1,4 +1,4 @@
-"""Class names: ImageNet's, a user's file, and finding a class by index or name."""
+"""Class names: ImageNet's, those in a user's file, and the search for a class by index or name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from camcli.records import escape_name
 IMAGENET_SIZE = 1000
 
 _MOST_NAMED = 12
-"""Classes that an error names."""
+"""Maximum number of classes that an error names."""
 
 
 def imagenet_labels() -> tuple[str, ...]:
@@ -24,7 +24,7 @@ def imagenet_labels() -> tuple[str, ...]:
 
 
 def default_labels(count: int, *, imagenet: bool = True) -> tuple[str, ...]:
-    """Names for ``count`` classes of which nothing is known: ImageNet's for a thousand, ``class N`` otherwise."""
+    """Names for ``count`` classes without known names: ImageNet's for a thousand, else ``class N``."""
     if imagenet and count == IMAGENET_SIZE:
         return imagenet_labels()
     return tuple(f"class {index}" for index in range(count))
@@ -33,8 +33,8 @@ def default_labels(count: int, *, imagenet: bool = True) -> tuple[str, ...]:
 def read_labels(path: str, count: int | None) -> tuple[str, ...]:
     """The class names in a file: ``.json`` (a list, or index -> name), ``.csv`` (index,name), else a line each.
 
-    ``count``: how many there must be, None for any number. Raises LabelsError when the file cannot be read, is not what its
-    extension says, or names another number of classes.
+    ``count``: the required number of names, None for any number. Raises LabelsError if the file cannot be read, does not have the
+    format of its extension, or names another number of classes.
     """
     try:
         text = read_text(path)
@@ -63,7 +63,7 @@ def read_labels(path: str, count: int | None) -> tuple[str, ...]:
 def find_class(wanted: str, classes: Sequence[str]) -> int:
     """The index of the class ``wanted``: an index, or a name (case, and ``_`` or ``-`` for a space, do not matter).
 
-    Raises ClassError, with the nearest names, for none, and with the indices for a name that several classes bear.
+    Raises ClassError, with the nearest names if there is no such class, with the indices if several classes have that name.
     """
     if wanted.strip().isdecimal():
         index = _number(wanted)
@@ -79,9 +79,9 @@ def find_class(wanted: str, classes: Sequence[str]) -> int:
 
 
 def similar_classes(wanted: str, classes: Sequence[str]) -> str:
-    """A sentence, with a leading space, that names the classes which contain ``wanted``, or else the nearest ones; or nothing.
+    """A sentence, with a leading space, that names the classes whose names contain ``wanted``, else those with similar names.
 
-    Those that contain it as a word come first.
+    Names that contain it as a word come first. Empty if there is neither.
     """
     part = _folded(wanted)
     inside = [name for name in dict.fromkeys(classes) if part and part in _folded(name)]
@@ -93,17 +93,17 @@ def similar_classes(wanted: str, classes: Sequence[str]) -> str:
 
 
 _MOST_DIGITS = 12
-"""Of the index of a class: longer numbers are beyond any model, and Python reads them slowly or not at all."""
+"""Maximum number of digits of a class index: no model has more classes, and Python is slow to parse longer numbers or refuses."""
 
 
 def _number(digits: str) -> int:
-    """The whole number that ``digits`` say, or one that is larger than any class."""
+    """The whole number ``digits``, or a number larger than any class index."""
     digits = digits.strip().lstrip("0") or "0"
     return int(digits) if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS
 
 
 def _refuse_no_text(names: Sequence[str]) -> None:
-    """Raise ValueError for a name with half of a surrogate pair, which JSON can say: no file can hold it."""
+    """Raise ValueError for a name with half of a surrogate pair, which JSON can express but no file can store."""
     for index, name in enumerate(names):
         try:
             name.encode("utf-8")

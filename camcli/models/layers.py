@@ -1,4 +1,4 @@
-"""Which layers a model has, which of them show a map, which one to take."""
+"""The layers of a model: which there are, which are usable for a heatmap, which is the default."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from camcli.records import Grid, Layer, LayerInfo, LoadedModel
 _MOVERS = (
     nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
 )  # fmt: skip
-"""Modules that only pool, pass on or move values: never the default, what feeds them says as much."""
+"""Modules that only pool, pass on or move values. None is ever the default: the layer before them has the same information."""
 
 ALL = "all"
-"""Stands for every usable layer."""
+"""The value of ``--layer`` that selects every usable layer."""
 
 _MAX_PREFIX = 5
-"""Class and register tokens that are looked for before the patches."""
+"""Maximum number of class and register tokens before the patches."""
 
 
 def list_layers(model: LoadedModel) -> list[LayerInfo]:
     """Every module that runs, in order of its last execution, with the shape of its output for one image.
 
-    Found by one forward and one backward pass over one noise image at the model's own size. A layer is usable when its output
-    is a map of more than one cell on which the logits depend cell by cell: the last block of a Vision Transformer is not,
-    because only its class token reaches the head. Raises ModelError when the model does not run.
+    Found by one forward and one backward pass with one noise image of the model's input size. A layer is usable if its output is a
+    map of more than one cell and the logits depend on the cells. The last block of a Vision Transformer is not usable, because only
+    its class token reaches the head. Raises ModelError if the model does not run.
     """
     names = [name for name, _ in model.module.named_modules() if name]
     return _probe(model, names)
 
 
 def resolve_layers(model: LoadedModel, wanted: Sequence[str]) -> list[Layer]:
-    """The layers of ``wanted``, every usable one for ``all``, or the default one where it is empty.
+    """The layers named in ``wanted``; every usable layer for ``all``, the default layer if ``wanted`` is empty.
 
-    Raises LayerError, with what to try instead.
+    Raises LayerError, which says what to try instead.
     """
     if not wanted:
         return [_as_layer(default_layer(model, list_layers(model)))]
@@ -59,16 +59,16 @@ def resolve_layers(model: LoadedModel, wanted: Sequence[str]) -> list[Layer]:
             before = [other.name for other in everything[:place] if not other.why_not]
             near = before[-1] if before else usable[0] if usable else None
             advice = f" The nearest usable layer is {near!r}." if near else ""
-            raise LayerError(f"layer {name!r} of {model.name} has no map to show: {info.why_not}.{advice} {_see(model)}")
+            raise LayerError(f"layer {name!r} of {model.name} has no heatmap: {info.why_not}.{advice} {_see(model)}")
         layers.append(_as_layer(info))
     return layers
 
 
 def default_layer(model: LoadedModel, layers: Sequence[LayerInfo]) -> LayerInfo:
-    """The last layer with a usable map; of modules that return the same output the outermost. Raises LayerError for none.
+    """The last usable layer; the outermost if several modules return the same output. Raises LayerError if there is none.
 
-    Layers that only pool or move values are passed over, and so are the parts of an attention block: queries, keys and values
-    are not the features that a map should show.
+    Layers that only pool or move values are skipped, and so are the parts of an attention block: queries, keys and values are not
+    the features that a heatmap should show.
     """
     modules = dict(model.module.named_modules())
     inside = tuple(f"{name}." for name, module in modules.items() if name and _is_attention(module))
@@ -90,7 +90,7 @@ def _is_attention(module: nn.Module) -> bool:
 
 
 def _as_layer(info: LayerInfo) -> Layer:
-    assert info.grid is not None  # callers pass usable layers only
+    assert info.grid is not None  # callers pass only usable layers
     return Layer(info.name, info.grid)
 
 
@@ -115,7 +115,7 @@ def _full_name(model: LoadedModel, name: str) -> str:
 
 
 def _probe(model: LoadedModel, names: Sequence[str]) -> list[LayerInfo]:
-    """What one noise image shows of the modules ``names``, in order of their last execution."""
+    """The modules ``names`` in the order of their last execution, examined with one noise image."""
     height, width = model.preprocess.crop
     like = next(model.module.parameters(), torch.zeros(0))
     image = probe_input(model.preprocess, like.device, like.dtype)
@@ -172,11 +172,11 @@ def _sizes(shape: tuple[int, ...]) -> str:
 def find_grid(
     shape: Sequence[int], size: tuple[int, int], prefix: int | None = None, *, channels_last: bool = False
 ) -> Grid | None:
-    """How an output of ``shape`` (with batch) is a map of an input of ``size`` (height, width) pixels; None where it is not.
+    """How an output of ``shape`` is a map of an input of ``size`` (height, width) pixels; None if it is not one.
 
-    ``shape`` is that of one image. Four dimensions: the two neighbours whose ratio is the input's are the grid, (C, h, w)
-    where both readings fit and ``channels_last`` is not known. Three: tokens, ``prefix`` of them before the patches, found by
-    trying where it is None.
+    ``shape`` includes the batch dimension, of size 1. Four dimensions: the grid is the pair of neighbouring dimensions with the
+    input's aspect ratio; (C, h, w) if both pairs have it, unless ``channels_last``. Three: tokens, of which ``prefix`` come before
+    the patches; None tries 0 to 5.
     """
     if shape[0] != 1:  # windows of an attention block, folded into the batch
         return None
@@ -191,14 +191,14 @@ def find_grid(
             cells = shape[1] - extra
             height = round(math.sqrt(cells * size[0] / size[1])) if cells > 0 else 0
             width = cells // height if height > 1 else 0
-            # a guess must have exactly the input's shape: other sizes, of transposed tokens say, fit some grid by chance
+            # a guess must have exactly the input's aspect ratio: other outputs, such as transposed tokens, fit some grid by chance
             if height * width == cells > 1 and _fits(height, width, size, exactly=prefix is None):
                 return Grid("tokens", height, width, extra)
     return None
 
 
 def _fits(height: int, width: int, size: tuple[int, int], *, exactly: bool = False) -> bool:
-    """Whether a grid can come from an input of ``size`` by equal strides: the ratios agree to one cell, or ``exactly``."""
+    """Whether a grid can come from an input of ``size`` with equal strides: the aspect ratios agree to one cell, or ``exactly``."""
     if not (1 <= height <= size[0] and 1 <= width <= size[1]):
         return False
     if exactly:

@@ -13,12 +13,12 @@ from camcli.records import LoadedModel, Preprocess
 
 
 def own_model(name: str, module: nn.Module, preprocess: Preprocess) -> LoadedModel:
-    """A module of the user's own with as many class names as it has logits. Raises ModelError when it does not run."""
+    """A module of the user's own, with a class name for each logit. Raises ModelError if it does not run."""
     return LoadedModel(name, module, preprocess, _own_classes(name, module, preprocess), "")
 
 
 def own_preprocess(module: nn.Module) -> Preprocess | None:
-    """How a module says that it wants its images: by its attribute ``preprocess``, or as one of timm's; None where it does not."""
+    """The preprocessing in a module's attribute ``preprocess``, else that of a timm model; None if there is neither."""
     own = getattr(module, "preprocess", None)
     if isinstance(own, Preprocess):
         return own
@@ -30,7 +30,7 @@ def own_preprocess(module: nn.Module) -> Preprocess | None:
 
 
 def _own_classes(name: str, module: nn.Module, preprocess: Preprocess) -> tuple[str, ...]:
-    """``categories`` of the module, else plain numbers for as many classes as one image's logits have."""
+    """The module's attribute ``categories``, else ``class N`` for each logit of one image."""
     height, width = preprocess.crop
     try:
         with eval_frozen(module), torch.no_grad():

@@ -1,9 +1,8 @@
-"""A classifier as the methods see it: one call gives its logits and what the chosen layers returned.
+"""A classifier as the methods use it: one call returns its logits and the outputs of the chosen layers.
 
-How that call runs is decided here. The plain way is hooks on the module as it is (``eager``). ``prepare`` makes the same call
-faster without changing its results beyond floating-point noise: channels-last memory, BatchNorm folded into convolutions
-(``fold``), a short floating-point type (``precision``), and the network cut at the first chosen layer, so that what lies before
-it can be compiled for inference and only what follows is differentiated (``split``).
+``eager`` runs the module as it is, with hooks. ``prepare`` makes the same call faster, with the same results up to floating-point
+noise: channels-last memory, BatchNorms folded into convolutions (``fold``), a shorter floating-point type (``precision``), and a
+partition of the network at the first chosen layer, so that everything before it can be compiled for inference (``partition``).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from camcli.network.hooks import capture_outputs, eval_frozen, full_precision, l
 
 @dataclass(frozen=True, slots=True)
 class Tapped:
-    """``logits`` (B, K) in full precision, and the ``outputs`` of layers, of which gradients of the logits can be had."""
+    """``logits`` (B, K) in full precision, and the ``outputs`` of layers, for which gradients of the logits can be computed."""
 
     logits: Tensor
     outputs: list[Tensor]
@@ -31,10 +30,10 @@ class Tapped:
 class Network:
     """A classifier ready to be explained.
 
-    ``module``: the network with its modules, for methods that need them. ``run``: (inputs (B, 3, H, W), names of layers) ->
-    Tapped; raises LayerError for a layer that does not run. ``dtype``: of the inputs. ``memory_format``: in which they are taken
-    fastest. ``batch``: the size that a compiled network was made for, None where any will do. ``tf32``: whether products of float32
-    may be rounded. ``description``: how it runs, for people.
+    ``module``: the network as modules, for methods that need them. ``run``: (inputs (B, 3, H, W), names of layers) -> Tapped;
+    raises LayerError for a layer that does not run. ``dtype``: the type of the inputs. ``memory_format``: the fastest for the
+    inputs. ``batch``: the batch size of a compiled network, None if any is as good. ``tf32``: whether float32 products may be
+    rounded to TF32. ``description``: how the network runs, in words.
     """
 
     module: nn.Module
@@ -51,16 +50,16 @@ class Network:
 
 
 def eager(module: nn.Module) -> Network:
-    """``module`` as it is, with hooks for each call, all removed after it."""
+    """``module`` as it is, with hooks that are set for each call and removed after it."""
     parameter = next(module.parameters(), None)
     dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
     return Network(module, partial(run_hooked, module), dtype)
 
 
 def run_hooked(module: nn.Module, inputs: Tensor, names: Sequence[str]) -> Tapped:
-    """One forward pass over ``inputs`` (B, 3, H, W) with hooks on ``names``: nothing is recorded before the first of them.
+    """One forward pass with ``inputs`` (B, 3, H, W) and hooks on ``names``. Autograd records nothing before the first of them.
 
-    Inputs that require a gradient are recorded from the beginning. Raises LayerError for a layer that does not run.
+    If the inputs require a gradient, autograd records everything. Raises LayerError for a layer that does not run.
     """
     with (
         eval_frozen(module),

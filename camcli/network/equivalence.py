@@ -1,4 +1,4 @@
-"""Whether two ways to run a network are the same network: logits, activations, and the gradients between them."""
+"""Check that two ways to run a network are equivalent: in logits, activations, and the gradients between them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Run = Callable[[Tensor, Sequence[str]], Tapped]
 
 
 def outputs_match(expected: Run, found: Run, inputs: Tensor, names: Sequence[str], tolerance: float) -> bool:
-    """Whether both runs give the same for ``inputs`` (B, 3, H, W): logits and outputs to ``tolerance`` of their largest value.
+    """Whether both runs return the same for ``inputs`` (B, 3, H, W): logits and outputs to ``tolerance`` of their largest value.
 
-    The images must differ from each other and from those that either way was made with: what does not depend on them proves
-    nothing. The gradients, of one random mixture of the logits for the layers ``names``, agree in length to ten times the tolerance
-    and at least 1 %: where a ReLU's input is zero but for rounding, single cells may differ by more.
+    The images must differ from each other and from those with which either run was made: a result that ignores its input must not
+    pass. Gradients are those of one random mixture of the logits for the layers ``names``; the norm of their difference may be ten
+    times the tolerance, and at least 1 %, of their norm: where a ReLU's input is zero up to rounding, single cells may differ more.
     """
     values, gradients = zip(_results(expected, inputs, names), _results(found, inputs, names), strict=True)
     return all(_close(one, other, tolerance) for one, other in zip(*values, strict=True)) and all(

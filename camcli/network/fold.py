@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolution before it: one multiplication less a value, for the same result."""
+"""Fold each BatchNorm into the convolution before it: the same result with one operation less for each value."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from camcli.network.equivalence import outputs_match, probe_inputs
 from camcli.network.hooks import eval_frozen, forward_hooks, forward_pre_hooks
 
 _TOLERANCE = 1e-4
-"""Largest difference, as a fraction of the largest value, that folding may make to logits or a chosen layer."""
+"""Largest difference that folding may make to logits or a chosen layer, as a fraction of the largest value."""
 
 
 class _DropAct(nn.Module):
-    """What timm's BatchNormAct2d does after normalising; its parts keep their names."""
+    """The part of timm's BatchNormAct2d after the normalisation; its submodules keep their names."""
 
     def __init__(self, drop: nn.Module, act: nn.Module) -> None:
         super().__init__()
@@ -35,56 +35,54 @@ class _DropAct(nn.Module):
 
 
 class _Trace(TorchFunctionMode):
-    """What one forward pass shows: how often each module ran, what each convolution returned, and who took that."""
+    """Record of one forward pass: how often each module ran, what each convolution returned, and what used that output."""
 
     def __init__(self) -> None:
         super().__init__()
         self.runs: dict[str, int] = {}
-        self.made: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that its id is not given to another
-        self.takers: dict[str, int] = {}
+        self.outputs: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept so that its id is not reused
+        self.uses: dict[str, int] = {}
         self.pairs: dict[str, str] = {}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        if isinstance(result, (Tensor, tuple, list)):  # the rest asks for shapes and the like
+        if isinstance(result, (Tensor, tuple, list)):  # other results are shapes and the like
             for value in (*args, *(kwargs or {}).values()):
                 for tensor in value if isinstance(value, (tuple, list)) else (value,):
-                    if id(tensor) in self.made:
-                        name = self.made[id(tensor)][0]
-                        self.takers[name] = self.takers.get(name, 0) + 1
+                    if id(tensor) in self.outputs:
+                        name = self.outputs[id(tensor)][0]
+                        self.uses[name] = self.uses.get(name, 0) + 1
         return result
 
     def conv_hook(self, name: str) -> Any:
         def remember(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             self.runs[name] = self.runs.get(name, 0) + 1
-            self.made[id(output)] = (name, output)
+            self.outputs[id(output)] = (name, output)
 
         return remember
 
     def norm_hook(self, name: str) -> Any:
         def match(_module: nn.Module, inputs: Any) -> None:
             self.runs[name] = self.runs.get(name, 0) + 1
-            if id(inputs[0]) in self.made:
-                self.pairs[self.made[id(inputs[0])][0]] = name
+            if id(inputs[0]) in self.outputs:
+                self.pairs[self.outputs[id(inputs[0])][0]] = name
 
         return match
 
     def foldable(self) -> dict[str, str]:
-        """Convolution -> BatchNorm, where both ran once and nobody else took the convolution's output."""
+        """Convolution -> BatchNorm, where both ran once and nothing else used the convolution's output."""
         return {
-            conv: norm
-            for conv, norm in self.pairs.items()
-            if self.runs[conv] == self.runs[norm] == 1 and self.takers.get(conv) == 1
+            conv: norm for conv, norm in self.pairs.items() if self.runs[conv] == self.runs[norm] == 1 and self.uses.get(conv) == 1
         }
 
 
 def fold_batch_norms(module: nn.Module, inputs: Tensor, names: Sequence[str]) -> tuple[nn.Module, int]:
-    """A copy of ``module`` without the BatchNorms that a convolution can take in, and how many those were.
+    """A copy of ``module`` with BatchNorms folded into convolutions, and how many were folded.
 
-    Found by one pass over ``inputs`` (B, 3, H, W), proved by passes over other images: logits and outputs of the layers ``names``
-    must agree to 1e-4 of their largest value, gradients as in ``outputs_match``, in float64 where float32 is too coarse to tell.
-    ``module`` itself, and 0, where nothing can be folded; the count is -1 where it cannot be copied or the proof failed. The copy
-    shares every tensor but the folded weights. W' = W g / s and b' = (b - m) g / s + B, with mean m, weight g, bias B
+    One pass with ``inputs`` (B, 3, H, W) finds them. Passes with other images check the result: logits and outputs of the layers
+    ``names`` must agree to 1e-4 of their largest value, gradients as in ``outputs_match``; in float64 if float32 is too coarse.
+    Returns ``module`` itself and 0 if nothing can be folded, ``module`` and -1 if it cannot be copied or the check fails. The copy
+    shares all tensors except the folded weights. W' = W g / s and b' = (b - m) g / s + B, with mean m, weight g, bias B
     and s = sqrt(variance + eps), computed in float64 (Ioffe and Szegedy 2015, algorithm 2).
     """
     with _hooked(module, names) as trace:
@@ -97,7 +95,7 @@ def fold_batch_norms(module: nn.Module, inputs: Tensor, names: Sequence[str]) ->
         for conv, norm in pairs.items():
             _fold(folded, conv, norm)
         proved = _proved(module, folded, inputs, names)
-    except Exception:  # a user's module may refuse to be copied, or notice that it was
+    except Exception:  # a user's module may not be copyable, or behave differently as a copy
         return module, -1
     return (folded, len(pairs)) if proved else (module, -1)
 
@@ -114,7 +112,7 @@ def _proved(module: nn.Module, folded: nn.Module, inputs: Tensor, names: Sequenc
 
 @contextmanager
 def _hooked(module: nn.Module, names: Sequence[str]) -> Iterator[_Trace]:
-    """A trace of what ``module`` does meanwhile, of convolutions other than those in ``names``."""
+    """Inside, the passes of ``module`` are traced; convolutions in ``names`` are left out."""
     children = list(module.named_modules())
     convs = [(name, child) for name, child in children if name not in names and _is_foldable(child)]
     norms = [(name, child) for name, child in children if _is_unhooked(child) and _remainder(child) is not None]
@@ -128,7 +126,7 @@ def _hooked(module: nn.Module, names: Sequence[str]) -> Iterator[_Trace]:
 
 
 def _is_foldable(module: nn.Module) -> bool:
-    """A convolution whose weight is its own: not standardised, nor made of others on the way."""
+    """Whether ``module`` is a convolution that uses its weight as it is, neither standardised nor computed from others."""
     known = type(module) is nn.Conv2d or (isinstance(module, nn.Conv2d) and type(module).__name__ == "Conv2dSame")  # timm's
     return known and _is_unhooked(module) and not parametrize.is_parametrized(module)
 
@@ -138,14 +136,14 @@ def _is_unhooked(module: nn.Module) -> bool:
 
 
 def _remainder(norm: nn.Module) -> nn.Module | None:
-    """What is left of a BatchNorm without its normalisation; None where that is not known."""
+    """The module that replaces a BatchNorm once its normalisation is folded; None if it cannot be folded."""
     if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
         return None
     if type(norm) is nn.BatchNorm2d:
         return nn.Identity()
     drop, act = getattr(norm, "drop", None), getattr(norm, "act", None)
     if type(norm).__name__ == "BatchNormAct2d" and isinstance(drop, nn.Module) and isinstance(act, nn.Module):
-        return _DropAct(drop, act)  # timm's, which goes on with its activation function
+        return _DropAct(drop, act)  # timm's, which applies an activation function after the normalisation
     return None
 
 

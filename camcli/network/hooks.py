@@ -1,4 +1,4 @@
-"""Reading a module's output while the network runs, with a gradient, and leaving no trace."""
+"""Forward hooks that are removed again: read or replace the output of a module while the network runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from camcli.errors import LayerError, ModelError
 
 @contextmanager
 def eval_frozen(module: nn.Module) -> Iterator[None]:
-    """``module`` in evaluation mode, its parameters without gradient; both are as they were afterwards."""
+    """Inside, ``module`` is in evaluation mode and its parameters need no gradient; afterwards both are as before."""
     training = [child for child in module.modules() if child.training]
     recording = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
@@ -54,13 +54,13 @@ def forward_pre_hooks(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]
 
 @contextmanager
 def capture_outputs(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """A dictionary that each forward pass fills: module name -> its output, a tensor of any shape that gradients can be taken of.
+    """A dictionary that each forward pass fills: module name -> its output, of any shape, with gradients.
 
-    What is kept is a clone, and the network goes on with another: the next layer may work in place (DenseNet's
-    ``features``, a residual ``+=``) and would rewrite what was kept. The first tapped layer's clone is detached: nothing is
-    recorded before it. A layer that runs after another tapped one stays connected, so that one backward pass serves all. A
-    module that runs several times gives its last output; of a tuple or list the first tensor counts. The order is that of
-    their last execution, an outer module after its parts. The hooks are removed on leaving, also after an error.
+    The output is kept as a clone, and the network continues with another clone: the next layer may work in place (DenseNet's
+    ``features``, a residual ``+=``) and would overwrite the kept one. The clone of the first captured layer is detached, so
+    autograd records nothing before it. Later captured layers stay connected to it, so one backward pass serves all. If a module
+    runs several times, its last output is kept; if it returns a tuple or list, the first tensor. The order is that of the
+    modules' last execution, an outer module after its parts. The hooks are removed on leaving, also after an error.
     """
     outputs: dict[str, Tensor] = {}
     with forward_hooks((module.get_submodule(name), _keeper(outputs, name)) for name in names):
@@ -69,7 +69,7 @@ def capture_outputs(module: nn.Module, names: Iterable[str]) -> Iterator[dict[st
 
 @contextmanager
 def override_output(module: nn.Module, name: str, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, what the submodule ``name`` returns, any shape, goes through ``replace``; of a tuple or list its first tensor."""
+    """Context in which ``replace`` changes the output of the submodule ``name``, any shape; of a tuple its first tensor."""
 
     def exchange(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         return replace(output) if isinstance(output, Tensor) else _with_first(output, replace(output[0]))
@@ -109,7 +109,7 @@ def _with_first(output: Any, first: Tensor) -> Any:
 
 
 def logits_of(output: Any) -> Tensor:
-    """The (B, K) logits in whatever a classifier returns: a tensor, a tuple that begins with it, or a ``logits`` field.
+    """The logits (B, K) in a classifier's output: a tensor, a tuple that begins with it, or an object with a ``logits`` field.
 
     Raises ModelError for anything else.
     """
@@ -127,14 +127,14 @@ def logits_of(output: Any) -> Tensor:
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """``tensor``, any shape, in float32 where it is of a shorter type: maps are computed in no less."""
+    """``tensor``, any shape, in float32 if its type is shorter: maps are never computed in a shorter type."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def gradients_of(score: Tensor, outputs: list[Tensor], *, keep_graph: bool) -> list[Tensor]:
-    """The gradient of the scalar ``score`` for each tapped output (B, ...), zeros where it does not depend on it.
+    """The gradient of the scalar ``score`` for each captured output (B, ...); zeros if ``score`` does not depend on it.
 
-    Raises LayerError where it depends on none of them.
+    Raises LayerError if it depends on none of them.
     """
     if not score.requires_grad:
         raise LayerError("the logits do not depend on the chosen layer.")

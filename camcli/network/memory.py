@@ -1,4 +1,4 @@
-"""How many images fit into memory at once."""
+"""The batch size that fits into memory."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from camcli.records import LoadedModel
 from camcli.resources import available_memory, release_memory
 
 _MOST = {"cpu": 16, "mps": 32, "cuda": 128}
-"""Beyond these a larger batch is not faster."""
+"""Largest batch size by type of device; larger batches are not faster."""
 
 _PLENTY, _BESIDE = 1 << 30, 128 << 20
-"""Bytes: with so much free nothing is checked; what decoding, painting and the network's kernels take beside its activations."""
+"""Bytes: with this much free memory nothing is checked; the need of decoding, painting and kernels in addition to activations."""
 
 _SHARE = 0.5
-"""Of the free memory that a batch may take: decoded images and overlays need some too."""
+"""Share of the free memory that a batch may take: decoded images and overlays need memory too."""
 
 
 def fitting_batch_size(model: LoadedModel, names: Sequence[str], device: torch.device, *, through_all: bool = False) -> int:
     """The largest power of two of images, at least 1, that should fit into half of the free memory of ``device``.
 
-    ``names``: the layers to explain. ``through_all``: gradients go through the whole network, down to the image. Measured on one
-    noise image: the peak of a forward and a backward pass on a GPU; elsewhere what is kept for the backward pass, and four
-    times the largest output of any module.
+    ``names``: the layers to explain. ``through_all``: gradients go through the whole network, down to the image. The need is
+    measured with one noise image: on a GPU the peak of a forward and a backward pass; elsewhere the tensors that are kept for the
+    backward pass, and four times the largest output of any module.
     """
     image = probe_input(model.preprocess, device).requires_grad_(through_all)
     if device.type == "cuda":
@@ -45,9 +45,9 @@ def fitting_batch_size(model: LoadedModel, names: Sequence[str], device: torch.d
 
 
 def refuse_too_little(model: LoadedModel, names: Sequence[str], device: torch.device) -> None:
-    """Raise OutOfMemoryError where the host has too little memory left to explain one image; the kernel would end the process.
+    """Raise OutOfMemoryError if the host has too little memory left to explain one image: the kernel would kill the process.
 
-    A GPU says so itself. Nothing is computed where there is plenty.
+    Not checked on a GPU, which raises an error itself, nor if there is plenty of memory.
     """
     if device.type != "cpu" or available_memory() > _PLENTY:
         return
@@ -56,13 +56,13 @@ def refuse_too_little(model: LoadedModel, names: Sequence[str], device: torch.de
     needed, free = _host_bytes(model.module, image, names) + _BESIDE, available_memory()
     if needed > free:
         raise OutOfMemoryError(
-            f"{model.name} takes about {needed / 1e6:.0f} MB more to explain an image, and {free / 1e6:.0f} MB are free, of the "
-            "machine or of what this process may take (control group, ulimit -v). Give it more memory, or try a smaller model."
+            f"{model.name} needs about {needed / 1e6:.0f} MB more to explain an image, and {free / 1e6:.0f} MB are free on the "
+            "machine or within the limits of this process (control group, ulimit -v). Give it more memory, or try a smaller model."
         )
 
 
 def bytes_through(model: LoadedModel, size: tuple[int, int]) -> int:
-    """Bytes of the host's memory for one image of ``size`` (height, width) and its gradient; measured at the model's own size."""
+    """Bytes of host memory for one image of ``size`` (height, width) and its gradient; measured at the model's size and scaled."""
     height, width = model.preprocess.crop
     image = torch.zeros((1, 3, height, width), requires_grad=True)
     return _host_bytes(model.module, image, []) * size[0] * size[1] // (height * width)
@@ -74,7 +74,7 @@ def _explain_once(module: nn.Module, image: Tensor, names: Sequence[str]) -> Non
 
 
 def _host_bytes(module: nn.Module, image: Tensor, names: Sequence[str]) -> int:
-    """Bytes for one image: what autograd keeps, and room for the outputs at hand."""
+    """Bytes for one image: the tensors that autograd keeps, and four times the largest output."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     kept: dict[int, int] = {}
     outputs = [image.nbytes]

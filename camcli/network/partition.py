@@ -1,7 +1,6 @@
-"""The network cut at its first chosen layer: a trunk for inference, and the head that follows it, which is differentiated.
+"""A network in two parts: a trunk that is compiled for inference, and a head that is differentiated.
 
-The cut is made in the graph that ``torch.export`` records, which has no in-place operations. A mark stands in it where each chosen
-layer returned; everything that does not follow from a marked value belongs to the trunk, in whatever order the network does it.
+See "Running only what needs a gradient" in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from camcli.network.hooks import eval_frozen, full_precision, logits_of, overrid
 
 @torch.library.custom_op("camcli::mark", mutates_args=())
 def _mark(tensor: Tensor, position: int) -> Tensor:
-    """A copy of ``tensor``; in a graph, the place where chosen layer number ``position`` returned."""
+    """A copy of ``tensor``; in a graph, it marks the output of chosen layer number ``position``."""
     return tensor.clone()
 
 
@@ -32,65 +31,60 @@ def _(tensor: Tensor, position: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
-    """A network in two graphs for inputs of one ``shape`` (B, 3, H, W).
+class Partition:
+    """A network in two graphs, for inputs of one ``shape`` (B, 3, H, W).
 
-    ``trunk``: inputs -> the values that cross the cut. ``head``: those -> logits (B, K) and the marked values inside the head.
-    ``leaves``: chosen layer -> its place among the crossing values, for those that the trunk ends with. ``inner``: chosen layer ->
-    its place among the head's marked values.
+    ``trunk``: inputs -> the values that the head needs; the first ``leaves`` of them are outputs of chosen layers. ``head``: those
+    values -> logits (B, K), and the outputs of the other chosen layers. ``places``: for each chosen layer its place among all
+    outputs of chosen layers, those of the trunk first.
     """
 
     shape: torch.Size
     trunk: Callable[[Tensor], tuple[Tensor, ...]]
     head: Callable[..., tuple[Tensor, ...]]
-    leaves: dict[int, int]
-    inner: dict[int, int]
+    leaves: int
+    places: tuple[int, ...]
 
     def run(self, inputs: Tensor) -> Tapped:
-        """The logits, and what each chosen layer returned. ``inputs`` (B, 3, H, W) of ``shape``."""
+        """The logits and the output of each chosen layer, for ``inputs`` (B, 3, H, W) of ``shape``."""
         with torch.no_grad():
-            crossing = list(self.trunk(inputs))
-        for place in self.leaves.values():
-            crossing[place] = crossing[place].detach().requires_grad_()
+            values = self.trunk(inputs)
+        leaves = [value.detach().requires_grad_() for value in values[: self.leaves]]
         with torch.enable_grad():
-            logits, *marked = self.head(*crossing)
-        outputs = {position: crossing[place] for position, place in self.leaves.items()}
-        outputs |= {position: marked[place] for position, place in self.inner.items()}
-        return Tapped(full_precision(logits), [outputs[position] for position in sorted(outputs)])
+            logits, *others = self.head(*leaves, *values[self.leaves :])
+        outputs = [*leaves, *others]
+        return Tapped(full_precision(logits), [outputs[place] for place in self.places])
 
 
-def split_network(module: nn.Module, inputs: Tensor, names: Sequence[str]) -> Split:
-    """``module`` cut at the first of the layers ``names``, for inputs like ``inputs`` (B, 3, H, W) and no other shape.
+def partition_network(module: nn.Module, inputs: Tensor, names: Sequence[str]) -> Partition:
+    """``module`` divided at the first of the layers ``names``, for inputs of the shape of ``inputs`` (B, 3, H, W) alone.
 
-    The parameters are shared. Raises whatever ``torch.export`` raises on a network that it cannot record, and ValueError where a
-    layer of ``names`` leaves no mark.
+    Both parts share the module's parameters. Raises whatever ``torch.export`` raises for a network that it cannot export, and
+    ValueError for a layer that does not run.
     """
-    graph_module = _exported(module, inputs, names)
-    graph = graph_module.graph
-    marks: dict[int, fx.Node] = {}
-    for node in graph.nodes:
-        if node.target is torch.ops.camcli.mark.default:
-            marks[int(node.args[1])] = node  # a module that runs several times: its last output counts
+    root = _export_marked(module, inputs, names)
+    marks = {int(node.args[1]): node for node in root.graph.nodes if _is_mark(node)}  # the last one of a layer that runs again
     missing = [name for position, name in enumerate(names) if position not in marks]
     if missing:
-        raise ValueError(f"layer {missing[0]!r} left no mark")
-    after = _followers(graph, set(marks.values()))
-    leaves = {position: mark for position, mark in marks.items() if mark not in after}
-    trunk, crossing = _trunk(graph_module, after, list(leaves.values()))
-    inner = [position for position, mark in marks.items() if mark in after]
-    head = _head(graph_module, after, crossing, [marks[position] for position in inner])
-    places = {node: place for place, node in enumerate(crossing)}
-    return Split(
+        raise ValueError(f"layer {missing[0]!r} does not run in the exported network")
+    after = _dependents(root.graph, set(marks.values()))
+    first = [position for position in range(len(names)) if marks[position] not in after]
+    later = [position for position in range(len(names)) if marks[position] in after]
+    leaves = [marks[position] for position in first]
+    needed = {source for node in after for source in node.all_input_nodes if source.op != "get_attr"}
+    crossing = leaves + [node for node in root.graph.nodes if node in needed and node not in after and node not in leaves]
+    order = first + later
+    return Partition(
         inputs.shape,
-        trunk,
-        head,
-        {position: places[mark] for position, mark in leaves.items()},
-        {position: place for place, position in enumerate(inner)},
+        _trunk(root, after, crossing),
+        _head(root, after, crossing, [marks[position] for position in later]),
+        len(leaves),
+        tuple(order.index(position) for position in range(len(names))),
     )
 
 
 class _LogitsOnly(nn.Module):
-    """A classifier whose only result is its logits."""
+    """A classifier that returns nothing but its logits."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -101,8 +95,8 @@ class _LogitsOnly(nn.Module):
         return logits_of(self.module(inputs))
 
 
-def _exported(module: nn.Module, inputs: Tensor, names: Sequence[str]) -> fx.GraphModule:
-    """The graph of ``module`` without in-place operations, with a mark behind each layer of ``names``."""
+def _export_marked(module: nn.Module, inputs: Tensor, names: Sequence[str]) -> fx.GraphModule:
+    """The graph of ``module`` without in-place operations, with a mark after each of the layers ``names``."""
     with ExitStack() as stack:
         stack.enter_context(eval_frozen(module))
         stack.enter_context(torch.no_grad())
@@ -112,15 +106,19 @@ def _exported(module: nn.Module, inputs: Tensor, names: Sequence[str]) -> fx.Gra
             mark: Any = partial(_mark, position=position)
             stack.enter_context(override_output(module, name, mark))
         program = torch.export.export(_LogitsOnly(module), (inputs,), strict=False).run_decompositions({})
-    graph_module = program.module()
-    assert isinstance(graph_module, fx.GraphModule)
-    for node in list(graph_module.graph.nodes):
-        if node.op == "call_module":  # checks of the input's shape, which Split's caller has made
-            graph_module.graph.erase_node(node)
-    return graph_module
+    root = program.module()
+    assert isinstance(root, fx.GraphModule)
+    for node in list(root.graph.nodes):
+        if node.op == "call_module":  # checks of the input's shape; the caller of Partition.run makes them
+            root.graph.erase_node(node)
+    return root
 
 
-def _followers(graph: fx.Graph, marks: set[fx.Node]) -> set[fx.Node]:
+def _is_mark(node: fx.Node) -> bool:
+    return node.target is torch.ops.camcli.mark.default
+
+
+def _dependents(graph: fx.Graph, marks: set[fx.Node]) -> set[fx.Node]:
     """All nodes that depend on a mark, and the output."""
     after: set[fx.Node] = set()
     for node in graph.nodes:
@@ -129,39 +127,33 @@ def _followers(graph: fx.Graph, marks: set[fx.Node]) -> set[fx.Node]:
     return after
 
 
-def _trunk(root: fx.GraphModule, after: set[fx.Node], leaves: list[fx.Node]) -> tuple[fx.GraphModule, list[fx.Node]]:
-    """The graph of what is not in ``after``, and the nodes whose values it returns."""
-    used = {source for node in after for source in node.all_input_nodes if source not in after and source.op != "get_attr"}
-    crossing = [node for node in root.graph.nodes if node in used or node in leaves]
+def _trunk(root: fx.GraphModule, after: set[fx.Node], crossing: list[fx.Node]) -> fx.GraphModule:
+    """The graph of the nodes that are not in ``after``; it returns the values of ``crossing``."""
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in root.graph.nodes:
         if node not in after:
-            is_mark = node.target is torch.ops.camcli.mark.default
-            copies[node] = copies[node.args[0]] if is_mark else graph.node_copy(node, copies.__getitem__)
+            copies[node] = copies[node.args[0]] if _is_mark(node) else graph.node_copy(node, copies.__getitem__)
     graph.output(tuple(copies[node] for node in crossing))
-    return _compiled_graph(root, graph), crossing
+    return _finished(root, graph)
 
 
 def _head(root: fx.GraphModule, after: set[fx.Node], crossing: list[fx.Node], marks: list[fx.Node]) -> fx.GraphModule:
+    """The graph of the nodes in ``after``: from the values of ``crossing`` to the logits and the values of ``marks``."""
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for place, node in enumerate(crossing):
         copies[node] = graph.placeholder(f"crossing_{place}")
     for node in root.graph.nodes:
-        if node.op == "get_attr":
+        if node.op == "output":
+            (logits,) = node.args[0]
+            graph.output((copies[logits], *(copies[mark] for mark in marks)))
+        elif node in after and _is_mark(node):  # an alias: a tensor of its own, for which a gradient can be asked
+            copies[node] = graph.call_function(torch.ops.aten.alias.default, (copies[node.args[0]],))
+        elif node in after or node.op == "get_attr":
             copies[node] = graph.node_copy(node, copies.__getitem__)
-        elif node in after and node.op != "output":
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-            if node.target is torch.ops.camcli.mark.default:
-                copies[node].target = torch.ops.aten.alias.default  # what follows the layer, told from what it was made of
-                copies[node].args = copies[node].args[:1]
-                copies[node].kwargs = {}
-    output = next(node for node in root.graph.nodes if node.op == "output")
-    (logits,) = output.args[0]
-    graph.output((copies[logits], *(copies[mark] for mark in marks)))
-    return _compiled_graph(root, graph)
+    return _finished(root, graph)
 
 
-def _compiled_graph(root: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
+def _finished(root: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
     graph.eliminate_dead_code()
     graph.lint()
     return fx.GraphModule(root, graph)

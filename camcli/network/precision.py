@@ -1,4 +1,4 @@
-"""The floating-point type that a network computes in; maps are made in float32 whatever it is."""
+"""The floating-point type in which a network computes; maps are always computed in float32."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, 
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """``name``, and for ``auto`` what ``device`` is good at: bf16 where it has instructions for that, fp16 on older GPUs, fp32.
+    """``name``; for ``auto`` the fastest type of ``device``: bf16 if it has instructions for it, fp16 on older GPUs, else fp32.
 
     Raises ConfigError for tf32 on anything but CUDA.
     """
@@ -35,10 +35,10 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def set_precision(modules: list[nn.Module], precision: str, inputs: Tensor) -> torch.dtype:
-    """Bring ``modules``, forms of one classifier, into the type of ``precision``; the type of their inputs.
+    """Convert ``modules``, versions of one classifier, to the type of ``precision``; returns the type of their inputs.
 
-    The linear layer that gives the logits, where one does, stays in float32: eight bits are too few to tell the best classes
-    apart. ``inputs`` (B, 3, H, W) are for a trial. Raises ConfigError where the network does not run in that type.
+    A linear layer that returns the logits stays in float32: eight bits are too few to tell the best classes apart. ``inputs``
+    (B, 3, H, W) are for a trial. Raises ConfigError if the network does not run in that type.
     """
     dtype = _TYPES[precision]
     if dtype == torch.float32:
@@ -54,7 +54,7 @@ def set_precision(modules: list[nn.Module], precision: str, inputs: Tensor) -> t
     try:
         with torch.no_grad():
             modules[-1](inputs.to(dtype))
-    except Exception as error:  # a network's own forward may raise anything
+    except Exception as error:  # the network's forward may raise anything
         raise ConfigError(
             f"--precision {precision}: this network does not run in it ({first_line(error)}). Try --precision fp32."
         ) from error
@@ -63,9 +63,9 @@ def set_precision(modules: list[nn.Module], precision: str, inputs: Tensor) -> t
 
 @contextmanager
 def tensor_cores(allowed: bool, device: torch.device) -> Iterator[None]:
-    """Inside, an NVIDIA ``device`` rounds products of float32 to TF32 where ``allowed``, and nothing where not.
+    """Inside, an NVIDIA ``device`` rounds float32 products to TF32 if that is ``allowed``, else never; afterwards as before.
 
-    By itself PyTorch rounds in convolutions. Afterwards it is as it was.
+    PyTorch's default rounds in convolutions.
     """
     if device.type != "cuda":
         yield
@@ -83,7 +83,7 @@ def _in_float32(_module: nn.Module, inputs: Any) -> Any:
 
 
 def _last_linear(module: nn.Module, inputs: Tensor) -> str | None:
-    """The name of the linear layer whose output the network returns."""
+    """The name of the linear layer whose output the network returns; None if there is none."""
     returned: dict[str, Tensor] = {}
 
     def keep(name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:

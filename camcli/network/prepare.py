@@ -1,4 +1,4 @@
-"""The faster ways to run a network, put together and proved before use."""
+"""Make a network faster; each step is checked against the original network before it is used."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from camcli.network import Network, Tapped, run_hooked
 from camcli.network.equivalence import outputs_match, probe_inputs
 from camcli.network.fold import fold_batch_norms
 from camcli.network.hooks import eval_frozen
-from camcli.network.partition import split_network
+from camcli.network.partition import partition_network
 from camcli.network.precision import resolve_precision, set_precision, tensor_cores
 from camcli.network.probe import probe_input
 from camcli.network.threads import torch_threads
 from camcli.records import LoadedModel
 
 COMPILE_PAYS = 10_000
-"""Images from which compiling, 10 to 40 seconds, is paid back: it saves about 2 milliseconds an image on two cores."""
+"""Number of images from which compiling pays: it takes 10 to 40 seconds and saves about 2 milliseconds an image on two cores."""
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
-"""How far compiling may move logits or a chosen layer, as a fraction of the largest value; gradients as in ``outputs_match``."""
+"""Largest change that compiling may make to logits or a chosen layer, as for ``outputs_match``: a fraction of the largest value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What is wanted: ``--precision``, ``--compile``, and the batch size and the ``--threads`` for which to compile."""
+    """The options ``--precision`` and ``--compile``, and the batch size and ``--threads`` for which to compile."""
 
     precision: str = "fp32"
     compile: bool = False
@@ -45,10 +45,10 @@ class Preparation:
 def prepare_network(
     model: LoadedModel, names: Sequence[str], device: torch.device, wanted: Preparation, warn: Callable[[str], None]
 ) -> Network:
-    """``model`` made ready to explain the layers ``names`` on ``device``: the same results, to floating-point noise, sooner.
+    """``model`` made ready to explain the layers ``names`` on ``device``: faster, with the same results up to floating-point noise.
 
-    The model's module changes its memory layout and type, nothing else. ``warn`` is told in one sentence what could not be
-    done. Raises ConfigError for a precision that the network does not run in.
+    Of the model's module only the memory layout and the type change. ``warn`` gets a sentence for each step that was not possible.
+    Raises ConfigError for a precision in which the network does not run.
     """
     module = model.module
     example = probe_input(model.preprocess, device)
@@ -72,11 +72,11 @@ def prepare_network(
 
 
 def _fastest_format(module: nn.Module, example: Tensor, names: Sequence[str]) -> torch.memory_format:
-    """The memory format into which ``module`` is brought: channels-last, unless it has a ``view`` that only fits the other."""
+    """The memory format to which ``module`` is converted: channels-last unless the network does not run in it."""
     if example.device.type == "mps":
         return torch.contiguous_format
     try:
-        module.to(memory_format=torch.channels_last)  # PyTorch refuses buffers of five dimensions, as a cut Swin has
+        module.to(memory_format=torch.channels_last)  # PyTorch refuses buffers of five dimensions, which a truncated Swin has
         run_hooked(module, example.contiguous(memory_format=torch.channels_last), names)
     except RuntimeError:
         module.to(memory_format=torch.contiguous_format)
@@ -85,7 +85,7 @@ def _fastest_format(module: nn.Module, example: Tensor, names: Sequence[str]) ->
 
 
 def worth_compiling(wanted: str, images: int) -> bool:
-    """Whether to compile for ``images`` that are left. ``wanted``: on, off, or auto, which also asks for a C++ compiler."""
+    """Whether to compile for the remaining ``images``. ``wanted``: on, off, or auto, which also requires a C++ compiler."""
     if wanted == "auto":
         return images >= COMPILE_PAYS and _has_compiler()
     return wanted == "on"
@@ -100,18 +100,18 @@ def _compiled(network: Network, folded: nn.Module, example: Tensor, names: Seque
     inputs = probe_inputs(example, wanted.batch_size)
     try:
         with _compiling(wanted.threads):
-            split = split_network(folded, torch.zeros_like(inputs), names)
-            trunk = torch.compile(split.trunk, fullgraph=True, dynamic=False, options={"freezing": True})
-            faster = replace(split, trunk=trunk)
+            partition = partition_network(folded, torch.zeros_like(inputs), names)
+            trunk = torch.compile(partition.trunk, fullgraph=True, dynamic=False, options={"freezing": True})
+            faster = replace(partition, trunk=trunk)
             same = outputs_match(network.run, lambda images, _: faster.run(images), inputs, names, _TOLERANCE[network.dtype])
-    except Exception as error:  # the exporter and the compiler raise whatever a network meets there
+    except Exception as error:  # the exporter and the compiler can raise anything
         return first_line(error)[:200]
     if not same:
         return "the compiled network gives other results"
 
     def run(inputs: Tensor, names_wanted: Sequence[str]) -> Tapped:
         if inputs.shape == faster.shape and list(names_wanted) == list(names):
-            return faster.run(inputs.contiguous(memory_format=network.memory_format))  # other strides would be compiled anew
+            return faster.run(inputs.contiguous(memory_format=network.memory_format))  # other strides would be compiled again
         return network.run(inputs, names_wanted)
 
     words = ", ".join(part for part in (network.description, "compiled") if part)
@@ -120,8 +120,8 @@ def _compiled(network: Network, folded: nn.Module, example: Tensor, names: Seque
 
 @contextmanager
 def _compiling(threads: int | None) -> Iterator[None]:
-    """Inside, PyTorch computes with ``threads``, as it will later: compiled code is made for a number of them. It gives no advice
-    to developers, and keeps what it compiles.
+    """Inside, PyTorch computes with ``threads`` as it will later, since compiled code is specific to their number; it logs only
+    errors, and caches what it compiles.
     """
     log = logging.getLogger("torch")
     level = log.level
@@ -135,7 +135,7 @@ def _compiling(threads: int | None) -> Iterator[None]:
 
 
 def _keep_compiled_code() -> None:
-    """Let what is compiled survive this process and the next start of the machine, unless the user has said where it belongs."""
+    """Cache compiled code in the user's cache folder, where it survives a restart, unless the user has chosen a folder."""
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         folder = os.path.join(caches, "camcli", "compiled")

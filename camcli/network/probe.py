@@ -9,7 +9,7 @@ from camcli.records import Preprocess
 
 
 def probe_input(preprocess: Preprocess, device: torch.device, dtype: torch.dtype = torch.float32, count: int = 1) -> Tensor:
-    """``count`` noise images (count, 3, H, W) of the size that ``preprocess`` crops to."""
+    """Seeded noise images (N, 3, H, W) of the size that ``preprocess`` crops to."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn((count, 3, *preprocess.crop), generator=generator).to(device, dtype)
 

@@ -166,7 +166,7 @@ class OutputFolder:
         These are the images in progress when a run died, and the images that failed with stage ``crashed``.
         """
         deaths = self._in_flight.deaths()
-        names = deaths.keys() | self.ledger.crashed_images()  # with --overwrite too, which forgets everything else
+        names = deaths.keys() | self.ledger.crashed_images()  # kept with --overwrite too
         return {source.image: deaths.get(source.image, 0) for source in todo if source.image in names}
 
     def is_explained(self, image: str) -> bool:

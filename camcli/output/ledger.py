@@ -84,7 +84,7 @@ class Ledger:
         if earlier is None:
             if any(self._root.exists(name) for name in TABLES):
                 raise SettingsError(
-                    f"{escape_name(self._root.path)!r} contains tables, but the journal of the run that wrote them is missing. "
+                    f"{escape_name(self._root.path)!r} contains tables but no journal of the run that wrote them. "
                     "Start again with --overwrite, or choose another folder with --output."
                 )
             return

@@ -1,1 +1,1 @@
-"""A run: its model and classes resolved, images read, explained, painted and written, rows in order."""
+"""A run: resolve the model and its classes, then read, explain, paint and write the images in order."""

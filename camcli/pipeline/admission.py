@@ -1,8 +1,8 @@
-"""Images are admitted, in their order, as far as the memory goes that the machine and the control group have.
+"""Admitting images in order, as far as the free memory of the machine and of the control group allows.
 
-What an image costs at its peak is known from its header, before it is decoded. An image waits until those before it are done where
-they leave no room for it; one that does not fit even alone fails, with stage ``memory``. So no run is killed for the pictures that
-it has in hand, and large ones are explained one after the other where there is no memory for two.
+The peak memory of an image is known from its header, before it is decoded. An image waits for earlier images if they leave too
+little memory for it. An image that does not fit even alone fails with stage ``memory``. So the images in progress never exhaust
+the memory, and large images are explained one after the other if two do not fit.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from camcli.images.header import MAX_SIDE, Header
 from camcli.resources import available_memory, release_memory
 
 _SHARE = 0.5
-"""Of the free memory, for images in progress: the network takes some too."""
+"""Fraction of the free memory for images in progress. The network needs some too."""
 
 _MARGIN = 64 << 20
-"""Bytes that are left free beside an image."""
+"""Memory that stays free beside an image, in bytes."""
 
 _LARGE = 64 << 20
-"""Bytes from which on the free memory is looked at again for each image."""
+"""Size of an image in bytes at or above which the free memory is measured again before it is admitted."""
 
 
 _PATIENCE = 20
-"""Looks at the free memory, 50 ms apart, before an image is refused that has it for itself."""
+"""Measurements of the free memory, 50 ms apart, before an image that is alone is refused."""
 
 _PAINTED = {"overlay": 6, "heatmap": 6, "contour": 10, "spotlight": 9, "side-by-side": 15}
-"""Bytes for a pixel of an overlay, by style: the picture, what it is made of, and its copy for the encoder."""
+"""Bytes a pixel while an overlay is painted, by style: the picture, its parts, and a copy for the encoder."""
 
 _ENCODED, _LEGEND, _REGIONS = 2, 3, 7
-"""Bytes for a pixel more: of the finished file, with a legend, and for boxes or masks."""
+"""Additional bytes a pixel: for the encoded file, for a legend, and for boxes or masks."""
 
 
 def prepared_bytes(header: Header) -> int:
-    """Bytes of memory that an image takes at the most while it is decoded and resized."""
+    """The peak memory of an image in bytes while it is decoded and resized."""
     return max(header.decoding, 7 * header.pixels)
 
 
 def painted_bytes(header: Header, config: RunConfig) -> int:
-    """Bytes of memory that an image takes at the most: while it is decoded, while it is resized, or while it is painted."""
+    """The peak memory of an image in bytes while it is decoded, resized and painted."""
     painted = _PAINTED[config.style] + _ENCODED + _LEGEND * config.legend
     scale = min(1.0, (config.max_side or MAX_SIDE) / max(header.width, header.height))
     painting = painted * scale**2 + _REGIONS * (config.boxes is not None or config.masks) + (3 if scale < 1 else 0) * scale**2
@@ -52,10 +52,11 @@ def painted_bytes(header: Header, config: RunConfig) -> int:
 
 
 class Admission:
-    """The memory that images in progress may take together. ``workers``: threads that read, and threads that paint.
+    """The memory that the images in progress may take together.
 
-    Each image has a Ticket, taken in the order in which images are done. ``needed`` tells the bytes that an image takes at its
-    peak, from its header. Whoever waits for an image asks ``wait_for`` whether it is held up by earlier ones.
+    ``workers``: the number of threads that read, and of threads that paint. ``needed``: returns the peak memory of an image in
+    bytes, from its header. Each image gets a Ticket, in the order of the images. ``wait_for`` waits for an image and returns
+    early if the image itself waits for earlier ones.
     """
 
     def __init__(self, workers: int, needed: Callable[[Header], int]) -> None:
@@ -70,19 +71,19 @@ class Admission:
         self._closed = False
 
     def ticket(self) -> Ticket:
-        """The next image's."""
+        """The ticket of the next image."""
         self._issued += 1
         return Ticket(self, self._issued - 1)
 
     def wait_for(self, future: Future[Any], ticket: Ticket) -> bool:
-        """Wait for the image of ``ticket``; whether it is there, and not held up by those before it."""
+        """Wait until the image of ``ticket`` is ready (True) or waits for the memory of earlier images (False)."""
         future.add_done_callback(lambda _: self._notify())
         with self._changed:
             self._changed.wait_for(lambda: future.done() or self._held_up is ticket)
         return future.done()
 
     def close(self) -> None:
-        """Let nobody wait any longer: the run is over."""
+        """End all waiting, because the run is over."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -92,7 +93,7 @@ class Admission:
             self._changed.notify_all()
 
     def _admit(self, ticket: Ticket, header: Header) -> int:
-        """Wait until there is room; the bytes that are reserved. Raises ImageError (stage ``memory``)."""
+        """Wait until the image fits and reserve its memory. Returns the reserved bytes. Raises ImageError (stage ``memory``)."""
         needed = self.needed(header)
         with self._changed:
             self._changed.wait_for(lambda: self._next == ticket.number or self._closed)
@@ -102,7 +103,7 @@ class Admission:
                     self._held_up = ticket
                     self._changed.notify_all()
                     self._changed.wait()
-                elif patience:  # what was freed a moment ago may not be back yet
+                elif patience:  # memory that was freed a moment ago may not count as free yet
                     patience -= 1
                     self._changed.wait(0.05)
                 else:
@@ -123,7 +124,7 @@ class Admission:
         return needed < _LARGE or needed + _MARGIN <= available_memory()
 
     def _pass_on(self, number: int) -> None:
-        """The image of that number waits for no memory any more: the next one may."""
+        """Record that image ``number`` no longer waits for memory, so that the next image can be admitted."""
         with self._changed:
             if number >= self._next:
                 self._passed.add(number)
@@ -135,31 +136,32 @@ class Admission:
     def _give_back(self, size: int) -> None:
         with self._changed:
             self._reserved -= size
-            self._held_up = None  # until it has looked again
+            self._held_up = None  # until it has tried again
             self._changed.notify_all()
 
     def _is_small(self, size: int) -> bool:
-        """Whether all threads together can take so much for a moment, to decode and to paint, without a reservation."""
+        """Whether all threads at once can take ``size`` bytes, to decode and to paint, without a reservation."""
         return size * 4 * self._workers <= self._capacity
 
 
 class Ticket:
-    """One image's place in the row, and the memory that is reserved for it. ``number``: from 0 on, in order."""
+    """The position of an image in the order of admission, ``number`` from 0 on, and the memory reserved for it."""
 
     def __init__(self, admission: Admission, number: int) -> None:
         self._admission, self.number = admission, number
         self._size = 0
 
     def admit(self, header: Header) -> None:
-        """Wait until there is memory for the image. Raises ImageError (stage ``memory``) where there is not enough for it alone."""
+        """Wait until there is memory for the image. Raises ImageError (stage ``memory``) if it does not fit even alone."""
         if not self._size:
             self._size = self._admission._admit(self, header)
             self._admission._pass_on(self.number)
 
     def decoded(self, held: int) -> None:
-        """The image takes ``held`` bytes from now on, and for moments more; what is small is reserved no longer.
+        """Record that the image is decoded and takes ``held`` bytes. A small image gives back the rest of its reservation.
 
-        What decoding a large one took goes back to the system: the C library would keep it, in pieces too small for painting.
+        After a large image, the memory of decoding is returned to the system; otherwise the C library keeps it in pieces that are
+        too small for painting.
         """
         if not self._admission._is_small(self._size):
             release_memory()
@@ -168,10 +170,10 @@ class Ticket:
             self._size = held
 
     def pass_on(self) -> None:
-        """The image needs no memory, or none any more that it has not."""
+        """Let the next image be admitted: this one needs no more memory than it has."""
         self._admission._pass_on(self.number)
 
     def release(self) -> None:
-        """The image is done."""
+        """Give back the memory of the image, which is done."""
         self._admission._give_back(self._size)
         self._size = 0

@@ -1,4 +1,4 @@
-"""Batches of network inputs in, findings out: on any device, several batches in flight on a GPU, halved where memory runs out."""
+"""Explaining batches of network inputs on any device: asynchronous on a GPU, with smaller batches when memory runs out."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from camcli.records import Findings, Heatmap, Prediction
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
-    """What the network found, on its way to the host: ``order`` are the classes from the best to the worst."""
+    """The results of a batch. ``order``: classes from best to worst. ``copy_done``: set when they are on the host."""
 
     explanation: Explanation
     order: torch.Tensor
-    landed: torch.cuda.Event | None
+    copy_done: torch.cuda.Event | None
 
 
 _UNKNOWN = -1
-"""Stands for the true class of an image that has no label."""
+"""The true class of an image without a label."""
 
 Part = tuple[int, _Finding]
-"""How many images, and what the network is finding in them."""
+"""The number of images in a part of a batch, and their results."""
 
 
 class Engine:
-    """The network of a job, asked for one batch after another.
+    """Runs the network of a job on one batch after another.
 
-    ``explain`` begins a batch, ``collect`` gives its findings. On a GPU the host goes on in between. A batch that does not fit into
-    memory is cut into halves, down to single images, and the size that fits is remembered. ``before_pass`` is called before each
-    pass through the network, and may raise Stopped.
+    ``explain`` begins a batch, ``collect`` returns its findings; on a GPU both work at the same time. When memory runs out, the
+    batch size is halved, down to single images, for this and later batches. ``before_pass`` is called before each forward pass,
+    and may raise Stopped.
     """
 
     def __init__(self, job: Job, before_pass: Callable[[], None] = lambda: None) -> None:
@@ -46,10 +46,9 @@ class Engine:
         self._max_batch = job.batch_size
 
     def explain(self, inputs: Sequence[np.ndarray], labels: Sequence[int | None] | None = None) -> list[Part]:
-        """Begin to explain ``inputs``, each (h, w, 3) uint8, no more than the job's batch size. ``labels``: true classes, None
-        where there is none.
+        """Begin to explain ``inputs``, each (h, w, 3) uint8, at most the job's batch size. Returns parts for ``collect``.
 
-        Gives parts for ``collect``: how many images, and what was found. Raises OutOfMemoryError at one image, RunError where the
+        ``labels``: the true class of each image, or None. Raises OutOfMemoryError if a single image does not fit, RunError if the
         model fails otherwise, and what ``before_pass`` raises.
         """
         parts: list[Part] = []
@@ -69,7 +68,7 @@ class Engine:
     def _begin(self, inputs: Sequence[np.ndarray], labels: Sequence[int | None] | None) -> _Finding:
         wanted = self._job.network.batch
         missing = wanted - len(inputs) if wanted is not None and wanted // 2 < len(inputs) < wanted else 0
-        filled = [*inputs, *[inputs[-1]] * missing]  # a network compiled for one size takes a short batch filled up
+        filled = [*inputs, *[inputs[-1]] * missing]  # pad: a compiled network has a fixed batch size
         known = None if labels is None else [*labels, *[labels[-1]] * missing]
         options = replace(self._job.options, chunk=min(self._job.options.chunk, self._max_batch), before_pass=self._before_pass)
         return _copy_to_host_async(
@@ -81,7 +80,9 @@ class Engine:
         if not out_of_memory(error):
             raise self._failed(count, error) from error
         if count == 1:
-            raise OutOfMemoryError(f"{job.device} has not enough memory for one image with {job.model.name}.") from error
+            raise OutOfMemoryError(
+                f"{job.device} is out of memory with a single image and {job.model.name}. Try a smaller model."
+            ) from error
         self._max_batch = count // 2
         if job.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -90,26 +91,26 @@ class Engine:
         return RunError(f"{self._job.model.name} fails on a batch of {count}: {first_line(error)}. Try --batch-size 1.")
 
     def collect(self, parts: Sequence[Part]) -> list[Findings]:
-        """The findings of every image of ``parts``, in order; waits for them where they are not there yet."""
+        """The findings of every image of ``parts``, in order. Waits until they are ready."""
         findings: list[Findings] = []
         for count, finding in parts:
-            if finding.landed is not None:
+            if finding.copy_done is not None:
                 try:
-                    finding.landed.synchronize()
-                except Exception as error:  # what failed on the device while the host went on
+                    finding.copy_done.synchronize()
+                except Exception as error:  # an error of the device, reported late
                     raise self._failed(count, error) from error
             findings += _findings(finding.explanation, finding.order, self._job)[:count]
         return findings
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of the device or the host did not suffice; PyTorch says it in several ways."""
+    """Whether ``error`` means that the device or the host is out of memory. PyTorch has several such errors."""
     text = str(error)
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "allocate memory" in text
 
 
 def explain_inputs(inputs: torch.Tensor, job: Job) -> list[Findings]:
-    """What is found in each of ``inputs`` (B, 3, H, W), normalised, on the job's device."""
+    """The findings for each of ``inputs`` (B, 3, H, W), normalised and on the job's device."""
     found = explain_tensor(inputs, job)
     return _findings(found, top_classes(found.logits, found.logits.shape[1]), job)
 
@@ -117,10 +118,10 @@ def explain_inputs(inputs: torch.Tensor, job: Job) -> list[Findings]:
 def explain_tensor(
     inputs: torch.Tensor, job: Job, labels: Sequence[int | None] | None = None, options: Options | None = None
 ) -> Explanation:
-    """Logits, targets and maps of ``inputs`` (B, 3, H, W), for the classes that the job asks for.
+    """Logits, targets and maps of ``inputs`` (B, 3, H, W), for the classes that the job explains. Does not wait for a GPU.
 
-    ``labels``: true classes, None where there is none and the job asks for other classes. ``options``: instead of the job's.
-    Nothing here waits for a GPU.
+    ``labels``: the true class of each image; None without a label, which needs other classes to explain. ``options``: replace the
+    job's options.
     """
     numbers = None if labels is None else [_UNKNOWN if label is None else label for label in labels]
     true = None if numbers is None else _to_device(torch.tensor(numbers, dtype=torch.int64), inputs.device)[:, None]
@@ -130,7 +131,7 @@ def explain_tensor(
         wanted = torch.cat([top_classes(logits, job.config.top_count), asked], dim=1)
         if true is None:
             return wanted
-        # an image without a label has another class twice, which counts once
+        # instead of a missing label, repeat another class: repetitions are removed later
         known = torch.where(true == _UNKNOWN, wanted[:, :1], true) if wanted.shape[1] else true
         return torch.cat([wanted, known], dim=1)
 
@@ -148,7 +149,7 @@ def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def _copy_to_host_async(found: Explanation) -> _Finding:
-    """``found`` with copies to the host begun: on a GPU into pinned memory, behind the work that makes them."""
+    """``found``, with copies to the host started on a GPU: into pinned memory, queued after the computation."""
     order = top_classes(found.logits, found.logits.shape[1])
     if found.logits.device.type != "cuda":
         return _Finding(found, order, None)
@@ -159,13 +160,13 @@ def _copy_to_host_async(found: Explanation) -> _Finding:
 
     maps = {key: to_host(values) for key, values in found.maps.items()}
     copied = _Finding(Explanation(to_host(found.logits), to_host(found.targets), maps), to_host(order), torch.cuda.Event())  # type: ignore[no-untyped-call]
-    assert copied.landed is not None
-    copied.landed.record(torch.cuda.current_stream(found.logits.device))
+    assert copied.copy_done is not None
+    copied.copy_done.record(torch.cuda.current_stream(found.logits.device))
     return copied
 
 
 def _findings(found: Explanation, order: torch.Tensor, job: Job) -> list[Findings]:
-    """The predictions and heatmaps of each image. ``order`` (B, K): its classes from the best to the worst."""
+    """The predictions and heatmaps of each image. ``order`` (B, K): its classes from best to worst."""
     maps = {key: values.cpu().numpy() for key, values in found.maps.items()}
     logits, targets, best_first = found.logits.cpu(), found.targets.tolist(), order.cpu().numpy()
     softmax = job.config.head == "softmax"
@@ -195,7 +196,7 @@ def _findings(found: Explanation, order: torch.Tensor, job: Job) -> list[Finding
 
 
 def _first_occurrences(targets: list[int]) -> list[tuple[int, int]]:
-    """(position, class) of each class once: a class asked for by name may be among the best as well."""
+    """(position, class) of the first occurrence of each class. A class given by name may also be among the best."""
     seen: dict[int, int] = {}
     for position, index in enumerate(targets):
         seen.setdefault(index, position)
@@ -203,9 +204,9 @@ def _first_occurrences(targets: list[int]) -> list[tuple[int, int]]:
 
 
 def with_status(prediction: Prediction, layer: str, method: str, values: np.ndarray) -> Heatmap:
-    """The heatmap of ``values`` (h, w) with its status: ``nonfinite`` for NaN or infinity, ``empty``, else ``ok``.
+    """The heatmap of ``values`` (h, w) with its status: ``nonfinite`` if it contains NaN or infinity, ``empty``, else ``ok``.
 
-    Empty is a map that points nowhere: it has no positive value, or the same in every cell to one part in ten thousand.
+    A map is empty if it has no positive value, or the same value in every cell to one part in ten thousand.
     """
     peak = float(values.max())
     if not np.isfinite(values).all() or not np.isfinite(prediction.logit):

@@ -1,4 +1,4 @@
-"""What a run explains: the images of folders and files, or of paths from another program, that a limit and a shard leave."""
+"""Finding the images of a run: in folders, files or a list of paths, reduced by ``--limit``, ``--shard`` and labels."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Inputs:
 
 
 def find_inputs(places: Sequence[str], config: RunConfig, listener: Messages, paths: Sequence[str] | None = None) -> Inputs:
-    """Every image of a run in order: the first ``--limit`` images, and of them those that belong to ``--shard``, maybe none.
+    """The images of a run in order: those of the first ``--limit`` images that belong to ``--shard``, possibly none.
 
-    ``places``: folders and image files. ``paths``: image files that another program listed, instead of ``places``. Raises
-    InputError where there is nothing, and where the output would be one of the inputs.
+    ``places``: folders and image files. ``paths``: image files that another program has listed, used instead of ``places``. Raises
+    InputError if there is no image at all, and if the output folder is one of the inputs.
     """
     sources = discover_sources(places, config.output) if paths is None else listed_sources(paths, config.output)
     if config.limit is not None and len(sources) > config.limit:
         left = len(sources) - config.limit
-        listener.info(f"{config.limit:,} of {count_words(len(sources), 'image')}; --limit left {left:,}.")
+        listener.info(f"{config.limit:,} of {count_words(len(sources), 'image')}; --limit left {left:,} out.")
     sources = sources[: config.limit]
     _refuse_output_among_inputs(sources, config.output)
     root = sources[0].root
@@ -43,7 +43,7 @@ def find_inputs(places: Sequence[str], config: RunConfig, listener: Messages, pa
 
 @contextlib.contextmanager
 def misspelt_names_first(config: RunConfig) -> Iterator[None]:
-    """A folder with other settings is refused; where the new ones name what does not exist, that is told instead."""
+    """Context in which a SettingsError is replaced by the error for a misspelt name, if a differing setting is misspelt."""
     try:
         yield
     except SettingsError as error:
@@ -54,9 +54,9 @@ def misspelt_names_first(config: RunConfig) -> Iterator[None]:
 
 
 def explainable(sources: list[Source], config: RunConfig, listener: Messages) -> list[Source]:
-    """Those of ``sources`` that have a class to be explained for: with ``--class-from`` alone, the images that have a label.
+    """The ``sources`` that have a class to explain: with ``--class-from`` alone, only the images that have a label.
 
-    Raises LabelsError for a table that labels none of them.
+    Raises LabelsError if the table labels none of them.
     """
     if config.class_from is None:
         return sources

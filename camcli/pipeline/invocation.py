@@ -1,4 +1,4 @@
-"""How a command was given, and when."""
+"""The command line of a run and its start time, for ``run.json``."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 
 class Invocation:
-    """A ``command``, as its user wrote it, that has just been given with ``inputs``."""
+    """A command that has just started. ``command``: as the user wrote it; ``inputs``: its folders and files."""
 
     def __init__(self, command: str, inputs: Sequence[str]) -> None:
         self.command = command
         self._inputs, self._date, self._clock = list(inputs), datetime.datetime.now().astimezone(), time.monotonic()
 
     def seconds(self) -> float:
-        """How long it has run."""
+        """The seconds since the command started."""
         return time.monotonic() - self._clock
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``run.json``."""
+        """Command, inputs and start time, for ``run.json``."""
         return {"command": self.command, "inputs": self._inputs, "started": self._date.isoformat(timespec="seconds")}

@@ -1,4 +1,4 @@
-"""A run before its first image: every name resolved, the settings that bind its folder, the record it leaves."""
+"""Preparing a run: load the model and resolve all names. Also the contents of ``run.json``."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from camcli.timing import StageTimer
 
 @dataclass(frozen=True)
 class Job:
-    """A run with every name resolved.
+    """A model and everything that a run needs to explain images with it. All names are resolved.
 
-    ``classes``: indices of the classes asked for by name. ``labels``: the true class of each image that has one, by its name; None
-    where nobody asked. ``options``: how the maps are computed. ``network``: the model's module made ready. ``batch_size``: of the
-    config, or what fits.
+    ``classes``: the indices of the classes given with ``--class``. ``labels``: image -> true class; None without ``--class-from``.
+    ``options``: how the maps are computed. ``network``: the model prepared for this job. ``batch_size``: that of the config, or as
+    many images as fit into memory.
     """
 
     config: RunConfig
@@ -58,7 +58,7 @@ class Job:
         return f"<camcli model {self.model.name}: {len(self.model.classes)} classes, layers {layers}, on {self.device}>"
 
     def with_targets(self, **changes: Any) -> Job:
-        """The same model with other questions: fields of RunConfig about classes and methods. Raises as ``prepare_job`` does."""
+        """A job with the same model and other classes or methods. ``changes``: fields of RunConfig. Raises as ``prepare_job``."""
         config = replace(self.config, **changes).check()
         methods = [METHODS[name] for name in config.method]
         options = _options(config, self.options.binary)
@@ -68,7 +68,7 @@ class Job:
 
     @property
     def inputs(self) -> InputSettings:
-        """How files become inputs of the network."""
+        """The settings for turning files into inputs of the network."""
         config = self.config
         return InputSettings(
             self.model.preprocess,
@@ -80,7 +80,7 @@ class Job:
         )
 
     def results(self) -> list[tuple[str, str]]:
-        """(layer, method) of each map of a target, in the order of the rows."""
+        """(layer, method) of each map of a class, in the order of the rows."""
         names = [layer.name for layer in self.layers]
         pairs = [(layer, method) for method in self.config.method for layer in result_layers(names, method, self.options.fuse)]
         order = {name: position for position, name in enumerate(dict.fromkeys([*names, *(layer for layer, _ in pairs)]))}
@@ -95,10 +95,10 @@ def prepare_job(
     show_progress: bool = False,
     info: Callable[[str], None] = lambda _: None,
 ) -> Job:
-    """Load the model, look every name up, and make the network ready. ``left``: how many of ``sources`` are still to do.
+    """A job for ``config``: loads the model, resolves all names and prepares the network. No image is read.
 
-    ``info`` is told what takes long. Raises the UsageError of whatever does not exist (ConfigError, DeviceError, ModelError,
-    LayerError, ClassError), before any image is read.
+    ``left``: how many of ``sources`` are still to explain; None for all. ``info`` is called with messages about slow steps.
+    Raises a UsageError for something that does not exist: ConfigError, DeviceError, ModelError, LayerError or ClassError.
     """
     methods = [METHODS[name] for name in config.method]
     device = resolve_device(config.device)
@@ -125,9 +125,9 @@ def prepare_job(
 
 
 def check_names(config: RunConfig, changed: Collection[str]) -> None:
-    """Raise the UsageError of a model, method, class or layer that does not exist, as ``prepare_job`` does; no weights are loaded.
+    """Raise the UsageError that ``prepare_job`` would raise for a misspelt model, method, class or layer. Loads no weights.
 
-    ``changed``: the options that anybody may have misspelt; the others are taken to be right.
+    ``changed``: the names of the options to check.
     """
     if "model" in changed:
         source_of(config.model)
@@ -142,9 +142,9 @@ def check_names(config: RunConfig, changed: Collection[str]) -> None:
 
 
 def prepare_module(module: nn.Module, config: RunConfig, preprocess: Preprocess | None) -> Job:
-    """A job for a classifier that is already there, which stays as it is. Raises as ``prepare_job`` does.
+    """A job for the classifier ``module``, which is left unchanged. Raises what ``prepare_job`` raises.
 
-    ``preprocess``: None for what the module itself says, in an attribute ``preprocess`` or as a model of timm.
+    ``preprocess``: None for the module's attribute ``preprocess``, or timm's configuration of it.
     """
     preprocess = preprocess or own_preprocess(module) or Preprocess()
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
@@ -157,7 +157,7 @@ def prepare_module(module: nn.Module, config: RunConfig, preprocess: Preprocess 
 
 def _found_classes(config: RunConfig, model: LoadedModel) -> tuple[int, ...]:
     if config.top_count > len(model.classes):
-        raise ClassError(f"--topk {config.top_count}: {model.name} has {len(model.classes)} classes.")
+        raise ClassError(f"--topk {config.top_count} is too large: {model.name} has {len(model.classes)} classes.")
     return tuple(dict.fromkeys(find_class(wanted, model.classes) for wanted in config.class_))
 
 
@@ -166,7 +166,7 @@ def _options(config: RunConfig, binary: bool) -> Options:
 
 
 def _with_head(model: LoadedModel, config: RunConfig) -> tuple[LoadedModel, bool]:
-    """The model with as many class names as it has classes, and whether one logit stands for two of them."""
+    """The model with a name for each class, and whether its single logit stands for two classes."""
     if len(model.classes) != 1:
         return model, False
     if config.head != "sigmoid":
@@ -175,7 +175,9 @@ def _with_head(model: LoadedModel, config: RunConfig) -> tuple[LoadedModel, bool
         return model, False
     names = read_labels(config.labels, None)
     if len(names) > 2:
-        raise LabelsError(f"--labels {config.labels} names {len(names)} classes; {model.name} has one logit, for one or two.")
+        raise LabelsError(
+            f"--labels {config.labels} names {len(names)} classes, but {model.name} has a single logit, which needs one or two."
+        )
     return replace(model, classes=names), len(names) == 2
 
 
@@ -187,7 +189,7 @@ def _check_methods(
     options: Options,
     dtype: torch.dtype,
 ) -> None:
-    """Raise LayerError for a method that the model, a layer or an option does not allow."""
+    """Raise LayerError if a method does not work with the model, a layer or an option."""
     image = probe_input(model.preprocess, device, dtype)
     check_options(methods, options)
     for method in methods:
@@ -197,7 +199,7 @@ def _check_methods(
 
 
 def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float, state: str, stages: StageTimer) -> dict[str, Any]:
-    """The contents of ``run.json``. ``totals``: images in the tables explained and failed, by this run and earlier ones."""
+    """The contents of ``run.json``. ``totals``: how many images in the tables are explained and failed, over all runs."""
     return {
         "camcli": __version__,
         "state": state,

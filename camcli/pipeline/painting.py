@@ -1,4 +1,4 @@
-"""Findings -> overlays and rows, in threads, in order."""
+"""Painting and writing overlays in threads, and recording rows in the order of the images."""
 
 from __future__ import annotations
 
@@ -29,40 +29,40 @@ from camcli.timing import StageTimer
 
 
 class OverlayWriter:
-    """Overlays under way: painted, encoded and written by the threads of ``pool``, recorded in the order of the images.
+    """Paints, encodes and writes overlays in the threads of ``pool``, and records the images in their order.
 
-    At most ``most`` images, or MOST_BYTES of them, are under way when ``finished`` returns.
+    When ``finished`` ends, at most ``most`` images, with at most MOST_BYTES, are in progress.
     """
 
     def __init__(self, pool: ThreadPoolExecutor, job: Job, writer: RunWriter, timer: StageTimer, most: int) -> None:
         self._pool, self._job, self._writer, self._timer, self._most = pool, job, writer, timer, most
-        self._under_way: deque[tuple[Future[Outcome], int, Ticket | None]] = deque()
+        self._in_progress: deque[tuple[Future[Outcome], int, Ticket | None]] = deque()
         self._held = 0
         self._style = style_of(job.config.as_dict())
         self._show_layer = len({layer for layer, _ in job.results()}) > 1
         self._show_method = len(job.config.method) > 1
 
     def add(self, item: PreparedImage | Failure, findings: Findings | None) -> None:
-        """Begin to paint an image with what was found in it; a failure has nothing to paint."""
+        """Begin to paint the ``findings`` of an image. A failure has no findings and is only recorded."""
         future: Future[Outcome] = Future()
         if isinstance(item, Failure) or findings is None:
             assert isinstance(item, Failure)
             future.set_result(item)
         else:
             future = self._pool.submit(self._paint, item, findings)
-        self._under_way.append((future, held_bytes(item), item.ticket if isinstance(item, PreparedImage) else None))
+        self._in_progress.append((future, held_bytes(item), item.ticket if isinstance(item, PreparedImage) else None))
         self._held += held_bytes(item)
 
     def finished(self, *, wait_for_all: bool) -> Iterator[Outcome]:
-        """Outcomes in order, each recorded: those that are there, those that there is no room for, or all."""
-        while self._under_way:
-            future, size, ticket = self._under_way[0]
-            too_many = len(self._under_way) > self._most or self._held > MOST_BYTES
+        """Record outcomes in order and yield them: those that are ready and those beyond the limits, or all."""
+        while self._in_progress:
+            future, size, ticket = self._in_progress[0]
+            too_many = len(self._in_progress) > self._most or self._held > MOST_BYTES
             if not (wait_for_all or too_many or future.done()):
                 return
             with self._timer.wait("overlays"):
                 outcome = future.result()
-            self._under_way.popleft()
+            self._in_progress.popleft()
             self._held -= size
             with self._timer.work("record"):
                 self._writer.record(outcome)
@@ -88,7 +88,7 @@ class OverlayWriter:
     def _write_files(
         self, heatmap: Heatmap, prepared: PreparedImage, canvas: Canvas, stem: str
     ) -> tuple[tuple[Box, ...], tuple[Checksum, ...]]:
-        """Overlay, map and mask of a map, as far as they are asked for: the boxes around its connected parts, and checksums."""
+        """Write the overlay, and the raw map and mask if the config asks for them. Returns boxes and checksums."""
         config, view, image = self._job.config, prepared.view, prepared.image.pixels
         files: dict[str, bytes] = {}  # in the order of ``output.files.files_of``
         mask = b""
@@ -115,7 +115,7 @@ class OverlayWriter:
         return tuple(boxes), checksums
 
     def _row(self, heatmap: Heatmap, best: Prediction, prepared: PreparedImage, canvas: Canvas) -> tuple[Row, tuple[Checksum, ...]]:
-        """One map painted and written: its row, and the checksums of its files."""
+        """Paint and write one map. Returns its row and the checksums of its files."""
         job = self._job
         names = [heatmap.layer] * self._show_layer + [heatmap.method] * self._show_method
         stem = file_stem(prepared.source.image, heatmap.prediction, tuple(names), folding=self._writer.folds_case)

@@ -1,8 +1,8 @@
-"""Which files take the process down: each suspect is decoded and painted in a process of its own.
+"""Finding the files that crash a process, by decoding and painting each suspect in another process.
 
-``find_crashing`` starts this module as a program, which reads paths from its input and writes a byte for each that it came back
-from. Where it dies of a signal or does not come back, the next path was the culprit, and another process goes on behind it. One
-that is killed (SIGKILL) blames nobody: so the system ends what takes too much memory, and no file can do it by itself.
+``find_crashing`` starts this module as a program. It reads paths from stdin and writes a byte after each path that it has
+handled. If it dies of a signal or hangs, the next path is the culprit, and another process continues after that path. A process
+that is killed (SIGKILL) accuses no file: no file can send that signal, but the system does when memory runs out.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from collections.abc import Iterator, Sequence
 
 from camcli.records import Failure, Source, stamp_of
 
-PATIENCE = 120
-"""Seconds for a suspect to come back: the largest images that are decoded at all take about ten."""
+MAX_SECONDS = 120
+"""Maximum seconds for a suspect. The largest images that camcli decodes take about ten seconds."""
 
 _READY, _BACK = b"+", b"."
-"""What the process writes before the first path and after each."""
+"""What the process writes before the first path, and after each path."""
 
 
 def find_crashing(sources: Sequence[Source], max_pixels: int) -> Iterator[Failure]:
-    """A Failure with stage ``crashed`` for each of ``sources`` that kills a process of its own, or that it does not return from."""
+    """A Failure with stage ``crashed`` for each of ``sources`` that crashes a process or makes it hang."""
     rest = list(sources)
     while rest:
         survived, death = _tried([os.path.abspath(source.path) for source in rest], max_pixels)
@@ -32,16 +32,16 @@ def find_crashing(sources: Sequence[Source], max_pixels: int) -> Iterator[Failur
             return
         culprit = rest[survived]
         if death != _KILLED:
-            yield Failure(culprit.image, "crashed", f"it took the process down: {death}", stamp_of(culprit.path))
+            yield Failure(culprit.image, "crashed", f"a separate process failed on this image: {death}", stamp_of(culprit.path))
         rest = rest[survived + 1 :]
 
 
 def _tried(paths: Sequence[str], max_pixels: int) -> tuple[int, str]:
-    """How many of ``paths`` a process of its own came back from, and how it ended; empty for an end that is no file's doing."""
+    """How many of ``paths`` a process handled, and how it ended in words; empty if no file made it end."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     found = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     ended = subprocess.run(
-        [sys.executable, "-P", "-m", "camcli.pipeline.probe", str(max_pixels), str(PATIENCE)],
+        [sys.executable, "-P", "-m", "camcli.pipeline.probe", str(max_pixels), str(MAX_SECONDS)],
         input=b"\0".join(map(os.fsencode, paths)),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -56,7 +56,7 @@ def _tried(paths: Sequence[str], max_pixels: int) -> tuple[int, str]:
 def _end_in_words(code: int) -> str:
     if code >= 0:
         return f"it ended with exit code {code}" if code else ""
-    return f"no end after {PATIENCE} seconds" if -code == signal.SIGALRM else _signal_name(-code)
+    return f"it did not end within {MAX_SECONDS} seconds" if -code == signal.SIGALRM else _signal_name(-code)
 
 
 def _signal_name(number: int) -> str:
@@ -69,8 +69,8 @@ def _signal_name(number: int) -> str:
 _KILLED = _signal_name(9)
 
 
-def _first_to_be_killed() -> None:
-    """Let the system end this process, and not the one that waits for it, when memory runs out."""
+def _be_killed_first() -> None:
+    """Make the system kill this process, and not the one that waits for it, when memory runs out."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # only Linux has it
         file.write("1000")
 
@@ -84,7 +84,7 @@ def _without_core_dumps() -> None:
 
 
 def main() -> None:
-    """Decode and paint each path on standard input, as a run would, without the network."""
+    """Decode and paint each path on stdin as a run does, without the network."""
     import numpy as np
 
     from camcli.images.decode import decode_image
@@ -95,12 +95,12 @@ def main() -> None:
     from camcli.resources import available_memory
 
     _without_core_dumps()
-    _first_to_be_killed()
+    _be_killed_first()
     heatmap = np.eye(7, dtype=np.float32)
     os.write(1, _READY)
     with pillow_unlimited():
         for name in sys.stdin.buffer.read().split(b"\0"):
-            signal.alarm(int(sys.argv[2]))  # which ends the process, also from within C code
+            signal.alarm(int(sys.argv[2]))  # ends the process even inside C code
             image = decode_image(Source("", os.fsdecode(name)), int(sys.argv[1]))
             if isinstance(image, Image) and 9 * image.pixels.nbytes // 3 < available_memory():
                 view, _ = prepare_pixels(image.pixels, Preprocess(), "crop")

@@ -1,4 +1,4 @@
-"""How far a run is, told to a progress bar: images done, and within a batch that takes long the passes through the network."""
+"""The progress of a run: finished images, and within a slow batch also the forward passes."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from collections.abc import Callable, Iterator
 from camcli.records import Counts, Outcome
 
 _LONG = 1.0
-"""Seconds without an image after which the passes are told."""
+"""Seconds without a finished image after which passes are reported."""
 
 _OFTEN = 0.2
-"""Seconds between two words about passes."""
+"""Minimum seconds between two reports of passes."""
 
 
 class RunProgress:
-    """Tells ``tell(done, of, note)`` of a bar about ``total`` images, as ``counts`` are counted."""
+    """Reports the progress over ``total`` images to ``on_progress(done, of, note)``. ``counts``: for the number of failures."""
 
-    def __init__(self, tell: Callable[..., None], total: int, counts: Counts) -> None:
-        self._tell, self._total, self._counts = tell, total, counts
+    def __init__(self, on_progress: Callable[..., None], total: int, counts: Counts) -> None:
+        self._on_progress, self._total, self._counts = on_progress, total, counts
         self._done = 0
-        self._finished = self._said = time.monotonic()
+        self._finished = self._reported = time.monotonic()
 
     def over(self, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-        """The same outcomes, each told once it was counted."""
-        self._tell(0, self._total)
+        """Yield the outcomes, and report the progress after the caller has handled each."""
+        self._on_progress(0, self._total)
         for outcome in outcomes:
             yield outcome
             self._done += 1
             self._finished = time.monotonic()
-            self._say("")
+            self._report("")
 
     def pass_begins(self, number: int) -> None:
-        """Tell which pass through the network begins, where no image was finished for a while."""
+        """Report that forward pass ``number`` of the batch begins, if no image was finished for a while."""
         now = time.monotonic()
-        if now - self._finished >= _LONG and now - self._said >= _OFTEN:
-            self._said = now
-            self._say(f"pass {number} of this batch")
+        if now - self._finished >= _LONG and now - self._reported >= _OFTEN:
+            self._reported = now
+            self._report(f"pass {number} of this batch")
 
-    def _say(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         failed = f"{self._counts.failed} failed" if self._counts.failed else ""
-        self._tell(self._done, self._total, ", ".join(filter(None, (failed, what))))
+        self._on_progress(self._done, self._total, ", ".join(filter(None, (failed, what))))

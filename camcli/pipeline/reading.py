@@ -1,4 +1,4 @@
-"""Files -> network inputs, in threads, in order, in batches."""
+"""Reading and preparing images in threads, in order and in batches."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from camcli.resources import available_cores
 from camcli.timing import StageTimer
 
 _MOST_FAILURES = 64
-"""Failures that wait for the images of their batch."""
+"""Maximum number of failures in a batch, beside its images."""
 
 MOST_BYTES = 512 << 20
-"""Of decoded images: a batch ends when its images hold so many, and no more are read ahead, nor wait to be painted."""
+"""Maximum bytes of decoded images in a batch, of images read ahead, and of images waiting to be painted."""
 
 
 @dataclass(frozen=True)
 class InputSettings:
-    """What it takes to make inputs of a network from files.
+    """The settings for turning files into inputs of a network.
 
-    ``preprocess`` and ``resize_mode``: how an image becomes the input. ``max_pixels``: larger images are refused. ``hashed``:
-    whether the SHA-256 of each file is computed. ``workers``: threads that read; None for as many as cores. ``peak_bytes``: the
-    memory that an image takes at its peak, from its header.
+    ``preprocess`` and ``resize_mode``: how an image becomes an input. ``max_pixels``: larger images are refused. ``hashed``:
+    whether the SHA-256 of each file is computed. ``workers``: the number of threads that read; None for the number of cores.
+    ``peak_bytes``: returns the peak memory of an image in bytes, from its header.
     """
 
     preprocess: Preprocess
@@ -44,13 +44,13 @@ class InputSettings:
 
     @property
     def threads(self) -> int:
-        """How many threads read."""
+        """The number of threads that read."""
         return self.workers or available_cores()
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """An image on its way: decoded, and as the network's input (h, w, 3) uint8. ``ticket``: what holds its memory for it."""
+    """A decoded image, and the network's ``input`` (h, w, 3) uint8 made from it. ``ticket``: reserves its memory."""
 
     source: Source
     image: Image
@@ -59,14 +59,14 @@ class PreparedImage:
     ticket: Ticket | None = None
 
     def without_pixels(self) -> PreparedImage:
-        """The same without the decoded image, whose memory is given back."""
+        """A copy without the decoded pixels, whose memory is released."""
         if self.ticket is not None:
             self.ticket.release()
         return replace(self, image=Image(np.empty((0, 0, 3), np.uint8), self.image.stamp), ticket=None)
 
 
 MarkInFlight = Callable[[str], AbstractContextManager[None]]
-"""Notes, from entry to exit, that the image of that name is in the hands of C code."""
+"""Returns a context that marks the image of that name as being in the hands of C code; see ``output.inflight``."""
 
 
 def read_ahead(
@@ -77,42 +77,42 @@ def read_ahead(
     ahead: int,
     mark_in_flight: MarkInFlight = lambda _: nullcontext(),
 ) -> Generator[PreparedImage | Failure | None, None, None]:
-    """Each source decoded and prepared, in order; at most ``ahead`` of them, or MOST_BYTES, before they are asked for.
+    """Yield each source decoded and prepared, in order. At most ``ahead`` images, with at most MOST_BYTES, are read in advance.
 
-    None instead where the next one waits for memory that earlier ones still hold: they must be done with before it comes. To be
-    closed before the ``pool`` is, so that no thread waits for memory any longer.
+    Yields None when the next image waits for memory of earlier images: the caller must finish those first. The generator must be
+    closed before the ``pool``, so that no thread waits for memory any longer.
     """
-    flying: deque[tuple[Future[PreparedImage | Failure], Ticket]] = deque()
+    in_flight: deque[tuple[Future[PreparedImage | Failure], Ticket]] = deque()
     admission = Admission(settings.threads, settings.peak_bytes)
     remaining, largest, allowed = iter(sources), 0, 1
 
     def held() -> int:
-        return sum(held_bytes(future.result()) if future.done() else largest for future, _ in flying)
+        return sum(held_bytes(future.result()) if future.done() else largest for future, _ in in_flight)
 
     try:
         while True:
-            while len(flying) < allowed and (not flying or held() < MOST_BYTES):
+            while len(in_flight) < allowed and (not in_flight or held() < MOST_BYTES):
                 source = next(remaining, None)
                 if source is None:
                     break
                 ticket = admission.ticket()
-                flying.append((pool.submit(_prepare, source, settings, timer, mark_in_flight, ticket), ticket))
-            if not flying:
+                in_flight.append((pool.submit(_prepare, source, settings, timer, mark_in_flight, ticket), ticket))
+            if not in_flight:
                 return
             with timer.wait("images"):
-                is_there = admission.wait_for(*flying[0])
+                is_there = admission.wait_for(*in_flight[0])
             if not is_there:
                 yield None
                 continue
-            size = held_bytes(flying[0][0].result())
-            largest, allowed = max(largest, size), min(ahead, 2 * allowed)  # few at first, until their size is known
-            yield flying.popleft()[0].result()  # held by no name here: its memory is free when its user lets go of it
+            size = held_bytes(in_flight[0][0].result())
+            largest, allowed = max(largest, size), min(ahead, 2 * allowed)  # start with few images, until their size is known
+            yield in_flight.popleft()[0].result()  # no name here keeps its memory alive
     finally:
         admission.close()
 
 
 def held_bytes(item: PreparedImage | Failure) -> int:
-    """What an item keeps in memory, in bytes."""
+    """The memory that an item takes, in bytes."""
     return item.image.pixels.nbytes + item.input.nbytes if isinstance(item, PreparedImage) else 0
 
 
@@ -149,11 +149,11 @@ def _prepared(source: Source, image: Image, settings: InputSettings, timer: Stag
 def batches(
     items: Iterable[PreparedImage | Failure | None], size: int, stop: threading.Event | None
 ) -> Iterator[list[PreparedImage | Failure]]:
-    """Runs of items that hold ``size`` prepared images each or MOST_BYTES, the last one fewer; failures keep their place.
+    """Batches of ``size`` prepared images, or fewer: at most MOST_BYTES, many failures in a row, or ``stop`` end a batch early.
 
-    Many failures in a row end a run too, so that they are recorded and do not pile up; so does ``stop``. Where a run ends for
-    another reason than ``stop`` follows from the images alone, as long as there is memory for them. None, for an image that waits
-    for memory, comes out as an empty run: its taker finishes what it has in progress. If that was not enough, the run ends there.
+    Failures keep their place among the images. Without ``stop`` and with enough memory, the batches depend on the images alone. A
+    None in ``items``, which means that the next image waits for memory, yields an empty batch: the caller then finishes the
+    images in progress. If another None follows, the batch ends there.
     """
     batch: list[PreparedImage | Failure] = []
     images = held = 0
@@ -170,7 +170,7 @@ def batches(
         elif item is None or full or (stop is not None and stop.is_set()):
             waited = False
             item, ended, batch, images, held = None, [batch], [], 0, 0
-            yield ended.pop()  # held by no name here
+            yield ended.pop()  # no name here keeps its memory alive
         else:
             waited = False
     if batch:

@@ -1,7 +1,7 @@
-"""A run, from sources to summary: what the command line, Python and one part of many machines call.
+"""A run, from images to summary. The command line and ``camcli.run`` in Python both call ``run_images``.
 
-``run_images`` is a function of (config, inputs, listener, stop) and has no state of its own. Everything that it says goes to the
-listener. It can be ended and called again: what is in the output folder is done, and the rest follows.
+``run_images`` is a function of (config, inputs, listener, stop) without state of its own. All messages go to the listener. After an
+interruption it can be called again: it explains only the images that are not in the output folder yet.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ if TYPE_CHECKING:
     from camcli.report.write import Report
 
 _MOST_DEATHS = 8
-"""A file that was alone in hand at so many deaths in a row is set aside, although a process of its own survives it. Fewer could be
-chance: a process that is killed again and again may have the same file in hand three times."""
+"""An image fails with stage ``crashed`` after so many deaths in a row while the process worked on it alone, even if it does not
+crash a separate process. Fewer deaths may be chance: a process that is killed again and again may work on one file three times.
+"""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did, and where its results are.
+    """The result of a run: counts, and the paths of its files.
 
-    ``state``: ``finished``, or ``interrupted`` where it was stopped before the last image. ``counts``: of the images of this run.
-    ``explained`` and ``failed``: of all its inputs, in this run and earlier ones; ``pending``: how many of them are still to do.
-    ``new_failures``: failures of which no earlier run has told. ``seconds``: since the command was given. ``report``: where one was
-    asked for and written.
+    ``state``: ``finished``, or ``interrupted`` if it was stopped before the last image. ``explained``, ``failed`` and
+    ``pending``: how many of all inputs are explained, have failed, and are still to explain, counting earlier runs.
+    ``new_failures``: failures that no earlier run has reported. ``seconds``: time since the command started. ``counts``: the
+    images of this run alone. ``report``: the report, if one was written.
     """
 
     folder: str
@@ -75,7 +76,7 @@ class RunSummary:
 
     @property
     def report_page(self) -> str | None:
-        """The path of the report; None where none was written."""
+        """The path of the report; None if none was written."""
         return os.path.join(self.folder, REPORT_PAGE) if self.report is not None and self.report.page is not None else None
 
 
@@ -83,19 +84,19 @@ class RunListener(Listener, Protocol):
     """A listener that also receives the results of a run."""
 
     def loading(self, config: RunConfig) -> AbstractContextManager[None]:
-        """Return a context that is held while libraries, and the model of ``config``, are loaded."""
+        """Return a context that is active while libraries and the model of ``config`` are loaded."""
 
     def begins(self, todo: int) -> None:
-        """Receive how many images are to be explained: the folder is claimed, the model not loaded yet."""
+        """Receive the number of images to explain. The folder is locked, the model is not loaded yet."""
 
     def done_before(self, rows: bytes) -> None:
-        """Receive the rows of an image that an earlier run explained, as they are in the table."""
+        """Receive the rows of an image that an earlier run explained, as bytes of the table."""
 
     def explained(self, outcome: Success) -> None:
-        """Receive an image whose files and rows are written."""
+        """Receive an image after its files and rows are written."""
 
     def summary(self, summary: RunSummary) -> None:
-        """Receive the summary, before ``run.json`` says that its failures were told."""
+        """Receive the summary, before ``run.json`` records that the failures were reported."""
 
 
 class SilentRunListener(SilentListener):
@@ -120,7 +121,7 @@ class SilentRunListener(SilentListener):
 
 @dataclass(frozen=True)
 class _Run:
-    """A run in a folder that it holds. ``sources``: all its images, done or not."""
+    """A run whose folder is locked. ``sources``: all its images, explained or not."""
 
     config: RunConfig
     sources: Sequence[Source]
@@ -141,17 +142,17 @@ def run_images(
     named: Collection[str] = (),
     show_downloads: bool = False,
 ) -> RunSummary:
-    """Explain every image of ``inputs`` that the folder ``config.output`` does not hold yet; what was done.
+    """Explain every image of ``inputs`` that is not in the folder ``config.output`` yet. Returns the summary.
 
-    ``stop`` is entered when the first image begins: once its event is set, the images in progress are finished and the run ends.
-    ``named``: fields of ``config`` that the user gave, to say which have no effect. ``show_downloads``: draw the progress of a
-    download of weights on stderr. Raises CamcliError for what stops it.
+    ``stop`` is entered when the first image begins; after its event is set, the images in progress are finished and the run ends.
+    ``named``: the fields of ``config`` that the user gave, for messages about options without effect. ``show_downloads``: show the
+    progress of downloads on stderr. Raises CamcliError if the run cannot start or go on.
     """
     for sentence in options_without_effect(config, named):
         listener.warn(sentence)
     sources = explainable(inputs.sources, config, listener)
     config = with_former_defaults(config, recorded_settings(config.output, config.part, overwrite=config.overwrite))
-    if config.precision == "auto":  # what it becomes binds the folder
+    if config.precision == "auto":  # the settings of the folder contain the resolved precision
         with listener.loading(replace(config, model="")):
             config = replace(config, precision=_resolved_precision(config))
     settings = run_settings(config, inputs.root)
@@ -161,11 +162,11 @@ def run_images(
         OutputFolder(config.output, settings, overwrite=config.overwrite, shard=config.part) as folder,
     ):
         if not config.overwrite:
-            config = _in_present_look(config, folder, listener)
+            config = _with_redrawn_look(config, folder, listener)
         run = _Run(config, sources, folder, listener, invocation, show_downloads)
         todo = folder.pending(sources, retry_failed=config.retry_failed, hashed=config.hash)
         listener.begins(len(todo))
-        _hand_on_earlier_rows(todo, run)
+        _send_earlier_rows(todo, run)
         if not todo and folder.is_finished(sources):
             return _nothing_to_do(run)
         if 0 < len(todo) < len(sources):
@@ -180,15 +181,15 @@ def _resolved_precision(config: RunConfig) -> str:
     return resolve_precision("auto", resolve_device(config.device))
 
 
-def _in_present_look(config: RunConfig, folder: OutputFolder, listener: Listener) -> RunConfig:
-    """``config`` with the look that ``camcli render`` has given to the folder; a render that was interrupted is finished first."""
+def _with_redrawn_look(config: RunConfig, folder: OutputFolder, listener: Listener) -> RunConfig:
+    """``config`` with the look that ``camcli render`` has given to the folder. Finishes an interrupted render first."""
     if (look := folder.redrawing) is not None:
         from camcli.runs.rerender import redraw_folder
 
         listener.info(f"Finishing the camcli render that was interrupted in {escape_name(folder.place)}.")
         left = redraw_folder(folder, look, listener.progress).left
         if left:
-            listener.warn(f"{count_words(len(left), 'image')} gone or changed since; their earlier overlays are kept.")
+            listener.warn(f"{count_words(len(left), 'image')} missing or changed since; their earlier overlays are kept.")
     drawn = folder.ledger.redrawn
     if drawn:
         look_words = ", ".join(f"{name} {value}" for name, value in drawn.items())
@@ -196,8 +197,8 @@ def _in_present_look(config: RunConfig, folder: OutputFolder, listener: Listener
     return with_values(config, drawn)
 
 
-def _hand_on_earlier_rows(todo: Sequence[Source], run: _Run) -> None:
-    """Give the listener the rows of the images that are done."""
+def _send_earlier_rows(todo: Sequence[Source], run: _Run) -> None:
+    """Send the rows of images that earlier runs explained to the listener."""
     if not run.config.streams_rows:
         return
     waiting = {source.image for source in todo}
@@ -222,9 +223,9 @@ def _explain(todo: Sequence[Source], run: _Run, stop: AbstractContextManager[thr
     timer.add("find", run.invocation.seconds())
     with timer.work("load"):
         job = _loaded(todo, run)
-        failures_were_told = folder.was_finished()
+        failures_were_reported = folder.was_finished()
         suspects = folder.suspects(todo)
-        crashed = _crashing(suspects, todo, run)
+        crashed = _find_crashed(suspects, todo, run)
     with stop as event:
         writer = folder.begin(todo, suspects)
         progress = RunProgress(listener.progress, len(todo), counts)
@@ -239,7 +240,7 @@ def _explain(todo: Sequence[Source], run: _Run, stop: AbstractContextManager[thr
             arranged = writer.arrange(run.sources)
             if run.config.boxes_json:
                 arranged.write(BOXES, coco.coco_boxes(folder.ledger))
-        summary = _summary(todo, counts, run, told=failures_were_told)
+        summary = _summary(todo, counts, run, reported=failures_were_reported)
         listener.summary(summary)
         arranged.finish(_record(job, summary, run))
         if summary.state == "finished":
@@ -248,8 +249,8 @@ def _explain(todo: Sequence[Source], run: _Run, stop: AbstractContextManager[thr
     return replace(summary, seconds=run.invocation.seconds())
 
 
-def _summary(todo: Sequence[Source], counts: Counts, run: _Run, *, told: bool) -> RunSummary:
-    """``told``: whether failures of earlier runs were told by them."""
+def _summary(todo: Sequence[Source], counts: Counts, run: _Run, *, reported: bool) -> RunSummary:
+    """The summary of a run. ``reported``: whether earlier runs have reported their failures."""
     explained, failed = run.folder.totals(run.sources)
     pending = len(todo) - counts.explained - counts.failed
     return RunSummary(
@@ -258,7 +259,7 @@ def _summary(todo: Sequence[Source], counts: Counts, run: _Run, *, told: bool) -
         explained=explained,
         failed=failed,
         pending=pending,
-        new_failures=counts.failed if told else failed,
+        new_failures=counts.failed if reported else failed,
         seconds=run.invocation.seconds(),
         counts=counts,
         timer=run.timer,
@@ -266,7 +267,7 @@ def _summary(todo: Sequence[Source], counts: Counts, run: _Run, *, told: bool) -
 
 
 def _loaded(todo: Sequence[Source], run: _Run) -> Job:
-    """The model, ready to explain ``todo``."""
+    """The loaded model, ready to explain ``todo``."""
     listener = run.listener
     with listener.loading(run.config):
         from camcli.pipeline.job import prepare_job
@@ -277,7 +278,7 @@ def _loaded(todo: Sequence[Source], run: _Run) -> Job:
 
 
 def announce(job: Job, listener: Messages) -> None:
-    """Tell ``listener`` what is about to run, and what the user should know of it."""
+    """Send ``listener`` the model, layers and device that are about to run, and notes about the model."""
     layers = ", ".join(layer.name for layer in job.layers)
     how = f", {job.network.description}" if job.network.description else ""
     listener.info(f"{job.model.name} ({job.model.weights}), layer {layers}, on {job.device}{how}")
@@ -294,7 +295,7 @@ def _record(job: Job, summary: RunSummary, run: _Run) -> dict[str, Any]:
 
 
 def _report(run: _Run, stop: threading.Event) -> Report | None:
-    """Write the report, where it is asked for; the folder's lock is held."""
+    """Write the report if the config asks for it. The folder is locked already."""
     if not run.config.report:
         return None
     from camcli.report.write import write_report
@@ -304,7 +305,7 @@ def _report(run: _Run, stop: threading.Event) -> Report | None:
 
 @dataclass(frozen=True)
 class _Work:
-    """What explaining images takes."""
+    """Everything that is needed to explain images."""
 
     job: Job
     writer: RunWriter
@@ -313,15 +314,22 @@ class _Work:
     progress: RunProgress
 
 
-def _crashing(suspects: Mapping[str, int], todo: Sequence[Source], run: _Run) -> list[Failure]:
-    """Those of ``suspects`` that took an earlier run down: what kills a process of its own too, or has done so too often."""
+def _find_crashed(suspects: Mapping[str, int], todo: Sequence[Source], run: _Run) -> list[Failure]:
+    """A failure for each suspect that crashes a separate process too, or with which a run has died too often."""
     if not suspects:
         return []
     from camcli.pipeline.probe import find_crashing
 
-    run.listener.info(f"An earlier run died with {count_words(len(suspects), 'image')} in hand; trying each on its own.")
+    run.listener.info(
+        f"An earlier run died while working on {count_words(len(suspects), 'image')}; trying each in a separate process."
+    )
     often = [
-        Failure(source.image, "crashed", f"the process died {_MOST_DEATHS} times with nothing else in hand", stamp_of(source.path))
+        Failure(
+            source.image,
+            "crashed",
+            f"the process died {_MOST_DEATHS} times while working on this image alone",
+            stamp_of(source.path),
+        )
         for source in todo
         if suspects.get(source.image, 0) >= _MOST_DEATHS
     ]
@@ -330,9 +338,9 @@ def _crashing(suspects: Mapping[str, int], todo: Sequence[Source], run: _Run) ->
 
 
 def _outcomes(todo: Sequence[Source], crashed: Sequence[Failure], suspects: Mapping[str, int], work: _Work) -> Iterator[Outcome]:
-    """One outcome for each of ``todo``, recorded: ``crashed`` are set aside, ``suspects`` are explained last, one by one.
+    """Record and yield an outcome for each of ``todo``: first the failures ``crashed``, last the ``suspects``, one by one.
 
-    Those with the fewest deaths come first, so that one that kills again keeps no other from being done.
+    Suspects with the fewest deaths come first, so that one that crashes again prevents no other from being explained.
     """
     from camcli.pipeline.stages import explain_images
 

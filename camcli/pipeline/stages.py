@@ -1,8 +1,8 @@
-"""The stages wired together: read and prepare in threads, explain in batches, render and write in threads, rows in order.
+"""The stages of a run: read and prepare in threads, explain in batches, render and write in threads, record rows in order.
 
-A run is a function of a list of sources, a job and an output folder; there is no other state. Threads hand results over as
-futures in the order of the sources, so the number of threads never changes what is written. What is in flight at once is
-bounded by the batch size, the number of workers, and the bytes of decoded images.
+There is no state except the sources, the job and the output folder. Threads return futures in the order of the sources, so the
+number of threads never changes the results. The batch size, the number of workers and the bytes of decoded images limit the
+images in progress.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from camcli.resources import available_cores
 from camcli.timing import StageTimer
 
 _Batch = tuple[list[PreparedImage | Failure], list[Part]]
-"""Images and failures in order, and what the network is finding in the images."""
+"""Images and failures in order, and the results of the network for the images."""
 
 
 def explain_images(
@@ -36,19 +36,19 @@ def explain_images(
     writer: RunWriter,
     stop: threading.Event | None = None,
     timer: StageTimer | None = None,
-    tell: Callable[[int], None] = lambda _: None,
+    on_pass: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Outcome]:
-    """Explain ``sources`` and yield one outcome each, in their order, once its files and rows are written.
+    """Explain ``sources`` and yield an outcome for each, in order, after its files and rows are written.
 
-    After ``stop`` is set nothing more is begun. The batch in the network is finished where that takes no longer than a second,
-    otherwise dropped. An image that cannot be explained yields a Failure. ``timer`` is told where the time goes, ``tell`` which
-    pass of its batch begins. Raises a RunError when the run cannot go on.
+    An image that cannot be explained yields a Failure. After ``stop`` is set, no further batch begins; the batch in the network
+    is dropped if it takes longer than a second. ``timer`` receives the time of each stage. ``on_pass`` is called with the number
+    of each forward pass of a batch. Raises RunError if the run cannot go on.
     """
     timer, stop = timer or StageTimer(), stop or threading.Event()
-    watch = Watch(stop, tell)
+    watch = Watch(stop, on_pass)
     workers = job.config.workers or available_cores()
     engine, in_flight = Engine(job, watch.before_pass), deque[_Batch]()
-    depth = 1 if job.device.type == "cuda" else 0  # batches that the device works on while the host goes on
+    depth = 1 if job.device.type == "cuda" else 0  # batches in progress on the device while the host works
     with _threads(workers, job.config.threads) as (readers, writers), ExitStack() as stack:
         painter = OverlayWriter(writers, job, writer, timer, job.batch_size + workers)
         prepared = read_ahead(readers, sources, job.inputs, timer, job.batch_size + workers, writer.mark_in_flight)
@@ -60,11 +60,11 @@ def explain_images(
                     in_flight.append((batch, _begin(batch, engine, job, timer)))
             except Stopped:
                 break
-            is_held_up = not batch  # the next image, by those in progress
-            del batch  # its memory is needed
-            while len(in_flight) > (0 if is_held_up else depth):
+            must_wait = not batch  # the next image waits for the memory of those in progress
+            del batch  # release its memory
+            while len(in_flight) > (0 if must_wait else depth):
                 yield from _paint(*in_flight.popleft(), engine, painter, timer)
-            if is_held_up:
+            if must_wait:
                 yield from painter.finished(wait_for_all=True)
             if stop.is_set():
                 break
@@ -74,23 +74,23 @@ def explain_images(
 
 
 def _images_at_once(job: Job) -> int:
-    """How many images make a batch: one where a method takes many passes for each, so that each is recorded when it is done."""
+    """The number of images in a batch: 1 for methods with many passes an image, so that each image is recorded when it is done."""
     return 1 if any(METHODS[name].one_by_one for name in job.config.method) else job.batch_size
 
 
 def prepared_batches(
     sources: Sequence[Source], settings: InputSettings, batch_size: int, stop: threading.Event | None = None
 ) -> Iterator[list[PreparedImage | Failure]]:
-    """``sources`` read and prepared in threads, in order, in batches of ``batch_size``; failures keep their place.
+    """Read and prepare ``sources`` in threads and yield them in order, in batches of ``batch_size``; failures keep their place.
 
-    Their decoded pixels are left out. While batches are taken the network has all cores. After ``stop`` is set no more follow.
+    The items have no decoded pixels. The network may use all cores between two batches. After ``stop`` is set, no batch follows.
     """
     with _threads(settings.threads, None) as (readers, _), ExitStack() as stack:
         prepared = read_ahead(readers, sources, settings, StageTimer(), batch_size + settings.threads)
         stack.callback(prepared.close)
         for batch in batches(prepared, batch_size, stop):
             ready = [item if isinstance(item, Failure) else item.without_pixels() for item in batch]
-            del batch  # its memory is needed
+            del batch  # release its memory
             if ready:
                 yield ready
             if stop is not None and stop.is_set():
@@ -99,7 +99,10 @@ def prepared_batches(
 
 @contextmanager
 def _threads(workers: int, threads: int | None) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
-    """Threads that read and threads that write; the network gets ``threads``, by default all cores. All as before afterwards."""
+    """Context manager: a pool of threads that read and one of threads that write, ``workers`` each.
+
+    The network gets ``threads`` threads, None for all cores. The numbers of threads of torch and OpenCV are restored at the end.
+    """
     readers, writers = ThreadPoolExecutor(workers, "read"), ThreadPoolExecutor(workers, "write")
     with torch_threads(threads), single_threaded_opencv():
         try:

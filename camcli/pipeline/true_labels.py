@@ -1,4 +1,4 @@
-"""True classes of images: from the name of their folder, or from a table."""
+"""The true classes (ground truth) of images, from the names of their folders or from a table."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from camcli.models.labels import find_class
 from camcli.records import Source, escape_name, unescape_name
 
 FOLDER = "folder"
-"""The value of ``--class-from`` that takes the name of each image's folder, as torchvision's ImageFolder does."""
+"""The value of ``--class-from`` for labels that are the names of the images' folders, as in torchvision's ImageFolder."""
 
 
 def true_labels(class_from: str, sources: Sequence[Source]) -> dict[str, str]:
-    """The label of each image that has one, as it is written, by the image's name.
+    """The labels as text: image -> label, for the images that have one.
 
-    ``class_from``: ``folder``, or a CSV file with the columns image and label: the image as in ``predictions.csv``, the label a
-    class's name or index. A table may also label images that are not among ``sources``. Raises LabelsError for a wrong file.
+    ``class_from``: ``folder``, or a CSV file with the columns image and label. Images are named as in ``predictions.csv``; a
+    label is the name or index of a class. The table may also label images that are not in ``sources``. Raises LabelsError for an
+    invalid file.
     """
     if class_from == FOLDER:
         return {source.image: os.path.basename(os.path.dirname(source.path)) for source in sources}
@@ -28,10 +29,9 @@ def true_labels(class_from: str, sources: Sequence[Source]) -> dict[str, str]:
 
 
 def true_classes(class_from: str, sources: Sequence[Source], classes: Sequence[str]) -> dict[str, int]:
-    """The index of the true class of each image that has one, by the image's name.
+    """The true classes: image -> class index, for the images that have a label. ``class_from``: as for ``true_labels``.
 
-    ``class_from`` as for ``true_labels``. Raises ClassError with the folders or labels that are no classes, LabelsError for a
-    wrong file.
+    Raises ClassError for a folder or label that is not one of ``classes``, and LabelsError for an invalid file.
     """
     labels = true_labels(class_from, sources)
     indices: dict[str, int] = {}
@@ -43,7 +43,7 @@ def true_classes(class_from: str, sources: Sequence[Source], classes: Sequence[s
             wrong[label] = str(error)
     if wrong:
         first = next(iter(wrong.values()))
-        more = f" The same holds for {len(wrong) - 1} more." if len(wrong) > 1 else ""
+        more = f" The same is true of {len(wrong) - 1} more." if len(wrong) > 1 else ""
         raise ClassError(f"--class-from {escape_name(class_from)}: {first}{more}")
     return {image: indices[label] for image, label in labels.items()}
 
@@ -65,10 +65,10 @@ def _from_table(path: str, images: Collection[str]) -> dict[str, str]:
 
 
 def _layout(first: Sequence[str], images: Collection[str]) -> tuple[int, int, int]:
-    """Which columns of a table hold image and label, and the number of its first row of data, by what its first row says.
+    """The columns of image and label in a table, and the number of its first row of data, derived from its ``first`` row.
 
-    A first row that names one of ``images`` is data. Any other is a header, of whatever names: if it is data after all, it is
-    about an image that is not explained.
+    A first row that contains one of ``images`` is data. Any other is a header, whatever its names are: if it is data after all, it
+    labels an image that is not explained.
     """
     names = [name.strip().lower() for name in first]
     if not {"image", "label"} <= set(names) and unescape_name(first[0]) in images:

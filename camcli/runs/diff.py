@@ -176,7 +176,7 @@ def _sampled(values: np.ndarray, row: Mapping[str, str], seen: Box) -> np.ndarra
 
 
 def pearson(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Pearson's correlation of two arrays of the same shape; None if one of them is constant.
+    """Pearson's correlation of two arrays of any shape, the same for both; None if one of them is constant.
 
     It is exactly 1 for equal arrays, because the square root of a square is exact.
     """

@@ -103,7 +103,7 @@ def _parts(path: str, root: Root) -> list[Root]:
     if len(counts) > 1:
         words = " and ".join(str(count) for count in sorted(counts))
         raise InputError(
-            f"{escape_name(path)!r} holds shards of different runs, of {words} shards each; remove the shards of all but one."
+            f"{escape_name(path)!r} holds shards of several runs, which have {words} shards; remove the shards of all runs but one."
         )
     count = counts.pop()
     missing = named_parts((index, count) for index in range(count) if (index, count) not in found)

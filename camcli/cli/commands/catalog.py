@@ -17,7 +17,7 @@ from camcli.config.run import RunConfig
 from camcli.errors import ClassError, ModelError
 
 _SECTION = "Models, layers, classes, methods"
-_WEIGHTS = typer.Option("--weights", "-w", metavar="NAME|FILE", help="As for camcli run.", show_default=False)
+_WEIGHTS = typer.Option("--weights", "-w", metavar="NAME|FILE", help="Weights of the model, as for camcli run.", show_default=False)
 _LABELS = typer.Option("--labels", metavar="FILE", help="File with the class names, as for camcli run.", show_default=False)
 
 
@@ -63,9 +63,9 @@ def layers(
     name: Annotated[str | None, MODEL_ARGUMENT] = None,
     model: Annotated[str | None, MODEL_OPTION] = None,
     weights: Annotated[str | None, _WEIGHTS] = None,
-    every: Annotated[bool, typer.Option("--all", help="Also the layers that have no map to show.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also list the layers that are not usable for a heatmap.")] = False,
 ) -> None:
-    """List a model's layers in the order they run: name, type, output shape for one image, usable, default."""
+    """List a model's layers in the order they run: name, type, output shape for one image, map, usable, default."""
     model = named_model(name, model)
     with loading(Console(), model, weights), stdout_for_data():
         from camcli.models.layers import default_layer, list_layers
@@ -90,7 +90,7 @@ def layers(
     )
     print_table(("layer", "type", "output", "map", "usable", "default"), rows, right=("output", "map"))
     if not usable:
-        Console().error(f"{model} has no layer with a map to show; the column usable says why.")
+        Console().error(f"{model} has no usable layer; the column usable has the reasons.")
 
 
 @command("classes", _SECTION)
@@ -122,7 +122,7 @@ def classes(
 
 @contextlib.contextmanager
 def _perhaps_a_class(name: str | None, pattern: str | None) -> Iterator[None]:
-    """Inside, the error for an only argument that is no model also says how to search for a class of that name."""
+    """Context in which the error for a single argument that is not a model also says how to search for a class of that name."""
     try:
         yield
     except ModelError as error:
@@ -137,7 +137,7 @@ def _perhaps_a_class(name: str | None, pattern: str | None) -> Iterator[None]:
 
 @command("methods", _SECTION)
 def methods() -> None:
-    """List the methods that --method takes: source, cost in forward passes of the network, when to use which."""
+    """List the methods for --method: source, cost in forward passes of the network, when to use which."""
     with loading(Console()):
         from camcli.cam import METHODS
 

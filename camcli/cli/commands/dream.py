@@ -61,7 +61,7 @@ def _execute(model: str, shared: dict[str, Any], config: DreamConfig) -> int:
             study = prepare_study(config, ModelRequest(model, shared["weights"], shared["labels"], show), shared["device"])
         _announce(study, console)
         with (
-            SIGNALS.deferred(console.promise("Stopping at the next step")) as stop,
+            SIGNALS.deferred(console.interrupt_message("Stopping at the next step")) as stop,
             console_listener(console, unit="step") as listener,
         ):
             result = run_study(study, listener, stop)

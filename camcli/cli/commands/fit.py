@@ -55,7 +55,7 @@ def _execute(config: FitConfig) -> int:
         from camcli.fit.study import fit_model
 
     with (
-        SIGNALS.deferred(console.promise("Stopping after the images in progress")) as stop,
+        SIGNALS.deferred(console.interrupt_message("Stopping after the images in progress")) as stop,
         console_listener(console, listed_in="failures.csv") as listener,
     ):
         result = fit_model(config, listener, stop)

@@ -26,7 +26,7 @@ def report(
     from camcli.report.write import report_run
 
     console = Console(quiet=quiet)
-    with SIGNALS.deferred(console.promise("Stopping after the images in progress")) as stop:
+    with SIGNALS.deferred(console.interrupt_message("Stopping after the images in progress")) as stop:
         written = report_run(folder, stop)
     tell_report(written, folder, console)
     if SIGNALS.number is not None:

@@ -33,14 +33,14 @@ from camcli.resources import keep_memory
 
 
 def run_command() -> Callable[..., None]:
-    """The command's function, with an option for each field of RunConfig."""
+    """The function of the command, with an option for each field of RunConfig."""
 
     def run(context: typer.Context, inputs: list[str], config: str | None = None, **values: Any) -> None:
         raise typer.Exit(execute(inputs, gathered_config(context, config, values), given_options(context, values)))
 
     run.__doc__ = """Write a heatmap overlay for every image, and a table of predictions.
 
-    [dim]Folders are walked recursively; hidden files are left out. Running the same command again does what is missing.[/dim]
+    [dim]Folders are walked recursively; hidden files are left out. Run the same command again to explain what is missing.[/dim]
     """
     head = [
         inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
@@ -50,7 +50,7 @@ def run_command() -> Callable[..., None]:
             annotation=Annotated[
                 list[str],
                 typer.Argument(
-                    metavar="INPUTS", help="Folders and image files; - reads paths from stdin, one a line.", show_default=False
+                    metavar="INPUTS", help="Folders and image files, or - to read paths from stdin, one a line.", show_default=False
                 ),
             ],
         ),
@@ -64,7 +64,7 @@ def run_command() -> Callable[..., None]:
             typer.Option(
                 "--config",
                 metavar="FILE.toml",
-                help="Read options from a TOML file; those on the command line win.",
+                help="Read options from a TOML file. Options on the command line override it.",
                 rich_help_panel="Output",
                 show_default=False,
             ),
@@ -74,12 +74,12 @@ def run_command() -> Callable[..., None]:
     return take_parameters(run, parameters)
 
 
-class _ReaderLeftError(Exception):
-    """Nobody reads stdout any more, and the model is not loaded yet."""
+class _StdoutClosedError(Exception):
+    """stdout was closed before the model was loaded."""
 
 
 class _RunConsole(ConsoleListener):
-    """The listener of ``camcli run``: stderr, a progress bar, and rows on ``data`` where the config asks for them."""
+    """The listener of ``camcli run``: writes to stderr, moves the progress bar, and writes rows to ``data`` if asked for."""
 
     def __init__(self, console: Console, config: RunConfig, data: BinaryIO) -> None:
         self._held = contextlib.ExitStack()
@@ -89,16 +89,16 @@ class _RunConsole(ConsoleListener):
         self.todo = 0
 
     @property
-    def abandoned(self) -> bool:
-        """Whether the reader of the rows has left."""
-        return self._rows is not None and self._rows.abandoned
+    def stdout_closed(self) -> bool:
+        """Whether the reader has closed stdout."""
+        return self._rows is not None and self._rows.closed
 
     def loading(self, config: RunConfig) -> AbstractContextManager[None]:
-        """Say what is loaded where it takes long."""
+        """Print what is loaded if it takes long."""
         return loading(self._console, config.model, config.weights)
 
     def begins(self, todo: int) -> None:
-        """Write the first line of the rows."""
+        """Start to write rows, with the header line."""
         self.todo = todo
         if self._config.streams_rows:
             columns = prediction_columns(labelled=self._config.class_from is not None, boxed=self._config.boxes is not None)
@@ -108,29 +108,30 @@ class _RunConsole(ConsoleListener):
         """Write the rows of an image that an earlier run explained."""
         if self._rows is not None:
             self._rows.add_table(rows)
-            if self.abandoned and self.todo:
-                raise _ReaderLeftError
+            if self.stdout_closed and self.todo:
+                raise _StdoutClosedError
 
     def explained(self, outcome: Success) -> None:
-        """Write the rows of an image; where nobody reads them any more, the run is to end."""
+        """Write the rows of an image, and stop the run if stdout is closed."""
         if self._rows is not None:
             self._rows.add(outcome)
-            if self.abandoned:
+            if self.stdout_closed:
                 SIGNALS.stop.set()
 
     def summary(self, summary: RunSummary) -> None:
-        """Take the bar away, and say what the run did."""
+        """Remove the progress bar and print the summary."""
         self.close()
         summarize(summary, self._console)
 
     def close(self) -> None:
-        """Take the progress bar away."""
+        """Remove the progress bar."""
         self._held.close()
 
 
 def execute(inputs: Sequence[str], config: RunConfig, named: Collection[str] = ()) -> int:
-    """One run from inputs to summary; the exit code. ``named``: fields of ``config`` that stand on the command line, to
-    say which have no effect. Raises CamcliError for what stops it.
+    """Run ``config`` over ``inputs`` and return the exit code. Raises CamcliError if the run cannot start or go on.
+
+    ``named``: the fields of ``config`` that are given on the command line, for messages about options without effect.
     """
     invocation = Invocation(shlex.join(["camcli", *sys.argv[1:]]), inputs)
     if config.log_file is not None:
@@ -150,18 +151,18 @@ def execute(inputs: Sequence[str], config: RunConfig, named: Collection[str] = (
                 config,
                 found,
                 listener,
-                SIGNALS.deferred(console.promise("Finishing the images in progress")),
+                SIGNALS.deferred(console.interrupt_message("Finishing the images in progress")),
                 invocation=invocation,
                 named=named,
                 show_downloads=console.on_terminal and not console.quiet,
             )
-        except _ReaderLeftError:
-            return _reader_has_left(0, listener.todo, console)
+        except _StdoutClosedError:
+            return _stdout_was_closed(0, listener.todo, console)
     return _end(summary, listener, config, console)
 
 
 def _end(summary: RunSummary, listener: _RunConsole, config: RunConfig, console: Console) -> int:
-    """Say what is left to be said; the exit code."""
+    """Print the last messages and return the exit code."""
     if summary.report is not None:
         tell_report(summary.report, summary.folder, console)
     if not listener.todo and summary.failed and not summary.new_failures:
@@ -172,12 +173,12 @@ def _end(summary: RunSummary, listener: _RunConsole, config: RunConfig, console:
         console.error("interrupted; run the same command again to resume.")
         return 128 + SIGNALS.number
     if summary.pending:
-        return _reader_has_left(listener.todo - summary.pending, listener.todo, console)
+        return _stdout_was_closed(listener.todo - summary.pending, listener.todo, console)
     return int(summary.new_failures > 0)
 
 
-def _reader_has_left(done: int, wanted: int, console: Console) -> int:
-    """Say that stdout was closed before all was done; the exit code that a broken pipe has."""
+def _stdout_was_closed(done: int, wanted: int, console: Console) -> int:
+    """Print that stdout was closed early, and return the exit code of a broken pipe."""
     console.info(f"stdout was closed after {done:,} of {count_words(wanted, 'image')}; run the same command again to resume.")
     return BROKEN_PIPE
 

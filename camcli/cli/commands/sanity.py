@@ -111,7 +111,7 @@ def _check(
             listener.warn(
                 "a single image gives no chance level, because there is no other image to compare with; it is taken as 0."
             )
-        with SIGNALS.deferred(console.promise("Stopping after the maps in progress")) as stop:
+        with SIGNALS.deferred(console.interrupt_message("Stopping after the maps in progress")) as stop:
             check = run_study(study, inputs, listener, stop)
             if check is None:
                 return None

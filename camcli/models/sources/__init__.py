@@ -1,4 +1,4 @@
-"""Model sources: a module each in this folder, which registers the source that it defines; nothing else has to be told.
+"""The model sources. Each module in this folder registers one; no list has to be extended.
 
 The modules are imported before PyTorch is, when a shell completes a name. Therefore they import torch, and every module that
 imports it, inside functions.
@@ -51,7 +51,7 @@ class ModelSource(Protocol):
 
     @abstractmethod
     def list(self) -> Iterator[ModelInfo]:
-        """All models of this source, by name; nothing where they cannot be listed."""
+        """All models of this source, by name; nothing if they cannot be listed."""
 
     @abstractmethod
     def labels(self, request: ModelRequest) -> tuple[str, ...]:

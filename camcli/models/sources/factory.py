@@ -32,10 +32,10 @@ class FactorySource(ModelSource):
         return ":" in name
 
     def load(self, request: ModelRequest) -> LoadedModel:
-        """What the factory returns, with a checkpoint's weights where one is given. Raises ModelError and WeightsError.
+        """The module that the factory returns, with a checkpoint's weights if one is given. Raises ModelError and WeightsError.
 
-        The module may say how it wants its images in an attribute ``preprocess`` (a torchvision ImageClassification preset or
-        a ``camcli.records.Preprocess``) and name its classes in ``categories``.
+        The module's attribute ``preprocess`` may be a torchvision ImageClassification preset or a ``camcli.records.Preprocess``,
+        and its attribute ``categories`` the class names.
         """
         from camcli.models.build import as_module, unknown_weights, with_weights
         from camcli.models.own_module import own_model, own_preprocess

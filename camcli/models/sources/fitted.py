@@ -85,7 +85,7 @@ class FittedSource(ModelSource):
         return read_fitted(request.name).classes
 
     def complete_classes(self, name: str) -> Sequence[str] | None:
-        """The classes in the description, none where it cannot be read."""
+        """The classes in the description; none if it cannot be read."""
         if not self.owns(name):
             return None
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

@@ -34,7 +34,7 @@ class TimmSource(ModelSource):
         return name.startswith(self.prefix)
 
     def load(self, request: ModelRequest) -> LoadedModel:
-        """The architecture with timm's pretrained weights, a checkpoint's, or random ones. Raises ModelError, WeightsError."""
+        """The architecture with timm's pretrained, a checkpoint's or random weights. Raises ModelError, WeightsError."""
         import timm
 
         from camcli.models.build import as_module, with_weights
@@ -126,7 +126,7 @@ class TimmSource(ModelSource):
 
 
 def _timm_labels(module: nn.Module) -> tuple[str, ...]:
-    """The names of the data set the model was trained on, where timm knows it."""
+    """The class names of the data set on which the model was trained, if timm knows them."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     from camcli.models.build import class_count

@@ -30,7 +30,7 @@ class TorchvisionSource(ModelSource):
         return name in _torchvision_names()
 
     def load(self, request: ModelRequest) -> LoadedModel:
-        """The architecture with published weights, a checkpoint's, or random ones. Raises WeightsError."""
+        """The architecture with published, a checkpoint's or random weights. Raises WeightsError."""
         from torchvision import models
 
         from camcli.models.build import with_weights
