@@ -222,7 +222,7 @@ def test_public_functions_say_what_they_raise():
     assert checked > 60
 
 
-SIZE = r"(?:\.\.\.|heads|[A-Zhwkn\d]+(?: ?[-+*/]+ ?[A-Zhwkn\d]+)*)"
+SIZE = r"(?:\.\.\.|heads|count|[A-Zhwkn\d]+(?: ?[-+*/]+ ?[A-Zhwkn\d]+)*)"
 SHAPE = re.compile(rf"\((?:{SIZE}, ?)+(?:{SIZE})?\)|\bany shape\b|\bname -> tensor\b")
 """Sizes with commas between them, as (B, C, h, w), (K,) or (H, W // 2 + 1): words in brackets are no shape."""
 

@@ -75,7 +75,7 @@ FOLDED = {  # network -> layers, BatchNorms that a convolution takes in, of how 
     "shufflenet_v2_x0_5": (["stage3", "conv5"], 56, 56),
     "googlenet": (["inception4a"], 57, 57),
     "maxvit_t": (["blocks.0"], 23, 34),  # one convolution's output is taken by a shortcut as well
-    "vgg11": (["features"], 0, 0),
+    "squeezenet1_1": (["features"], 0, 0),
 }
 
 
