@@ -1,4 +1,4 @@
-"""README.md: its examples are run one after the other in one folder, as they stand."""
+"""The README and the pages with indented examples: those of a page are run one after the other in one folder, as they stand."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from typer.main import get_command
 
 from camcli.cli.app import app
 from camcli.models.request import ModelRequest
@@ -19,8 +20,12 @@ from tests.folders import rows_of
 from tests.pictures import encoded, photo
 from tests.walks import indented_commands, run_command
 
-PAGE = ROOT / "README.md"
-COMMANDS = indented_commands(PAGE)
+README = ROOT / "README.md"
+PAGES = {path.name: path for path in (README, *sorted((ROOT / "docs").glob("*.md"))) if "\n    camcli " in path.read_text("utf-8")}
+COMMANDS = {
+    name: [command for command in indented_commands(path) if "[" not in command]  # a usage line such as camcli layers [MODEL]
+    for name, path in PAGES.items()
+}
 SLOW = ("camcli dream ", "camcli sanity ", "--compile on")
 """What takes ten seconds and more each: left out of the test that is run every time."""
 
@@ -58,8 +63,10 @@ def place(tmp_path, monkeypatch, published):
         (tmp_path / "photos-by-class" / "ab"[k % 2] / f"{k}.png").write_bytes(encoded(photo(k), "PNG"))
     for name in ("configs", "sample_images"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    for name in ("cat.jpg", "dog.jpg"):  # of the example in Python
-        shutil.copy(SAMPLES / "space" / "rocket.jpg", tmp_path / name)
+    (tmp_path / "imgs").mkdir()
+    for name in ("cat.jpg", "dog.jpg"):
+        for folder in (tmp_path, tmp_path / "imgs"):
+            shutil.copy(SAMPLES / "space" / "rocket.jpg", folder / name)
     (tmp_path / "stamp").touch()
     os.utime(tmp_path / "stamp", (0, 0))
     programs = tmp_path / "bin"
@@ -75,10 +82,12 @@ def place(tmp_path, monkeypatch, published):
 
 
 def test_every_command_has_an_example():
-    from typer.main import get_command
-
-    shown = {re.search(r"\bcamcli (\w+)", command)[1] for command in COMMANDS}
+    shown = {re.search(r"\bcamcli (\w+)", command)[1] for commands in COMMANDS.values() for command in commands}
     assert shown == set(get_command(app).commands)
+
+
+def test_the_pages_with_examples_are_run():
+    assert PAGES.keys() >= {"README.md", "usage.md", "report.md", "scaling.md", "models.md", "regions.md"}
 
 
 def walk(camcli, commands):
@@ -88,18 +97,53 @@ def walk(camcli, commands):
         assert "Traceback" not in done.err
 
 
-def test_the_examples_run_one_after_the_other_in_one_folder(camcli, place):
-    walk(camcli, [command for command in COMMANDS if not any(word in command for word in SLOW)])
+def images_of(folder):
+    return {row["image"] for row in rows_of(folder)}
+
+
+def check_readme(place):
+    assert {row["class_name"] for row in rows_of(place / "dogs")} == {"golden retriever"}
+    assert {row["layer"] for row in rows_of(place / "heatmaps")} == {"layer4"}
+    assert {row["label"] for row in rows_of(place / "truth")} == {"tiger cat", "espresso"}
+    assert (place / "dogs" / "report.html").is_file()
+
+
+def check_usage(place):
     assert {row["class_name"] for row in rows_of(place / "dogs")} == {"golden retriever"}
     assert len(rows_of(place / "resnet")) == 5 * len(rows_of(place / "heatmaps")) == 15
     assert {row["label"] for row in rows_of(place / "truth")} == {"tiger cat", "espresso"}
-    assert {row["image"] for row in rows_of(place / "parts")} == {row["image"] for row in rows_of(place / "heatmaps")}
-    (example,) = re.findall(r"^```python\n(import camcli\n.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    exec(example, {})
+
+
+def check_scaling(place):
+    assert images_of(place / "parts") == images_of(place / "bf16") == {"cat.png", "dogs/one.png", "more/one.jpg"}
+
+
+CHECKS = {"README.md": check_readme, "usage.md": check_usage, "scaling.md": check_scaling}
+"""What the examples of a page must leave."""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_examples_of_a_page_run_one_after_the_other_in_one_folder(camcli, place, page):
+    walk(camcli, [command for command in COMMANDS[page] if not any(word in command for word in SLOW)])
+    CHECKS.get(page, lambda place: None)(place)
+
+
+@pytest.mark.parametrize("page", ["README.md", "python.md"])
+def test_the_examples_in_python_run(place, page):
+    text = (README if page == "README.md" else ROOT / "docs" / page).read_text(encoding="utf-8")
+    examples = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert any("camcli.run(" in example for example in examples)
+    names: dict[str, object] = {}
+    for example in examples:
+        exec(example, names)
+    assert images_of(place / "heatmaps-python") == {"cat.jpg", "dog.jpg"}
+    assert page == "README.md" or (place / "cat-explained.png").is_file()
 
 
 @pytest.mark.soak
-def test_all_examples_run_one_after_the_other_in_one_folder(camcli, place):
-    walk(camcli, COMMANDS)
-    assert (place / "dreams").is_dir()
-    assert (place / "sanity" / "curves.png").is_file()
+@pytest.mark.parametrize("page", PAGES)
+def test_all_examples_of_a_page_run_one_after_the_other_in_one_folder(camcli, place, page):
+    walk(camcli, COMMANDS[page])
+    if page == "usage.md":
+        assert (place / "dreams").is_dir()
+        assert (place / "sanity" / "curves.png").is_file()
