@@ -207,7 +207,8 @@ def _serve(place: str) -> None:
             answering.add(child)
             connection.close()
             answering -= {child for child in answering if os.waitpid(child, os.WNOHANG)[0]}
-        for child in answering:
+        for child in answering:  # the tests have ended, or were killed: so are the runs that they left
+            os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
 
 
@@ -227,12 +228,14 @@ def _import_everything() -> None:
 
 def _answer(connection: socket.socket) -> None:
     """Fork the run that ``connection`` orders; in this process never return."""
+    _end_with_parent()
     length, streams, _, _ = socket.recv_fds(connection, 8, 3)
     data = b""
     while len(data) < int.from_bytes(length, "big"):
         data += connection.recv(1 << 20)
     child = os.fork()
     if child == 0:
+        _end_with_parent()
         connection.close()
         _become(json.loads(data), streams)
         code = 1
@@ -256,6 +259,11 @@ def _answer(connection: socket.socket) -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         connection.sendall(b"%d\n" % code)
     os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """Kill this process when the one that has forked it ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def _become(order: dict[str, Any], streams: list[int]) -> None:

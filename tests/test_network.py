@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn.utils import parametrizations
+from torchvision.models.resnet import BasicBlock
 
 from camcli.cam import METHODS
 from camcli.cam.explain import Options, explain_batch
@@ -42,17 +43,18 @@ def lively(module):
     return module.eval()
 
 
-NARROWER = {
+SMALLER = {
+    "resnet10": lambda: torchvision.models.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=20),
     "maxvit_t": lambda: torchvision.models.MaxVit((96, 96), 16, 3, [16, 32, 64, 128], [2, 2, 5, 2], 8, 0.2, num_classes=20),
     "vit_b_32": lambda: torchvision.models.VisionTransformer(96, 32, 12, 4, 64, 128, num_classes=20),
 }  # fmt: skip
-"""Torchvision's architectures block by block, with fewer channels: the operations are the same, and cost a tenth."""
+"""Torchvision's blocks, fewer or with fewer channels: the operations are the same, and cost a tenth."""
 
 
 def network_of(name, **options):
     torch.manual_seed(2)
-    if name in NARROWER:
-        return lively(NARROWER[name]())
+    if name in SMALLER:
+        return lively(SMALLER[name]())
     return lively(torchvision.models.get_model(name, weights=None, num_classes=20, **options))
 
 
@@ -139,7 +141,7 @@ def test_a_convolution_takes_in_only_what_nobody_else_sees():
 
 def test_folding_that_changes_results_is_not_used(monkeypatch):
     """Whatever the reason: the proof on a pass of its own decides, and the run says so."""
-    module = network_of("resnet18")
+    module = network_of("resnet10")
 
     def wrong(root, conv, norm):
         root.get_submodule(conv).weight = nn.Parameter(root.get_submodule(conv).weight.detach() * 2)
@@ -263,7 +265,7 @@ def test_cutting_the_network_in_two_changes_nothing(name):
 
 def test_what_does_not_follow_from_the_layer_is_left_to_the_trunk():
     """At the last stage of a residual network the head is pooling and one linear layer, whatever order it is recorded in."""
-    module = network_of("resnet18")
+    module = network_of("resnet10")
     partition = partition_network(module, torch.randn(1, 3, 64, 64), ["layer4"])
     operations = [str(node.target) for node in partition.head.graph.nodes if node.op == "call_function"]
     assert not [name for name in operations if "conv" in name]
@@ -299,7 +301,7 @@ def test_a_network_that_does_not_compile_runs_without(monkeypatch):
         raise RuntimeError("no C++ compiler\nand a long story")
 
     monkeypatch.setattr(torch, "compile", broken)
-    said, module, image = [], network_of("resnet18"), torch.randn(4, 3, 64, 64)
+    said, module, image = [], network_of("resnet10"), torch.randn(4, 3, 64, 64)
     network = prepare_network(model_of(module), ["layer4"], CPU, Preparation(compile=True, batch_size=4), said.append)
     assert said == ["small could not be compiled (RuntimeError: no C++ compiler); it runs without."]
     assert_same_explanation(network.run(image, ["layer4"]), run_hooked(module, image, ["layer4"]), 2e-5)
@@ -309,7 +311,7 @@ def test_a_network_that_does_not_compile_runs_without(monkeypatch):
 def test_a_compiler_that_changes_results_is_not_used(monkeypatch, wrong):
     monkeypatch.setattr(torch, "compile", lambda trunk, **_: lambda images: tuple(wrong(t) for t in trunk(images)))
     said = []
-    prepare_network(model_of(network_of("resnet18")), ["layer4"], CPU, Preparation(compile=True, batch_size=2), said.append)
+    prepare_network(model_of(network_of("resnet10")), ["layer4"], CPU, Preparation(compile=True, batch_size=2), said.append)
     assert "gives other results" in said[0]
 
 
@@ -325,7 +327,7 @@ def test_a_compiled_network_takes_any_number_of_images(monkeypatch):
         return run
 
     monkeypatch.setattr(torch, "compile", recorded)
-    module, images = network_of("resnet18"), torch.randn(5, 3, 64, 64)
+    module, images = network_of("resnet10"), torch.randn(5, 3, 64, 64)
     network = prepare_network(model_of(module), ["layer4"], CPU, Preparation(compile=True, batch_size=4), lambda _: None)
     assert network.batch == 4
     sizes.clear()
@@ -376,7 +378,7 @@ def test_code_is_compiled_once_for_the_threads_that_will_run_it(monkeypatch):
     monkeypatch.setattr(
         torch, "compile", lambda trunk, **_: lambda images: seen.append((torch.get_num_threads(), images.stride())) or trunk(images)
     )
-    module, images = network_of("resnet18"), torch.randn(2, 3, 64, 64)
+    module, images = network_of("resnet10"), torch.randn(2, 3, 64, 64)
     before = torch.get_num_threads()
     network = prepare_network(model_of(module), ["layer4"], CPU, Preparation(compile=True, batch_size=2, threads=3), print)
     assert torch.get_num_threads() == before
@@ -393,7 +395,7 @@ def test_code_is_compiled_once_for_the_threads_that_will_run_it(monkeypatch):
 def test_compiling_changes_nothing(monkeypatch, tmp_path):
     """The real compiler, with a second layer inside the head."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    module = network_of("resnet18")
+    module = network_of("resnet10")
     layers, images, said = ["layer4", "avgpool"], torch.randn(2, 3, 64, 64), []  # no ReLU behind them to change its mind
     network = prepare_network(model_of(module), layers, CPU, Preparation(compile=True, batch_size=2), said.append)
     if said and re.search(r"C(pp|xx)Compil|Compiler|Python\.h", said[0]):
@@ -412,7 +414,7 @@ def test_compiled_code_outlives_the_process(monkeypatch, tmp_path):
             inside.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
             if given:
                 inside.setenv("TORCHINDUCTOR_CACHE_DIR", given)
-            prepare_network(model_of(network_of("resnet18")), ["layer4"], CPU, Preparation(compile=True, batch_size=2), print)
+            prepare_network(model_of(network_of("resnet10")), ["layer4"], CPU, Preparation(compile=True, batch_size=2), print)
             assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == (given or str(tmp_path / "cache" / "camcli" / "compiled"))
 
 
@@ -424,7 +426,7 @@ def test_compiling_is_for_many_images():
 
 def test_every_method_gives_the_same_maps_with_the_prepared_network():
     """Methods that need the modules get them whole: FullGrad's biases are those of the BatchNorms, not the folded ones."""
-    module, images = network_of("resnet18"), torch.randn(2, 3, 64, 64)
+    module, images = network_of("resnet10"), torch.randn(2, 3, 64, 64)
     layers = [Layer("layer2", Grid("nchw", 8, 8))]
     methods = [name for name in METHODS if METHODS[name].check is None or "guided" in name]
     chosen = torch.tensor([[0, 5]]).expand(2, -1)
@@ -440,7 +442,7 @@ def test_every_method_gives_the_same_maps_with_the_prepared_network():
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_short_type_is_the_networks_not_the_maps(precision):
     """Maps and logits in float32; the last linear layer too: bfloat16 alone would give logits in steps of 1/128 of their size."""
-    module, images = network_of("resnet18"), torch.randn(3, 3, 64, 64)
+    module, images = network_of("resnet10"), torch.randn(3, 3, 64, 64)
     layers, methods, chosen = [Layer("layer3", Grid("nchw", 4, 4))], ["layercam", "hirescam"], torch.tensor([[0, 5]]).expand(3, -1)
     exact = explain_batch(module, images, layers, methods, lambda _: chosen)
     network = prepare_network(model_of(module), ["layer3"], CPU, Preparation(precision), lambda _: None)
@@ -455,7 +457,7 @@ def test_a_short_type_is_the_networks_not_the_maps(precision):
 
 
 def test_every_method_runs_in_a_short_type():
-    module, images = network_of("resnet18"), torch.randn(2, 3, 64, 64)
+    module, images = network_of("resnet10"), torch.randn(2, 3, 64, 64)
     network = prepare_network(model_of(module), ["layer4"], CPU, Preparation("bf16"), lambda _: None)
     methods = [name for name in METHODS if name != "rollout"]
     found = explain_batch(network, images, [Layer("layer4", Grid("nchw", 2, 2))], methods, lambda y: y.argmax(1)[:, None])
@@ -470,7 +472,7 @@ def test_every_method_runs_in_a_short_type():
 @pytest.mark.parametrize("options", [Options(augment=True), Options(smooth=2)])
 def test_copies_of_the_image_are_made_in_float32(options):
     """Sampling positions in bfloat16 are off by pixels: mirrored and scaled copies must not depend on the network's type."""
-    module, images = network_of("resnet18"), torch.randn(2, 3, 64, 64)
+    module, images = network_of("resnet10"), torch.randn(2, 3, 64, 64)
     layers, chosen = [Layer("layer2", Grid("nchw", 8, 8))], torch.tensor([[0, 5]]).expand(2, -1)
     exact = explain_batch(module, images, layers, ["hirescam"], lambda _: chosen, options).maps["layer2", "hirescam"]
     network = prepare_network(model_of(module), ["layer2"], CPU, Preparation("bf16"), lambda _: None)
@@ -500,7 +502,7 @@ def test_precisions_that_a_device_has():
 
 def test_the_batch_that_fits_follows_from_memory(monkeypatch):
     """A power of two that grows with the free memory and shrinks with the network's outputs; at least one image."""
-    model = model_of(network_of("resnet18"), size=96)
+    model = model_of(network_of("resnet10"), size=96)
     sizes = []
     for free in (0, 1 << 20, 8 << 20, 1 << 36):
         monkeypatch.setattr("camcli.network.memory.available_memory", lambda free=free: free)
@@ -529,7 +531,7 @@ def unwanted(*_):
     ],
 )
 def test_no_hook_is_left_where_one_cannot_be_set(hooks):
-    module = network_of("resnet18")
+    module = network_of("resnet10")
     with pytest.raises(AttributeError), hooks(module):
         unwanted()
     assert not any(child._forward_hooks or child._forward_pre_hooks for child in module.modules())
