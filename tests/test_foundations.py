@@ -277,6 +277,6 @@ def test_help_names_arguments_as_users_write_them(camcli):
 
     pages = {command.name: camcli(command.name, "--help").out for command in all_commands()}
     assert pages["run"].startswith("Usage: camcli run [OPTIONS] INPUTS...\n")
-    assert "MODEL    A name" in pages["classes"]
+    assert "\n  MODEL    Model" in pages["classes"]
     assert "[default: efficientnet_lite0]" in " ".join(pages["layers"].split())
     assert {name for name, page in pages.items() if re.search(r"[{}]| <\w|default: \(", page)} == set()
