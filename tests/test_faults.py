@@ -406,7 +406,7 @@ def test_law_5_a_full_disk_is_named_soon_and_what_is_there_stays(forks, tmp_path
         for _ in "12":
             run = forks.start(["run", images, "-o", out, *COUNTING], log, FAULTS_SEEN=str(seen))
             assert run.wait(60) == 3
-            assert f"the disk at '{disk}', which holds '{out}" in log.read_text()
+            assert f"the disk at '{disk}', which contains '{out}" in log.read_text()
             assert "is full" in log.read_text()
             assert seen.stat().st_size < 90, "all images were tried"
             after = files_below(out / "overlays")

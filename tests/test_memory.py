@@ -273,8 +273,8 @@ MEASURE = """
 import json, os, sys, time
 from camcli.images.decode import decode_image
 from camcli.records import Failure, Source
-from camcli.images.limits import allow_any_size
-allow_any_size()
+from PIL import Image
+Image.MAX_IMAGE_PIXELS = None  # as in a run
 def peak():
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
 folder = sys.argv[1]

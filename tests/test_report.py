@@ -268,7 +268,7 @@ def test_what_cannot_be_reported_is_said(camcli, imgs, tmp_path):
     (out / "report.html").unlink()
     shutil.rmtree(out / "overlays")
     told = camcli("report", out)
-    assert (told.code, "6 overlays missing or damaged" in told.err) == (0, True)
+    assert (told.code, "6 overlays missing, damaged" in told.err) == (0, True)
 
 
 def test_a_report_that_is_interrupted_leaves_the_old_one(camcli, imgs, tmp_path):

@@ -764,7 +764,7 @@ def test_a_flood_of_broken_files_is_recorded_as_it_comes(imgs, tmp_path):
     out = tmp_path / "out"
     process = forked("run", imgs, *TINY, "-o", out, "--quiet")
     journal = out / ".camcli" / "journal.jsonl"
-    while process.poll() is None and not (journal.exists() and journal.stat().st_size > 100_000):
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size > 150_000):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130

@@ -268,7 +268,7 @@ def test_law_26_the_traceback_of_a_defect_is_escaped_too(camcli, one_image, monk
     done = camcli("run")
     assert done.code == 3
     assert "Traceback" in done.err
-    assert "defect" in done.err
+    assert "this is a bug in camcli" in done.err
     assert is_safe(done.err)
 
 
