@@ -20,7 +20,7 @@ def merge(
     ] = RunConfig.output,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Combine the shards that camcli run --shard wrote into a folder into one run, as if one machine had made it.
+    """Combine the finished shards of camcli run --shard into one run, as if one machine had made it.
 
     [dim]All shards must be finished. They are kept and can be resumed. Overlays are hard links if the file system has them.[/dim]
     """
