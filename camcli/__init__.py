@@ -11,10 +11,10 @@ __all__ = ["CamcliError", "Explained", "Preprocess", "RunSummary", "explain", "l
 if TYPE_CHECKING:
     from camcli.api import Explained, explain, load, run
     from camcli.errors import CamcliError
-    from camcli.pipeline.runner import RunSummary
+    from camcli.pipeline.summary import RunSummary
     from camcli.records import Preprocess
 
-_MODULES = {"CamcliError": "camcli.errors", "Preprocess": "camcli.records", "RunSummary": "camcli.pipeline.runner"}
+_MODULES = {"CamcliError": "camcli.errors", "Preprocess": "camcli.records", "RunSummary": "camcli.pipeline.summary"}
 
 
 def __getattr__(name: str) -> Any:

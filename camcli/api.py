@@ -33,7 +33,8 @@ from camcli.pipeline.engine import explain_inputs
 from camcli.pipeline.inputs import find_inputs
 from camcli.pipeline.invocation import Invocation
 from camcli.pipeline.job import Job, prepare_job, prepare_module
-from camcli.pipeline.runner import RunListener, RunSummary, SilentRunListener, run_images
+from camcli.pipeline.runner import run_images
+from camcli.pipeline.summary import RunListener, RunSummary, SilentRunListener
 from camcli.records import Box, Failure, Findings, Heatmap, Prediction, Preprocess, Source
 from camcli.render.caption import caption_of
 from camcli.render.encode import encode_image

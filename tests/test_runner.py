@@ -19,7 +19,7 @@ from PIL import Image as PillowImage
 
 import camcli as package
 from camcli.errors import ConfigError, SettingsError
-from camcli.pipeline.runner import SilentRunListener
+from camcli.pipeline.summary import SilentRunListener
 from tests.conftest import ROOT
 from tests.folders import TINY, contents_of, rows_of, state_of
 
@@ -92,7 +92,7 @@ def test_python_and_the_command_go_on_with_each_other(camcli, imgs, tmp_path, mo
 
 SCRIPT = """
 import sys, camcli
-from camcli.pipeline.runner import SilentRunListener
+from camcli.pipeline.summary import SilentRunListener
 
 class Tells(SilentRunListener):
     def explained(self, outcome):

@@ -10,7 +10,7 @@ from camcli.layout import FAILURES, REPORT_PAGE
 from camcli.records import count_words, escape_name
 
 if TYPE_CHECKING:
-    from camcli.pipeline.runner import RunSummary
+    from camcli.pipeline.summary import RunSummary
     from camcli.report.write import Report
     from camcli.timing import StageTimer
 

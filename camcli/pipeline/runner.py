@@ -6,25 +6,25 @@ interruption it can be called again: it explains only the images that are not in
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from camcli.config.field import with_values
 from camcli.config.fingerprint import options_without_effect, run_settings, with_former_defaults
 from camcli.config.run import RunConfig
 from camcli.images.limits import pillow_unlimited
-from camcli.layout import BOXES, FAILURES, OVERLAYS, PREDICTIONS, REPORT_PAGE
-from camcli.listener import Listener, Messages, SilentListener
+from camcli.layout import BOXES
+from camcli.listener import Listener, Messages
 from camcli.output.folder import OutputFolder, recorded_settings
 from camcli.output.writing import RunWriter
 from camcli.pipeline.inputs import Inputs, explainable, misspelt_names_first
 from camcli.pipeline.invocation import Invocation
 from camcli.pipeline.progress import RunProgress
-from camcli.records import Counts, Failure, Outcome, Source, Success, count_words, escape_name, stamp_of
+from camcli.pipeline.summary import RunListener, RunSummary
+from camcli.records import Counts, Failure, Outcome, Source, count_words, escape_name, stamp_of
 from camcli.runs import coco
 from camcli.timing import StageTimer
 
@@ -36,87 +36,6 @@ _MOST_DEATHS = 8
 """An image fails with stage ``crashed`` after so many deaths in a row while the process worked on it alone, even if it does not
 crash a separate process. Fewer deaths may be chance: a process that is killed again and again may work on one file three times.
 """
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """The result of a run: counts, and the paths of its files.
-
-    ``state``: ``finished``, or ``interrupted`` if it was stopped before the last image. ``explained``, ``failed`` and
-    ``pending``: how many of all inputs are explained, have failed, and are still to explain, counting earlier runs.
-    ``new_failures``: failures that no earlier run has reported. ``seconds``: time since the command started. ``counts``: the
-    images of this run alone. ``report``: the report, if one was written.
-    """
-
-    folder: str
-    state: str
-    explained: int
-    failed: int
-    pending: int
-    new_failures: int
-    seconds: float
-    counts: Counts = field(default_factory=Counts)
-    timer: StageTimer = field(default_factory=StageTimer)
-    report: Report | None = None
-
-    @property
-    def predictions(self) -> str:
-        """The path of the table of predictions."""
-        return os.path.join(self.folder, PREDICTIONS)
-
-    @property
-    def failures(self) -> str:
-        """The path of the table of failures."""
-        return os.path.join(self.folder, FAILURES)
-
-    @property
-    def overlays(self) -> str:
-        """The path of the folder of overlays."""
-        return os.path.join(self.folder, OVERLAYS)
-
-    @property
-    def report_page(self) -> str | None:
-        """The path of the report; None if none was written."""
-        return os.path.join(self.folder, REPORT_PAGE) if self.report is not None and self.report.page is not None else None
-
-
-class RunListener(Listener, Protocol):
-    """A listener that also receives the results of a run."""
-
-    def loading(self, config: RunConfig) -> AbstractContextManager[None]:
-        """Return a context that is active while libraries and the model of ``config`` are loaded."""
-
-    def begins(self, todo: int) -> None:
-        """Receive the number of images to explain. The folder is locked, the model is not loaded yet."""
-
-    def done_before(self, rows: bytes) -> None:
-        """Receive the rows of an image that an earlier run explained, as bytes of the table."""
-
-    def explained(self, outcome: Success) -> None:
-        """Receive an image after its files and rows are written."""
-
-    def summary(self, summary: RunSummary) -> None:
-        """Receive the summary, before ``run.json`` records that the failures were reported."""
-
-
-class SilentRunListener(SilentListener):
-    """A RunListener that ignores everything. Subclass it to receive only some of the calls."""
-
-    def loading(self, config: RunConfig) -> AbstractContextManager[None]:
-        """Return a context that does nothing."""
-        return nullcontext()
-
-    def begins(self, todo: int) -> None:
-        """Ignore the number of images."""
-
-    def done_before(self, rows: bytes) -> None:
-        """Ignore rows of an earlier run."""
-
-    def explained(self, outcome: Success) -> None:
-        """Ignore an image."""
-
-    def summary(self, summary: RunSummary) -> None:
-        """Ignore the summary."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from camcli.config.run import RunConfig
 from camcli.output.writers import prediction_columns
 from camcli.pipeline.inputs import find_inputs
 from camcli.pipeline.invocation import Invocation
-from camcli.pipeline.runner import RunSummary, run_images
+from camcli.pipeline.runner import run_images
+from camcli.pipeline.summary import RunSummary
 from camcli.records import Success, count_words, escape_name
 from camcli.resources import keep_memory
 
