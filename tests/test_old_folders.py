@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def test_its_model_is_run(old, camcli):
 
 LATER = """
 from __future__ import annotations
-import dataclasses, importlib, sys
+import dataclasses, importlib, json, sys
 from camcli.config.field import option
 
 def grows(module, name):
@@ -133,9 +134,14 @@ grows("camcli.config.run", "RunConfig")
 for study in ("Fit", "Sanity", "Dream"):
     grows(f"camcli.{study.lower()}.config", f"{study}Config")
 from camcli.cli.app import main
-main()
+for command in json.load(sys.stdin):
+    try:
+        main(command)
+    except SystemExit as ended:
+        print(json.dumps(ended.code), flush=True)
+        print("END", file=sys.stderr, flush=True)
 """
-"""camcli as a later version may be: run, fit, sanity and dream have an option more."""
+"""camcli as a later version may be: run, fit, sanity and dream have an option more. Runs the commands that it reads, one by one."""
 
 
 @pytest.mark.parametrize("archive", OLD[-1:], ids=lambda path: path.stem)
@@ -144,20 +150,26 @@ def test_a_later_version_with_a_new_option_goes_on(tmp_path, archive):
     unpack(archive, tmp_path)
     (tmp_path / "later.py").write_text(LATER)
 
-    def later(*arguments):
+    def later(*commands):
+        """(exit code, what it said) of each command."""
         environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent.parent}:{tmp_path}"}
-        return subprocess.run(
-            [sys.executable, "later.py", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(
+            [sys.executable, "later.py"], cwd=tmp_path, env=environment, input=json.dumps(commands), capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        codes = [int(line) for line in done.stdout.splitlines() if re.fullmatch(r"\d+", line)]
+        return list(zip(codes, done.stderr.split("END\n")[:-1], strict=True))
 
-    for command in (RUN, FIT, SANITY, DREAM):
-        same = later(*command)
-        assert (same.returncode, "Nothing to do" in same.stderr) == (int(command == FIT), True), same.stderr
-        other = later(*command, "--gamma", "2")
-        assert (other.returncode, "gamma" in other.stderr) == (2, True), other.stderr
-    for command in (("verify", "run"), ("render", "run", "--style", "contour"), ("report", "run"), ("merge", "parts")):
-        done = later(*command)
-        assert done.returncode == (1 if command[0] == "merge" else 0), done.stderr
+    same = [RUN, FIT, SANITY, DREAM]
+    others = [("verify", "run"), ("render", "run", "--style", "contour"), ("report", "run"), ("merge", "parts")]
+    found = later(*same, *([*command, "--gamma", "2"] for command in same), *others)
+    assert len(found) == 12
+    for command, (code, said) in zip(same, found[:4], strict=True):
+        assert (code, "Nothing to do" in said) == (int(command == FIT), True), said
+    for code, said in found[4:8]:
+        assert (code, "gamma" in said) == (2, True), said
+    for command, (code, said) in zip(others, found[8:], strict=True):
+        assert code == (1 if command[0] == "merge" else 0), said
 
 
 @pytest.mark.parametrize(

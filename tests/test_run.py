@@ -499,14 +499,18 @@ def test_a_signal_ends_a_run_cleanly(imgs, tmp_path, number, code):
 
 
 def test_a_signal_while_the_model_loads(imgs, tmp_path):
-    """From the line that says that PyTorch is loaded to the end of loading is more than a second in a fresh process."""
-    process = start("run", imgs, "-o", tmp_path / "out")
-    assert process.stderr.readline().startswith("Loading PyTorch")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    assert not (tmp_path / "out" / "predictions.csv").exists(), "the signal came too late for this test"
+    """Sent as soon as a line says that PyTorch is loaded; where it arrives after that, it is sent to another run."""
+    for attempt in range(5):
+        out = tmp_path / f"out-{attempt}"
+        process = start("run", imgs, "-o", out)
+        assert process.stderr.readline().startswith("Loading PyTorch")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 130, err
+        assert "Traceback" not in err
+        if not (out / "predictions.csv").exists():
+            return
+    pytest.fail("no signal came while the model was loading")
 
 
 def test_two_runs_do_not_share_a_folder(camcli, imgs, tmp_path):

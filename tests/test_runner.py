@@ -91,7 +91,8 @@ def test_python_and_the_command_go_on_with_each_other(camcli, imgs, tmp_path, mo
 
 
 SCRIPT = """
-import sys, camcli
+import signal, sys, camcli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts programs in the background has them ignore it
 from camcli.pipeline.summary import SilentRunListener
 
 class Tells(SilentRunListener):

@@ -23,7 +23,7 @@ app = typer.Typer(
     cls=HelpedGroup,
     help="Where does the classifier look? Class activation heatmaps for whole folders of images.",
     epilog="Start with: camcli run sample_images. Exit codes: 0 done, 1 some images failed in this run, 2 wrong usage, "
-    "3 the run could not go on, 130 interrupted, 141 stdout was closed early, 143 terminated.",
+    "3 the run could not continue, 130 interrupted, 141 stdout was closed early, 143 terminated.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # tables of Rich cut names at 80 columns

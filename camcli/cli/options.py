@@ -86,7 +86,7 @@ MODEL_OPTION = typer.Option(
     "--model",
     "-m",
     metavar="NAME",
-    help="The same as MODEL.",
+    help="The same as the argument MODEL.",
     show_default=False,
     autocompletion=models,
 )
