@@ -256,7 +256,7 @@ class Sweep:
     """One command over a small album, repeated with one file operation failing, and then without.
 
     ``beginnings``: output folders to start from. ``nothing`` holds files of the user only. ``half`` an interrupted run of five
-    images, one of which has changed since, one has lost its overlay; with a torn row, an overlay without a row, and a forgotten
+    images: one has changed since, one has lost its overlay; with a torn row, an overlay without a row, and a forgotten
     temporary file.
     """
 

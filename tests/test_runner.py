@@ -83,7 +83,17 @@ def test_python_and_the_command_go_on_with_each_other(camcli, imgs, tmp_path, mo
     done = package.run(imgs, output=tmp_path / "a", listener=listener, stop=listener.stop, **OPTIONS).explained
     assert f"{done} images done before, {6 - done} to do" in camcli("run", imgs, "-o", tmp_path / "a", *COMMAND).err
     before = state_of(tmp_path / "a")
-    summary = package.run(str(imgs), output=str(tmp_path / "a"), **OPTIONS)
+
+    class Collects(SilentRunListener):
+        earlier_rows = True
+        rows = b""
+
+        def done_before(self, rows):
+            self.rows += rows
+
+    listener = Collects()
+    summary = package.run(str(imgs), output=str(tmp_path / "a"), listener=listener, **OPTIONS)
+    assert listener.rows == (tmp_path / "a" / "predictions.csv").read_bytes().partition(b"\n")[2]
     assert (summary.state, summary.explained, summary.counts.explained) == ("finished", 6, 0)
     assert state_of(tmp_path / "a") == before
     with pytest.raises(SettingsError, match="alpha"):

@@ -175,8 +175,8 @@ def find_grid(
     """How an output of ``shape`` is a map of an input of ``size`` (height, width) pixels; None if it is not one.
 
     ``shape`` includes the batch dimension, of size 1. Four dimensions: the grid is the pair of neighbouring dimensions with the
-    input's aspect ratio; (C, h, w) if both pairs have it, unless ``channels_last``. Three: tokens, of which ``prefix`` come before
-    the patches; None tries 0 to 5.
+    input's aspect ratio; (C, h, w) if both pairs have it, unless ``channels_last``. Three: tokens; the
+    first ``prefix`` of them are no patches, and None tries 0 to 5.
     """
     if shape[0] != 1:  # windows of an attention block, folded into the batch
         return None

@@ -47,7 +47,7 @@ def prepare_network(
 ) -> Network:
     """``model`` made ready to explain the layers ``names`` on ``device``: faster, with the same results up to floating-point noise.
 
-    Of the model's module only the memory layout and the type change. ``warn`` gets a sentence for each step that was not possible.
+    Only the memory layout and the type of the model's module change. ``warn`` gets a sentence for each step that was not possible.
     Raises ConfigError for a precision in which the network does not run.
     """
     module = model.module

@@ -118,7 +118,7 @@ def _with_redrawn_look(config: RunConfig, folder: OutputFolder, listener: Listen
 
 def _send_earlier_rows(todo: Sequence[Source], run: _Run) -> None:
     """Send the rows of images that earlier runs explained to the listener."""
-    if not run.config.streams_rows:
+    if not run.listener.earlier_rows:
         return
     waiting = {source.image for source in todo}
     done = [source.image for source in run.sources if source.image not in waiting and run.folder.is_explained(source.image)]

@@ -60,7 +60,12 @@ class RunSummary:
 
 
 class RunListener(Listener, Protocol):
-    """A listener that also receives the results of a run."""
+    """A listener that also receives the results of a run.
+
+    ``earlier_rows``: whether ``done_before`` is called; reading the rows of a large folder takes a while.
+    """
+
+    earlier_rows: bool
 
     def loading(self, config: RunConfig) -> AbstractContextManager[None]:
         """Return a context that is active while libraries and the model of ``config`` are loaded."""
@@ -80,6 +85,8 @@ class RunListener(Listener, Protocol):
 
 class SilentRunListener(SilentListener):
     """A RunListener that ignores everything. Subclass it to receive only some of the calls."""
+
+    earlier_rows = False
 
     def loading(self, config: RunConfig) -> AbstractContextManager[None]:
         """Return a context that does nothing."""

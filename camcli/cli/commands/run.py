@@ -86,6 +86,7 @@ class _RunConsole(ConsoleListener):
         self._held = contextlib.ExitStack()
         super().__init__(console, self._held.enter_context(console.bar()), listed_in="failures.csv")
         self._config, self._data = config, data
+        self.earlier_rows = config.streams_rows
         self._rows: RowStream | None = None
         self.todo = 0
 
