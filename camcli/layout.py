@@ -33,8 +33,8 @@ JOURNAL = f"{OWN}/journal.jsonl"
 UNCONFIRMED = f"{OWN}/unconfirmed.jsonl"
 """Log of files that have no row yet; see ``output.unconfirmed``."""
 
-IN_FLIGHT, DEATHS = f"{OWN}/in-flight", f"{OWN}/in-flight-deaths"
-"""Images that C code is working on, and how often a process died with one; see ``output.inflight``."""
+FORMER_FILES = (f"{OWN}/in-flight", f"{OWN}/in-flight-deaths")
+"""Files of versions that looked for the image which had ended a run; now a worker process ends instead. They are removed."""
 
 UNFINISHED_RENDER = f"{OWN}/redrawing"
 """The look that an unfinished ``camcli render`` gives to the overlays."""

@@ -314,13 +314,14 @@ def checksum_of(data: bytes) -> Checksum:
 class Success:
     """An image that was explained, written and recorded. ``rows``: one per class, layer and method.
 
-    ``checksums``: of the files that the rows name, in order.
+    ``checksums``: of the files that the rows name, in order. ``lines``: the rows as they are in the table.
     """
 
     image: str
     stamp: Stamp
     rows: tuple[Row, ...]
     checksums: tuple[Checksum, ...] = ()
+    lines: bytes = b""
 
 
 Outcome = Success | Failure

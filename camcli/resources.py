@@ -7,6 +7,7 @@ import ctypes
 import math
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -42,6 +43,30 @@ def _own_limits() -> Iterator[int]:
         limit = resource.getrlimit(kind)[0]
         if limit != resource.RLIM_INFINITY:
             yield max(0, limit - int(pages) * resource.getpagesize())
+
+
+_OVERHEAD = 1 << 30
+"""Address space beside the memory for images, in bytes: libraries, threads, and pieces that the C library keeps."""
+
+
+@cache
+def _first_address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def limit_memory(more: int) -> None:
+    """Let allocations fail if this process takes ``more`` bytes beyond what it took at the first call, and an overhead.
+
+    Without it a forged file could make the system kill other processes. Does nothing where the system has no such limit.
+    """
+    try:
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        wanted = _first_address_space() + more + _OVERHEAD
+        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    except (ImportError, OSError, ValueError):
+        return
 
 
 def allocations_can_fail() -> bool:

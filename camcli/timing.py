@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 _IN_TURN = ("find", "load", "network", "record", "finish", "report")
 """Stages of the main thread, one after the other. Together with its waiting times they make up the whole time of a run."""
 
 _MEANWHILE = ("read", "decode", "prepare", "render", "write")
-"""Stages in other threads, in the order in which an image passes through them."""
+"""Stages in worker processes, in the order in which an image passes through them."""
 
 _AWAITED = ("images", "overlays")
 """What the main thread waits for."""
@@ -24,7 +24,7 @@ _STARVING = 0.25
 
 
 class StageTimer:
-    """A timer for each stage, thread-safe. Stages outside of the main thread run in several threads at once."""
+    """A timer for each stage, thread-safe. The stages of the workers run in several processes at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -44,6 +44,19 @@ class StageTimer:
         with self._lock:
             self._worked[stage] += seconds
 
+    def add_all(self, worked: Mapping[str, float]) -> None:
+        """Add working times of several stages: stage -> seconds."""
+        with self._lock:
+            for stage, seconds in worked.items():
+                self._worked[stage] += seconds
+
+    def drain(self) -> dict[str, float]:
+        """The working times so far: stage -> seconds. They begin at zero again."""
+        with self._lock:
+            drained = dict(self._worked)
+            self._worked.clear()
+        return drained
+
     def in_turn(self, seconds: float) -> dict[str, float]:
         """How the ``seconds`` of a run were spent in the main thread: each stage, each waiting time, and the rest as ``other``."""
         with self._lock:
@@ -52,12 +65,12 @@ class StageTimer:
         return own | {"other": max(0.0, seconds - sum(own.values()))}
 
     def meanwhile(self) -> dict[str, float]:
-        """Working time in seconds of the stages in other threads, summed over the threads."""
+        """Working time in seconds of the stages in worker processes, summed over the processes."""
         with self._lock:
             return {stage: self._worked[stage] for stage in _MEANWHILE}
 
     def seconds(self) -> dict[str, float]:
-        """Working time in seconds of each stage, summed over its threads, and the network's waiting times."""
+        """Working time in seconds of each stage, summed over its processes, and the network's waiting times."""
         with self._lock:
             worked = {stage: round(self._worked[stage], 3) for stage in STAGES}
             return worked | {f"wait for {what}": round(self._waited[what], 3) for what in _AWAITED}

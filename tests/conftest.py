@@ -14,7 +14,7 @@ from torch import nn
 
 from tests.browser import chromium
 from tests.commands import own_signals
-from tests.forks import Forks, shared
+from tests.forks import Forks, shared, use_no_processes
 from tests.pictures import encoded, photo
 
 # no test may reach a model hub, nor take the weights that a developer has cached
@@ -23,6 +23,8 @@ os.environ["TORCH_HOME"] = "/nonexistent/torch-home"
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "sample_images"
+
+use_no_processes()
 
 # the same commit gives the same verdict everywhere: no test draws what another run of it would not
 hypothesis.settings.register_profile("repeatable", derandomize=True)

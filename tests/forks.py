@@ -212,6 +212,16 @@ def _serve(place: str) -> None:
             os.waitpid(child, 0)
 
 
+def use_no_processes() -> None:
+    """Let runs in this process, and in those that it forks, do without workers unless ``--workers`` or TEST_WORKERS asks for them.
+
+    A worker takes a third of a second to start, which is longer than most runs of the tests. Fresh processes have their workers.
+    """
+    from camcli.pipeline import pool
+
+    pool.available_cores = lambda: int(os.environ.get("TEST_WORKERS", "0"))
+
+
 def _import_everything() -> None:
     """Import here, once, what every child would import. Nothing is computed: a pool of threads does not outlive a fork."""
     import torchvision  # noqa: F401
@@ -222,6 +232,7 @@ def _import_everything() -> None:
 
     for module in pkgutil.walk_packages(camcli.__path__, "camcli."):
         importlib.import_module(module.name)
+    use_no_processes()
     with contextlib.suppress(camcli.errors.CamcliError):  # a command is parsed
         app(["run", "/nonexistent/images"], standalone_mode=False)
 

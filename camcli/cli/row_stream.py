@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, get_type_hints
 
 from camcli.errors import RunError
-from camcli.output.writers import BOX_COLUMNS, csv_line, prediction_line
+from camcli.output.writers import BOX_COLUMNS, csv_line
 from camcli.records import Outcome, Row, Success, unescape_name
 
 
@@ -44,7 +44,7 @@ class RowStream:
     def add(self, outcome: Outcome) -> None:
         """Write the rows of an image that has just been finished; a failure has none. Raises RunError if they cannot be written."""
         if isinstance(outcome, Success):
-            self.add_table(b"".join(prediction_line(row) for row in outcome.rows))
+            self.add_table(outcome.lines)
 
     def _write(self, data: bytes) -> None:
         if self.closed:

@@ -46,7 +46,7 @@ MASK_METHODS = ("threshold", "otsu", "grabcut")
 """How a map becomes a mask; see ``camcli.render.regions``."""
 
 MOST_THREADS = 1024
-"""Maximum of ``--threads`` and ``--workers``. No machine has more cores, and each thread takes memory."""
+"""Maximum of ``--threads`` and ``--workers``. No machine has more cores, and each thread or process takes memory."""
 
 MOST_IMAGES = 65536
 """Maximum of ``--batch-size``."""
@@ -313,10 +313,11 @@ class RunConfig:
     )
     workers: int | None = option(
         None,
-        "Threads that read and decode, and as many that render and write. Default: the number of cores that this process may use.",
+        "Processes that read, decode, paint and write the images; 0: everything in the main process. Default: the number of cores "
+        "that this process may use, fewer if memory is scarce.",
         "Speed",
         metavar="N",
-        at_least=1,
+        at_least=0,
         at_most=MOST_THREADS,
         affects_results=False,
     )

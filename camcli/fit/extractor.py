@@ -16,8 +16,8 @@ from camcli.network import Network
 from camcli.network.inputs import input_tensor
 from camcli.network.memory import fitting_batch_size
 from camcli.network.prepare import Preparation, prepare_network
-from camcli.pipeline.reading import InputSettings, PreparedImage
-from camcli.pipeline.stages import prepared_batches
+from camcli.pipeline.stages import InputImage, prepared_batches
+from camcli.pipeline.tasks import InputSettings
 from camcli.records import Failure, LoadedModel, Source
 
 
@@ -34,7 +34,7 @@ class FeatureExtractor:
     inputs: InputSettings
     batch_size: int
 
-    def batches(self, sources: Sequence[Source], stop: threading.Event | None = None) -> Iterator[list[PreparedImage | Failure]]:
+    def batches(self, sources: Sequence[Source], stop: threading.Event | None = None) -> Iterator[list[InputImage | Failure]]:
         """``sources`` as prepared images in batches, in order; a Failure in the place of one that cannot be read."""
         return prepared_batches(sources, self.inputs, self.batch_size, stop)
 

@@ -18,7 +18,7 @@ from camcli.fit.extractor import FeatureExtractor
 from camcli.layout import FEATURES
 from camcli.output.root import Root
 from camcli.pipeline.engine import out_of_memory
-from camcli.pipeline.reading import PreparedImage
+from camcli.pipeline.stages import InputImage
 from camcli.records import Failure, Source, stamp_of
 
 _CHUNK_NAME, _KEY_NAME = re.compile(r"\d{6,9}\.safetensors"), re.compile(r"[0-9a-f]{16}")
@@ -74,9 +74,9 @@ class FeatureCache:
         stamp = stamp_of(source.path)
         return None if stamp is None else self._known.get((source.image, stamp.size, stamp.mtime_ns))
 
-    def add(self, prepared: PreparedImage, features: np.ndarray) -> None:
+    def add(self, prepared: InputImage, features: np.ndarray) -> None:
         """Store the features (C,) of an image. Raises OutputError."""
-        stamp = prepared.image.stamp
+        stamp = prepared.stamp
         key = prepared.source.image, stamp.size, stamp.mtime_ns
         self._known[key] = self._waiting[key] = ImageFeatures(stamp.sha256, features)
         if len(self._waiting) >= _CHUNK:
@@ -133,7 +133,7 @@ def compute_features(
     OutOfMemoryError, and ConfigError for features that are not finite.
     """
     for batch in extractor.batches(sources, stop):
-        images = [item for item in batch if isinstance(item, PreparedImage)]
+        images = [item for item in batch if isinstance(item, InputImage)]
         found = iter(_features(images, extractor)) if images else iter(())
         for item in batch:
             if isinstance(item, Failure):
@@ -149,7 +149,7 @@ def compute_features(
     cache.flush()
 
 
-def _features(images: Sequence[PreparedImage], extractor: FeatureExtractor) -> np.ndarray:
+def _features(images: Sequence[InputImage], extractor: FeatureExtractor) -> np.ndarray:
     try:
         inputs = extractor.network.cast_inputs(extractor.tensor([image.input for image in images]))
         with torch.no_grad():

@@ -19,7 +19,7 @@ from camcli.fit.extractor import FeatureExtractor
 from camcli.fit.linear_probe import class_weights
 from camcli.models.gap_classifier import GapClassifier
 from camcli.pipeline.engine import out_of_memory
-from camcli.pipeline.reading import PreparedImage
+from camcli.pipeline.stages import InputImage
 from camcli.records import Failure, Source, escape_name
 
 LEARNING_RATE, RANDOM_LEARNING_RATE = 1e-4, 1e-3
@@ -190,7 +190,7 @@ def _train_epoch(
     return total / max(1, count)
 
 
-def _prepared(batch: Sequence[PreparedImage | Failure]) -> list[PreparedImage]:
+def _prepared(batch: Sequence[InputImage | Failure]) -> list[InputImage]:
     """The images of ``batch``. Raises RunError for an image that could be read before and cannot be read now."""
     images = []
     for item in batch:

@@ -60,12 +60,25 @@ def listed_sources(paths: Iterable[str], output: str) -> list[Source]:
     _refuse_other_encodings()
     places = _without_outputs(_each_folder_once(list(paths), forgiving=True), os.path.abspath(output))
     here = os.getcwd()
-    inside = here.rstrip(os.sep) + os.sep
-    root = here if all(place.startswith(inside) or place == here for place in places) else os.sep
+    root = here if all(_is_inside(place, here) for place in places) else os.sep
     sources = _sources(places, root, output, forgiving=True)
     if not sources:
         raise InputError("nothing to do: no image among the paths on stdin.")
     return sources
+
+
+def named_sources(paths: Iterable[str], root: str, output: str) -> Iterator[Source | str]:
+    """Yield the images of a list of ``paths`` that goes on, with names relative to ``root``; a path outside of it as it is.
+
+    Otherwise as ``listed_sources``.
+    """
+    places = _without_outputs(_each_folder_once(list(paths), forgiving=True), os.path.abspath(output))
+    yield from _sources({place: kind for place, kind in places.items() if _is_inside(place, root)}, root, output, forgiving=True)
+    yield from (place for place in places if not _is_inside(place, root))
+
+
+def _is_inside(place: str, folder: str) -> bool:
+    return place == folder or place.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _refuse_other_encodings() -> None:

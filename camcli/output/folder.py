@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType, TracebackType
+from functools import cached_property
+from types import TracebackType
 from typing import Any
 
 from camcli.errors import SettingsError
-from camcli.layout import BOXES, JOURNAL, LOCK, OUTPUT_NAMES, OVERLAYS, OWN, RUN_RECORD, UNFINISHED_RENDER
+from camcli.layout import BOXES, FORMER_FILES, JOURNAL, LOCK, OUTPUT_NAMES, OVERLAYS, OWN, RUN_RECORD, UNFINISHED_RENDER
 from camcli.output.checks import check_place, is_readable, is_unchanged
 from camcli.output.files import row_files
-from camcli.output.inflight import InFlight
 from camcli.output.journal import Entry, read_header
 from camcli.output.ledger import Ledger, files_in_table
 from camcli.output.locks import claimed
@@ -62,7 +62,6 @@ class OutputFolder:
         self._overwrite = overwrite
         self._lock_stack = contextlib.ExitStack()
         self._unconfirmed = Unconfirmed(self.root)
-        self._in_flight = InFlight(self.root)
         self._folds_case = False
 
     @property
@@ -88,28 +87,27 @@ class OutputFolder:
             with contextlib.suppress(OSError):  # the next run does it
                 confirm_all(self.root, self.ledger, self._unconfirmed)
         self._unconfirmed.close()
-        self._in_flight.end()
         self._lock_stack.close()
 
     def _is_used(self) -> bool:
         return any(map(self.root.exists, (JOURNAL, *OUTPUT_NAMES)))
 
-    def begin(self, todo: Sequence[Source], deaths: Mapping[str, int] = MappingProxyType({})) -> RunWriter:
+    def begin(self, todo: Sequence[Source]) -> RunWriter:
         """A writer for the results of ``todo``. Their old rows are removed first; with ``overwrite``, the whole earlier run.
 
-        ``deaths``: the result of ``suspects``, which is remembered until a run ends by itself. Raises OutputError.
+        Raises OutputError.
         """
         try:
             if self._overwrite:
                 self._clear()
             else:
                 self.root.remove(RUN_RECORD)  # it states that the run is finished
-                self._drop({source.image for source in todo} & self.ledger.entries.keys())
+                self.drop({source.image for source in todo} & self.ledger.entries.keys())
                 sweep(self.root, self.ledger, self._unconfirmed)
-            self._in_flight.begin(deaths)
+            self.tidy()
         except OSError as error:
             raise output_error(error.filename or self.root.at(OWN), error) from error
-        return RunWriter(self.root, self.ledger, self._unconfirmed, self._in_flight, folds_case=self._folds_case)
+        return RunWriter(self.root, self.ledger, self._unconfirmed, folds_case=self._folds_case)
 
     def rewriting(self) -> Rewriter:
         """A writer that replaces rows of the finished run in this folder."""
@@ -125,7 +123,8 @@ class OutputFolder:
         remove_report(self.root, [file for file in files if file.startswith(f"{OVERLAYS}/")])
         sweep(self.root, self.ledger, self._unconfirmed)
 
-    def _drop(self, stale: set[str]) -> None:
+    def drop(self, stale: set[str]) -> None:
+        """Remove the rows of the images ``stale`` from the tables. Raises OSError and OutputError."""
         if not stale:
             return
         for _, rows in self.ledger.explained(image for image in self.ledger.entries if image in stale):
@@ -146,7 +145,7 @@ class OutputFolder:
         """
         if not self.ledger.entries:
             return list(sources)
-        damaged = self._damaged()
+        damaged = self._damaged
 
         def is_done(source: Source) -> bool:
             entry = self.ledger.entries.get(source.image)
@@ -160,22 +159,16 @@ class OutputFolder:
 
         return [source for source in sources if not is_done(source)]
 
-    def suspects(self, todo: Sequence[Source]) -> dict[str, int]:
-        """The images of ``todo`` that may crash the process: image -> how often a process died while working on that image alone.
-
-        These are the images in progress when a run died, and the images that failed with stage ``crashed``.
-        """
-        deaths = self._in_flight.deaths()
-        names = deaths.keys() | self.ledger.crashed_images()  # kept with --overwrite too
-        return {source.image: deaths.get(source.image, 0) for source in todo if source.image in names}
-
     def is_explained(self, image: str) -> bool:
         """Whether the table of predictions has rows of ``image``."""
         entry = self.ledger.entries.get(image)
         return entry is not None and not entry.stage
 
+    @cached_property
     def _damaged(self) -> set[str]:
-        """Images with rows that have changed since they were written, or with a file that is missing, empty or of another size."""
+        """The images with rows that have changed since they were written, or with a file that is missing, empty or of another
+        size. Found out once, when it is first asked.
+        """
 
         def is_whole(entry: Entry, data: bytes) -> bool:
             rows = self.ledger.own_rows(entry, data)
@@ -191,8 +184,10 @@ class OutputFolder:
             return {entry.image for entry, data in self.ledger.rows() if not is_whole(entry, data)}
 
     def tidy(self) -> None:
-        """Remove what a run that died has left over. For a run that has nothing to do."""
-        self._in_flight.forget()
+        """Remove files that only earlier versions have written."""
+        for name in FORMER_FILES:
+            with contextlib.suppress(OSError):
+                self.root.remove(name)
 
     def was_finished(self) -> bool:
         """Whether the last run finished, and so reported every failure in the tables. False as soon as a run has begun."""

@@ -10,7 +10,7 @@ import csv
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from camcli.errors import InputError, SettingsError
@@ -27,7 +27,6 @@ from camcli.output.writers import (
     failure_line,
     output_error,
     prediction_columns,
-    prediction_line,
 )
 from camcli.records import Checksum, Outcome, Prediction, Row, Success, escape_name, unescape_name
 
@@ -127,20 +126,9 @@ class Ledger:
         elif start != header:
             raise _foreign_table(self._root.at(name))
 
-    def crashed_images(self) -> set[str]:
-        """The images that failed with stage ``crashed``, also in a run that is about to be overwritten."""
-        entries = list(self.entries.values())
-        if not entries:  # not loaded, or empty
-            with contextlib.suppress(OSError), self._root.open(JOURNAL) as file:
-                entries, _ = entries_of(file, self.starts, None)
-        return {entry.image for entry in entries if entry.stage == "crashed"}
-
     def _journal_lines(self, entries: Iterable[Entry]) -> Iterator[bytes]:
         yield self.header.line()
-        ends = dict(self.starts)
-        for entry in entries:
-            ends[entry.table] += entry.length
-            yield entry.line(ends)
+        yield from _lines_after(entries, self.starts)
 
     def clear(self) -> None:
         """Remove tables and journal. Raises OSError."""
@@ -151,23 +139,29 @@ class Ledger:
             self._root.remove(name)
         self.entries, self.redrawn = {}, {}
 
-    def append(self, outcome: Outcome) -> None:
-        """Append the rows of one image to their table, then its line to the journal. Raises OutputError."""
-        if isinstance(outcome, Success):
-            rows, stage, files = b"".join(prediction_line(row) for row in outcome.rows), "", outcome.checksums
-        else:
-            rows, stage, files = failure_line(outcome), outcome.stage, ()
-        entry = Entry(outcome.image, outcome.stamp, stage, len(rows), zlib.crc32(rows), files)
+    def append(self, outcomes: Sequence[Outcome]) -> None:
+        """Append the rows of images to their tables, then their lines to the journal. Raises OutputError."""
+        entries: list[Entry] = []
+        rows: dict[str, list[bytes]] = {}
+        for outcome in outcomes:
+            if isinstance(outcome, Success):
+                lines, stage, files = outcome.lines, "", outcome.checksums
+            else:
+                lines, stage, files = failure_line(outcome), outcome.stage, ()
+            entries.append(Entry(outcome.image, outcome.stamp, stage, len(lines), zlib.crc32(lines), files))
+            rows.setdefault(entries[-1].table, []).append(lines)
         before: dict[str, int] = {}
+        table = PREDICTIONS
         try:
             self.open()
             before = dict(self._ends)
-            self._write(entry.table, rows)
-            self._write(JOURNAL, entry.line(self._ends))
+            for table, lines_of_table in rows.items():
+                self._write(table, b"".join(lines_of_table))
+            self._write(JOURNAL, b"".join(_lines_after(entries, before)))
         except OSError as error:
             self._take_back(before)
-            raise output_error(self._root.at(entry.table), error) from error
-        self.entries[entry.image] = entry
+            raise output_error(self._root.at(table), error) from error
+        self.entries.update((entry.image, entry) for entry in entries)
 
     def _take_back(self, ends: Mapping[str, int]) -> None:
         """Cut tables and journal back to the sizes ``ends``, so that no row is without a journal line."""
@@ -264,6 +258,14 @@ class Ledger:
                 kept.append(entry)
             files[JOURNAL].writelines(self._journal_lines(kept))
         self.entries = {entry.image: entry for entry in kept}
+
+
+def _lines_after(entries: Iterable[Entry], ends: Mapping[str, int]) -> Iterator[bytes]:
+    """The lines of ``entries`` in the journal. ``ends``: the sizes of the tables before their rows."""
+    ends = dict(ends)
+    for entry in entries:
+        ends[entry.table] += entry.length
+        yield entry.line(ends)
 
 
 def read_ledger(path: str) -> Ledger:

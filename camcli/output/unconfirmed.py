@@ -10,7 +10,6 @@ import contextlib
 import errno
 import json
 import os
-import threading
 from collections.abc import Sequence
 
 from camcli.documents import parse_json
@@ -23,11 +22,10 @@ _ENOUGH = 1 << 20
 
 
 class Unconfirmed:
-    """The log in ``root``. It may be used from several threads."""
+    """The log in ``root``."""
 
     def __init__(self, root: Root) -> None:
         self._root = root
-        self._lock = threading.Lock()
         self._waiting: dict[str, list[str]] = {}
         self._has_marked = False
         self._handle: int | None = None
@@ -53,38 +51,36 @@ class Unconfirmed:
                     found.update(names if isinstance(names, list) and all(isinstance(name, str) for name in names) else ())
         return {name for name in found if name.startswith(tuple(f"{top}/" for top in ROW_FOLDERS)) and is_output_name(name)}
 
-    def expect(self, image: str, names: Sequence[str]) -> None:
-        """Log that the files ``names`` of ``image`` are about to be written. ``confirm`` ends that. Raises OSError."""
-        with self._lock:
-            self._waiting.setdefault(image, []).extend(names)
-            self._append(names)
+    def expect(self, files: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Log that files are about to be written: (image, its files) of several images. ``confirm`` ends that. Raises OSError."""
+        self._waiting.update({image: list(names) for image, names in files if names})
+        self._append([names for _, names in files if names])
 
     def mark_unconfirmed(self, names: Sequence[str]) -> None:
         """Log that the files ``names`` are about to lose their rows. Raises OSError."""
-        with self._lock:
-            self._has_marked = True
-            self._append(names)
+        self._has_marked = True
+        self._append([names] if names else [])
 
-    def confirm(self, image: str) -> None:
-        """Drop the files of ``image``, whose rows are in the table now. Raises OSError."""
-        with self._lock:
+    def confirm(self, images: Sequence[str]) -> None:
+        """Drop the files of ``images``, whose rows are in the table now. Raises OSError."""
+        for image in images:
             self._waiting.pop(image, None)
-            if self._size > _ENOUGH:
-                self.close()
-                self._root.write(UNCONFIRMED, b"".join(map(_line, self._waiting.values())))
+        if self._size > _ENOUGH:
+            self.close()
+            self._root.write(UNCONFIRMED, b"".join(map(_line, self._waiting.values())))
 
-    def _append(self, names: Sequence[str]) -> None:
-        if not names:
+    def _append(self, lines: Sequence[Sequence[str]]) -> None:
+        if not lines:
             return
         if self._handle is None:
             self._handle = self._root.append(UNCONFIRMED)
             self._size = os.fstat(self._handle).st_size
             if self._size:  # its last line may be incomplete
                 os.write(self._handle, b"\n")
-        line = _line(names)
-        if os.write(self._handle, line) < len(line):  # incomplete, as on a full disk
+        data = b"".join(map(_line, lines))
+        if os.write(self._handle, data) < len(data):  # incomplete, as on a full disk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._root.at(UNCONFIRMED))
-        self._size += len(line)
+        self._size += len(data)
 
     def close(self) -> None:
         """Close the log and keep its contents."""

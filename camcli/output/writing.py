@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from camcli.layout import OWN, PREDICTIONS, RUN_RECORD, UNFINISHED_RENDER
 from camcli.output.files import row_files
-from camcli.output.inflight import InFlight
 from camcli.output.journal import Entry
 from camcli.output.ledger import Ledger
 from camcli.output.order import in_order
@@ -21,57 +19,46 @@ from camcli.output.record import checked_record, part_of
 from camcli.output.root import Root
 from camcli.output.unconfirmed import Unconfirmed
 from camcli.output.writers import json_bytes, output_error
-from camcli.records import Checksum, Outcome, Source, Success, checksum_of
+from camcli.records import Outcome, Source
 
 
 class RunWriter:
-    """Writes the results of a run that has begun, in a folder that this process has locked.
+    """Records the results of a run that has begun, in a folder that this process has locked.
 
-    ``write_files`` and ``mark_in_flight`` may be called from several threads. ``folds_case``: whether ``A.jpg`` and ``a.jpg`` are
-    the same name on the file system.
+    ``root``: the folder, into which others may write the files that ``expect`` was told. ``folds_case``: whether ``A.jpg`` and
+    ``a.jpg`` are the same name on the file system.
     """
 
-    def __init__(self, root: Root, ledger: Ledger, unconfirmed: Unconfirmed, in_flight: InFlight, *, folds_case: bool) -> None:
-        self.folds_case = folds_case
-        self._root, self._ledger, self._unconfirmed, self._in_flight = root, ledger, unconfirmed, in_flight
+    def __init__(self, root: Root, ledger: Ledger, unconfirmed: Unconfirmed, *, folds_case: bool) -> None:
+        self.root, self.folds_case = root, folds_case
+        self._ledger, self._unconfirmed = ledger, unconfirmed
 
-    def mark_in_flight(self, image: str) -> AbstractContextManager[None]:
-        """Context in which C code works on ``image``. If the process dies, the next run finds the name."""
-        return self._in_flight.mark(image)
-
-    def write_files(self, image: str, files: Mapping[str, bytes]) -> tuple[Checksum, ...]:
-        """Write the files of a row of ``image``: path -> contents. Returns the checksum of each.
-
-        Raises OutputError, and ImageError (stage ``write``) if the file system cannot store a name.
-        """
+    def expect(self, files: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Log that files are about to be written: (image, its files) of several images. Raises OutputError."""
         try:
-            self._unconfirmed.expect(image, list(files))
+            self._unconfirmed.expect(files)
         except OSError as error:
-            raise output_error(self._root.at(OWN), error) from error
-        for name, data in files.items():
-            self._root.write(name, data)
-        return tuple(map(checksum_of, files.values()))
+            raise output_error(self.root.at(OWN), error) from error
 
-    def record(self, outcome: Outcome) -> None:
-        """Append the rows of one image to their table, then its line to the journal. Raises OutputError."""
-        self._ledger.append(outcome)
-        if isinstance(outcome, Success):
-            try:
-                self._unconfirmed.confirm(outcome.image)
-            except OSError as error:
-                raise output_error(self._root.at(OWN), error) from error
+    def record(self, outcomes: Sequence[Outcome]) -> None:
+        """Append the rows of images to their tables, then their lines to the journal. Raises OutputError."""
+        self._ledger.append(outcomes)
+        try:
+            self._unconfirmed.confirm([outcome.image for outcome in outcomes])
+        except OSError as error:
+            raise output_error(self.root.at(OWN), error) from error
 
     def arrange(self, sources: Sequence[Source]) -> ArrangedRun:
         """Sort the tables in the order of ``sources``, and create missing ones empty. Raises OutputError."""
         try:
             self._ledger.open()
-            confirm_all(self._root, self._ledger, self._unconfirmed)
+            confirm_all(self.root, self._ledger, self._unconfirmed)
         except OSError as error:
-            raise output_error(error.filename or self._root.at(PREDICTIONS), error) from error
+            raise output_error(error.filename or self.root.at(PREDICTIONS), error) from error
         ranked = in_order(self._ledger, sources)
         if ranked != list(self._ledger.entries):
             self._ledger.keep(ranked)
-        return ArrangedRun(self._root)
+        return ArrangedRun(self.root)
 
 
 class ArrangedRun:

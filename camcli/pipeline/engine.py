@@ -13,8 +13,9 @@ from camcli.cam.explain import Explanation, Options, explain_batch, top_classes
 from camcli.errors import CamcliError, OutOfMemoryError, RunError, first_line
 from camcli.network.inputs import input_tensor
 from camcli.network.precision import tensor_cores
+from camcli.pipeline.findings import HEADS, BatchFindings, batch_findings, joined
 from camcli.pipeline.job import Job
-from camcli.records import Findings, Heatmap, Prediction
+from camcli.records import Findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +91,17 @@ class Engine:
     def _failed(self, count: int, error: Exception) -> RunError:
         return RunError(f"{self._job.model.name} fails on a batch of {count}: {first_line(error)}. Try --batch-size 1.")
 
-    def collect(self, parts: Sequence[Part]) -> list[Findings]:
-        """The findings of every image of ``parts``, in order. Waits until they are ready."""
-        findings: list[Findings] = []
+    def collect(self, parts: Sequence[Part]) -> BatchFindings | None:
+        """The findings of the images of ``parts``, in order; None without images. Waits until they are ready."""
+        found: list[BatchFindings] = []
         for count, finding in parts:
             if finding.copy_done is not None:
                 try:
                     finding.copy_done.synchronize()
                 except Exception as error:  # an error of the device, reported late
                     raise self._failed(count, error) from error
-            findings += _findings(finding.explanation, finding.order, self._job)[:count]
-        return findings
+            found.append(_findings(finding.explanation, finding.order, self._job).take(slice(count)))
+        return joined(found) if found else None
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -112,7 +113,7 @@ def out_of_memory(error: BaseException) -> bool:
 def explain_inputs(inputs: torch.Tensor, job: Job) -> list[Findings]:
     """The findings for each of ``inputs`` (B, 3, H, W), normalised and on the job's device."""
     found = explain_tensor(inputs, job)
-    return _findings(found, top_classes(found.logits, found.logits.shape[1]), job)
+    return list(_findings(found, top_classes(found.logits, found.logits.shape[1]), job).each(job.names))
 
 
 def explain_tensor(
@@ -165,54 +166,10 @@ def _copy_to_host_async(found: Explanation) -> _Finding:
     return copied
 
 
-def _findings(found: Explanation, order: torch.Tensor, job: Job) -> list[Findings]:
+def _findings(found: Explanation, order: torch.Tensor, job: Job) -> BatchFindings:
     """The predictions and heatmaps of each image. ``order`` (B, K): its classes from best to worst."""
-    maps = {key: values.cpu().numpy() for key, values in found.maps.items()}
-    logits, targets, best_first = found.logits.cpu(), found.targets.tolist(), order.cpu().numpy()
-    softmax = job.config.head == "softmax"
-    probabilities = (logits.double().softmax(dim=1) if softmax else logits.double().sigmoid()).numpy()
-    scores = logits.numpy()
-
-    def predicted(i: int, index: int) -> Prediction:
-        return Prediction(
-            rank=int(np.flatnonzero(best_first[i] == index)[0]) + 1,
-            class_index=index,
-            class_name=job.model.classes[index],
-            logit=float(scores[i, index]),
-            probability=float(probabilities[i, index]),
-        )
-
-    findings: list[Findings] = []
-    results = job.results()
-    for i in range(len(targets)):
-        explained = [(position, predicted(i, index)) for position, index in _first_occurrences(targets[i])]
-        heatmaps = [
-            with_status(prediction, layer, method, maps[layer, method][i, position])
-            for position, prediction in explained
-            for layer, method in results
-        ]
-        findings.append(Findings(predicted(i, int(best_first[i, 0])), tuple(heatmaps)))
-    return findings
-
-
-def _first_occurrences(targets: list[int]) -> list[tuple[int, int]]:
-    """(position, class) of the first occurrence of each class. A class given by name may also be among the best."""
-    seen: dict[int, int] = {}
-    for position, index in enumerate(targets):
-        seen.setdefault(index, position)
-    return [(position, index) for index, position in seen.items()]
-
-
-def with_status(prediction: Prediction, layer: str, method: str, values: np.ndarray) -> Heatmap:
-    """The heatmap of ``values`` (h, w) with its status: ``nonfinite`` if it contains NaN or infinity, ``empty``, else ``ok``.
-
-    A map is empty if it has no positive value, or the same value in every cell to one part in ten thousand.
-    """
-    peak = float(values.max())
-    if not np.isfinite(values).all() or not np.isfinite(prediction.logit):
-        status = "nonfinite"
-    elif peak <= 0 or peak - float(values.min()) <= 1e-4 * peak:
-        status = "empty"
-    else:
-        status = "ok"
-    return Heatmap(prediction, layer, method, values, status, peak)
+    logits, targets, ranked = (tensor.cpu().numpy() for tensor in (found.logits, found.targets, order))
+    maps = [found.maps[result].cpu().numpy() for result in job.names.results]
+    with np.errstate(over="ignore", invalid="ignore"):
+        probabilities = HEADS[job.config.head](logits.astype(np.float64))
+    return batch_findings(logits, probabilities, targets, ranked, maps)

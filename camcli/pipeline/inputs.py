@@ -11,34 +11,43 @@ from camcli.config.run import RunConfig
 from camcli.errors import InputError, LabelsError, SettingsError
 from camcli.images.discover import discover_sources, listed_sources, shard_of
 from camcli.listener import Messages
+from camcli.pipeline.incoming import LaterSources, PathStream
 from camcli.records import Source, count_words, escape_name
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The images of a run, in order. ``root``: the folder that their names are relative to."""
+    """The images of a run, in order. ``root``: the folder that their names are relative to. ``later``: images still to come."""
 
     root: str
     sources: list[Source]
+    later: LaterSources | None = None
 
 
-def find_inputs(places: Sequence[str], config: RunConfig, listener: Messages, paths: Sequence[str] | None = None) -> Inputs:
+def find_inputs(places: Sequence[str], config: RunConfig, listener: Messages, paths: PathStream | None = None) -> Inputs:
     """The images of a run in order: those of the first ``--limit`` images that belong to ``--shard``, possibly none.
 
-    ``places``: folders and image files. ``paths``: image files that another program has listed, used instead of ``places``. Raises
-    InputError if there is no image at all, and if the output folder is one of the inputs.
+    ``places``: folders and image files. ``paths``: image files that another program lists, used instead of ``places``. They are
+    worked on as they come; with ``--class-from``, which needs to know all images, they are read to the end first. Raises InputError
+    if there is no image at all, and if the output folder is one of the inputs.
     """
-    sources = discover_sources(places, config.output) if paths is None else listed_sources(paths, config.output)
+    if paths is None:
+        sources = discover_sources(places, config.output)
+    else:
+        sources = listed_sources(paths.all() if config.class_from is not None else paths.first(), config.output)
     if config.limit is not None and len(sources) > config.limit:
         left = len(sources) - config.limit
         listener.info(f"{config.limit:,} of {count_words(len(sources), 'image')}; --limit left {left:,} out.")
     sources = sources[: config.limit]
     _refuse_output_among_inputs(sources, config.output)
-    root = sources[0].root
+    root, later = sources[0].root, None
+    if paths is not None and not paths.ended:
+        left_over = None if config.limit is None else config.limit - len(sources)
+        later = LaterSources(paths, root, config.output, {source.image for source in sources}, left_over, config.part)
     if config.part is not None:
         index, count = config.part
         sources = [source for source in sources if shard_of(source.image, count) == index]
-    return Inputs(root, sources)
+    return Inputs(root, sources, later)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,8 +27,8 @@ from camcli.network import Network, eager
 from camcli.network.memory import fitting_batch_size, refuse_too_little
 from camcli.network.prepare import Preparation, prepare_network, worth_compiling
 from camcli.network.probe import probe_input
-from camcli.pipeline.admission import painted_bytes
-from camcli.pipeline.reading import InputSettings
+from camcli.pipeline.findings import Names
+from camcli.pipeline.tasks import InputSettings
 from camcli.pipeline.true_labels import true_classes
 from camcli.records import Counts, Layer, LoadedModel, Preprocess, Source
 from camcli.timing import StageTimer
@@ -70,21 +70,15 @@ class Job:
     def inputs(self) -> InputSettings:
         """The settings for turning files into inputs of the network."""
         config = self.config
-        return InputSettings(
-            self.model.preprocess,
-            config.resize_mode,
-            config.max_pixels,
-            config.hash,
-            config.workers,
-            partial(painted_bytes, config=config),
-        )
+        return InputSettings(self.model.preprocess, config.resize_mode, config.max_pixels, config.hash)
 
-    def results(self) -> list[tuple[str, str]]:
-        """(layer, method) of each map of a class, in the order of the rows."""
+    @cached_property
+    def names(self) -> Names:
+        """The classes, and (layer, method) of each map of a class, in the order of the rows."""
         names = [layer.name for layer in self.layers]
         pairs = [(layer, method) for method in self.config.method for layer in result_layers(names, method, self.options.fuse)]
         order = {name: position for position, name in enumerate(dict.fromkeys([*names, *(layer for layer, _ in pairs)]))}
-        return sorted(pairs, key=lambda pair: order[pair[0]])
+        return Names(self.model.classes, tuple(sorted(pairs, key=lambda pair: order[pair[0]])))
 
 
 def prepare_job(

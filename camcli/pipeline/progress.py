@@ -18,13 +18,13 @@ class RunProgress:
     """Reports the progress over ``total`` images to ``on_progress(done, of, note)``. ``counts``: for the number of failures."""
 
     def __init__(self, on_progress: Callable[..., None], total: int, counts: Counts) -> None:
-        self._on_progress, self._total, self._counts = on_progress, total, counts
+        self._on_progress, self.total, self._counts = on_progress, total, counts
         self._done = 0
         self._finished = self._reported = time.monotonic()
 
     def over(self, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
         """Yield the outcomes, and report the progress after the caller has handled each."""
-        self._on_progress(0, self._total)
+        self._on_progress(0, self.total)
         for outcome in outcomes:
             yield outcome
             self._done += 1
@@ -40,4 +40,4 @@ class RunProgress:
 
     def _report(self, what: str) -> None:
         failed = f"{self._counts.failed} failed" if self._counts.failed else ""
-        self._on_progress(self._done, self._total, ", ".join(filter(None, (failed, what))))
+        self._on_progress(self._done, self.total, ", ".join(filter(None, (failed, what))))

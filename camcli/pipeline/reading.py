@@ -1,177 +1,108 @@
-"""Reading and preparing images in threads, in order and in batches."""
+"""Reading images in a worker, within the memory that it may take. Knows no torch."""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from camcli.images.decode import NOT_ENOUGH, decode_image
+from camcli.config.run import RunConfig
+from camcli.images.decode import NOT_ENOUGH, decode_image, memory_words
 from camcli.images.geometry import InputWindow, prepare_pixels
-from camcli.images.header import Header
-from camcli.pipeline.admission import Admission, Ticket, prepared_bytes
-from camcli.records import Failure, Image, Preprocess, Source
-from camcli.resources import available_cores
+from camcli.images.header import MAX_SIDE, Header
+from camcli.pipeline.tasks import Settings
+from camcli.records import Failure, Image, Source
+from camcli.resources import available_memory, limit_memory, release_memory
 from camcli.timing import StageTimer
 
-_MOST_FAILURES = 64
-"""Maximum number of failures in a batch, beside its images."""
+_PAINTED = {"overlay": 6, "heatmap": 6, "contour": 10, "spotlight": 9, "side-by-side": 15}
+"""Bytes a pixel while an overlay is painted, by style: the picture, its parts, and a copy for the encoder."""
 
-MOST_BYTES = 512 << 20
-"""Maximum bytes of decoded images in a batch, of images read ahead, and of images waiting to be painted."""
+_ENCODED, _LEGEND, _REGIONS = 2, 3, 7
+"""Additional bytes a pixel: for the encoded file, for a legend, and for boxes or masks."""
+
+_LARGE = 64 << 20
+"""Size in bytes from which on the memory of an image is returned to the system when it is done."""
 
 
-@dataclass(frozen=True)
-class InputSettings:
-    """The settings for turning files into inputs of a network.
+def prepared_bytes(header: Header) -> int:
+    """The peak memory of an image in bytes while it is decoded and resized."""
+    return max(header.decoding, 7 * header.pixels)
 
-    ``preprocess`` and ``resize_mode``: how an image becomes an input. ``max_pixels``: larger images are refused. ``hashed``:
-    whether the SHA-256 of each file is computed. ``workers``: the number of threads that read; None for the number of cores.
-    ``peak_bytes``: returns the peak memory of an image in bytes, from its header.
-    """
 
-    preprocess: Preprocess
-    resize_mode: str
-    max_pixels: int
-    hashed: bool = False
-    workers: int | None = None
-    peak_bytes: Callable[[Header], int] = prepared_bytes
+def painted_bytes(header: Header, config: RunConfig) -> int:
+    """The peak memory of an image in bytes while it is decoded, resized and painted."""
+    painted = _PAINTED[config.style] + _ENCODED + _LEGEND * config.legend
+    scale = min(1.0, (config.max_side or MAX_SIDE) / max(header.width, header.height))
+    painting = painted * scale**2 + _REGIONS * (config.boxes is not None or config.masks) + (3 if scale < 1 else 0) * scale**2
+    return max(prepared_bytes(header), int((3 + painting) * header.pixels))
 
-    @property
-    def threads(self) -> int:
-        """The number of threads that read."""
-        return self.workers or available_cores()
+
+class NotAdmitted(Exception):  # noqa: N818 - not an error: the main process is asked
+    """An image needs ``size`` bytes, more than the worker may take without asking. ``words``: for a failure."""
+
+    def __init__(self, size: int, words: str) -> None:
+        super().__init__(words)
+        self.size, self.words = size, words
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedImage:
-    """A decoded image, and the network's ``input`` (h, w, 3) uint8 made from it. ``ticket``: reserves its memory."""
+class Held:
+    """An image that a worker keeps for painting. ``size``: its peak memory; ``view``: the part that the network saw."""
 
-    source: Source
     image: Image
     view: InputWindow
-    input: np.ndarray
-    ticket: Ticket | None = None
-
-    def without_pixels(self) -> PreparedImage:
-        """A copy without the decoded pixels, whose memory is released."""
-        if self.ticket is not None:
-            self.ticket.release()
-        return replace(self, image=Image(np.empty((0, 0, 3), np.uint8), self.image.stamp), ticket=None)
+    size: int
 
 
-MarkInFlight = Callable[[str], AbstractContextManager[None]]
-"""Returns a context that marks the image of that name as being in the hands of C code; see ``output.inflight``."""
+class Reader:
+    """Reads images, and keeps the pixels of those that will be painted, by number."""
 
+    def __init__(self, settings: Settings, timer: StageTimer) -> None:
+        self._settings, self._timer = settings, timer
+        self._held: dict[int, Held] = {}
+        limit_memory(settings.allowance)
 
-def read_ahead(
-    pool: ThreadPoolExecutor,
-    sources: Iterable[Source],
-    settings: InputSettings,
-    timer: StageTimer,
-    ahead: int,
-    mark_in_flight: MarkInFlight = lambda _: nullcontext(),
-) -> Generator[PreparedImage | Failure | None, None, None]:
-    """Yield each source decoded and prepared, in order. At most ``ahead`` images, with at most MOST_BYTES, are read in advance.
+    def read(self, number: int, source: Source, admitted: int) -> tuple[Held, np.ndarray] | Failure:
+        """An image and the network's input (h, w, 3) uint8 made from it. ``admitted``: bytes that it may take at most, if it asked.
 
-    Yields None when the next image waits for memory of earlier images: the caller must finish those first. The generator must be
-    closed before the ``pool``, so that no thread waits for memory any longer.
-    """
-    in_flight: deque[tuple[Future[PreparedImage | Failure], Ticket]] = deque()
-    admission = Admission(settings.threads, settings.peak_bytes)
-    remaining, largest, allowed = iter(sources), 0, 1
+        Raises NotAdmitted if it needs more than that, and more than the worker may take without asking.
+        """
+        inputs, size = self._settings.inputs, 0
 
-    def held() -> int:
-        return sum(held_bytes(future.result()) if future.done() else largest for future, _ in in_flight)
+        def admit(header: Header) -> None:
+            nonlocal size
+            painting = self._settings.painting
+            size = prepared_bytes(header) if painting is None else painted_bytes(header, painting.config)
+            if size > admitted and self._pixels() + max(size, self._largest()) > self._settings.allowance:
+                raise NotAdmitted(size, memory_words(header, size, available_memory()))
+            if size > self._settings.allowance:
+                limit_memory(size + self._settings.allowance)
 
-    try:
-        while True:
-            while len(in_flight) < allowed and (not in_flight or held() < MOST_BYTES):
-                source = next(remaining, None)
-                if source is None:
-                    break
-                ticket = admission.ticket()
-                in_flight.append((pool.submit(_prepare, source, settings, timer, mark_in_flight, ticket), ticket))
-            if not in_flight:
-                return
-            with timer.wait("images"):
-                is_there = admission.wait_for(*in_flight[0])
-            if not is_there:
-                yield None
-                continue
-            size = held_bytes(in_flight[0][0].result())
-            largest, allowed = max(largest, size), min(ahead, 2 * allowed)  # start with few images, until their size is known
-            yield in_flight.popleft()[0].result()  # no name here keeps its memory alive
-    finally:
-        admission.close()
+        try:
+            image = decode_image(source, inputs.max_pixels, self._timer, hashed=inputs.hashed, admit=admit)
+            if isinstance(image, Failure):
+                return image
+            with self._timer.work("prepare"):
+                view, prepared = prepare_pixels(image.pixels, inputs.preprocess, inputs.resize_mode)
+        except MemoryError:
+            return Failure(source.image, "memory", NOT_ENOUGH)
+        finally:
+            if size >= _LARGE:
+                release_memory()
+            if size > self._settings.allowance:
+                limit_memory(self._settings.allowance)
+        held = Held(image, view, size)
+        if self._settings.painting is not None:
+            self._held[number] = held
+        return held, prepared
 
+    def take(self, number: int) -> Held | None:
+        """The image ``number``, which is not kept any longer; None if this worker does not have it."""
+        return self._held.pop(number, None)
 
-def held_bytes(item: PreparedImage | Failure) -> int:
-    """The memory that an item takes, in bytes."""
-    return item.image.pixels.nbytes + item.input.nbytes if isinstance(item, PreparedImage) else 0
+    def _pixels(self) -> int:
+        return sum(held.image.pixels.nbytes for held in self._held.values())
 
-
-def _prepare(
-    source: Source, settings: InputSettings, timer: StageTimer, mark_in_flight: MarkInFlight, ticket: Ticket
-) -> PreparedImage | Failure:
-    try:
-        item = _decoded(source, settings, timer, mark_in_flight, ticket)
-    except MemoryError:
-        item = Failure(source.image, "memory", NOT_ENOUGH)
-    finally:
-        ticket.pass_on()
-    if isinstance(item, Failure):
-        ticket.release()
-    else:
-        ticket.decoded(held_bytes(item))
-    return item
-
-
-def _decoded(
-    source: Source, settings: InputSettings, timer: StageTimer, mark_in_flight: MarkInFlight, ticket: Ticket
-) -> PreparedImage | Failure:
-    with mark_in_flight(source.image):
-        image = decode_image(source, settings.max_pixels, timer, hashed=settings.hashed, admit=ticket.admit)
-        return image if isinstance(image, Failure) else _prepared(source, image, settings, timer, ticket)
-
-
-def _prepared(source: Source, image: Image, settings: InputSettings, timer: StageTimer, ticket: Ticket) -> PreparedImage:
-    with timer.work("prepare"):
-        view, prepared = prepare_pixels(image.pixels, settings.preprocess, settings.resize_mode)
-        return PreparedImage(source, image, view, prepared, ticket)
-
-
-def batches(
-    items: Iterable[PreparedImage | Failure | None], size: int, stop: threading.Event | None
-) -> Iterator[list[PreparedImage | Failure]]:
-    """Batches of ``size`` prepared images, or fewer: at most MOST_BYTES, many failures in a row, or ``stop`` end a batch early.
-
-    Failures keep their place among the images. Without ``stop`` and with enough memory, the batches depend on the images alone. A
-    None in ``items``, which means that the next image waits for memory, yields an empty batch: the caller then finishes the
-    images in progress. If another None follows, the batch ends there.
-    """
-    batch: list[PreparedImage | Failure] = []
-    images = held = 0
-    waited = False
-    for item in items:
-        if item is not None:
-            batch.append(item)
-            images += isinstance(item, PreparedImage)
-            held += held_bytes(item)
-        full = images == size or held >= MOST_BYTES or len(batch) >= _MOST_FAILURES + size
-        if item is None and not (waited and batch):
-            waited = True
-            yield []
-        elif item is None or full or (stop is not None and stop.is_set()):
-            waited = False
-            item, ended, batch, images, held = None, [batch], [], 0, 0
-            yield ended.pop()  # no name here keeps its memory alive
-        else:
-            waited = False
-    if batch:
-        yield batch
+    def _largest(self) -> int:
+        return max((held.size for held in self._held.values()), default=0)

@@ -7,7 +7,7 @@ interruption it can be called again: it explains only the images that are not in
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,13 @@ from camcli.layout import BOXES
 from camcli.listener import Listener, Messages
 from camcli.output.folder import OutputFolder, recorded_settings
 from camcli.output.writing import RunWriter
+from camcli.pipeline.incoming import LaterSources, StreamedSources
 from camcli.pipeline.inputs import Inputs, explainable, misspelt_names_first
 from camcli.pipeline.invocation import Invocation
+from camcli.pipeline.pool import Pool, count_workers
 from camcli.pipeline.progress import RunProgress
 from camcli.pipeline.summary import RunListener, RunSummary
-from camcli.records import Counts, Failure, Outcome, Source, count_words, escape_name, stamp_of
+from camcli.records import Counts, Failure, Outcome, Source, count_words, escape_name
 from camcli.runs import coco
 from camcli.timing import StageTimer
 
@@ -32,18 +34,17 @@ if TYPE_CHECKING:
     from camcli.pipeline.job import Job
     from camcli.report.write import Report
 
-_MOST_DEATHS = 8
-"""An image fails with stage ``crashed`` after so many deaths in a row while the process worked on it alone, even if it does not
-crash a separate process. Fewer deaths may be chance: a process that is killed again and again may work on one file three times.
-"""
-
 
 @dataclass(frozen=True)
 class _Run:
-    """A run whose folder is locked. ``sources``: all its images, explained or not."""
+    """A run whose folder is locked.
+
+    ``sources``: all its images, explained or not. ``later``: images that are still to come; they are added to ``sources`` then.
+    """
 
     config: RunConfig
-    sources: Sequence[Source]
+    sources: list[Source]
+    later: LaterSources | None
     folder: OutputFolder
     listener: RunListener
     invocation: Invocation
@@ -82,11 +83,11 @@ def run_images(
     ):
         if not config.overwrite:
             config = _with_redrawn_look(config, folder, listener)
-        run = _Run(config, sources, folder, listener, invocation, show_downloads)
+        run = _Run(config, sources, inputs.later, folder, listener, invocation, show_downloads)
         todo = folder.pending(sources, retry_failed=config.retry_failed, hashed=config.hash)
         listener.begins(len(todo))
         _send_earlier_rows(todo, run)
-        if not todo and folder.is_finished(sources):
+        if not todo and inputs.later is None and folder.is_finished(sources):
             return _nothing_to_do(run)
         if 0 < len(todo) < len(sources):
             listener.info(f"{count_words(len(sources) - len(todo), 'image')} done before, {len(todo)} to do.")
@@ -137,35 +138,59 @@ def _nothing_to_do(run: _Run) -> RunSummary:
     return RunSummary(folder.place, "finished", explained, failed, 0, 0, run.invocation.seconds(), report=report)
 
 
-def _explain(todo: Sequence[Source], run: _Run, stop: AbstractContextManager[threading.Event]) -> RunSummary:
+def _explain(todo: list[Source], run: _Run, stop: AbstractContextManager[threading.Event]) -> RunSummary:
     folder, listener, timer, counts = run.folder, run.listener, run.timer, Counts()
     timer.add("find", run.invocation.seconds())
-    with timer.work("load"):
-        job = _loaded(todo, run)
-        failures_were_reported = folder.was_finished()
-        suspects = folder.suspects(todo)
-        crashed = _find_crashed(suspects, todo, run)
-    with stop as event:
-        writer = folder.begin(todo, suspects)
-        progress = RunProgress(listener.progress, len(todo), counts)
-        work = _Work(job, writer, timer, event, progress)
-        for outcome in progress.over(_outcomes(todo, crashed, suspects, work)):
-            counts.add(outcome)
-            if isinstance(outcome, Failure):
-                listener.failed(outcome)
-            else:
-                listener.explained(outcome)
-        with timer.work("finish"):
-            arranged = writer.arrange(run.sources)
-            if run.config.boxes_json:
-                arranged.write(BOXES, coco.coco_boxes(folder.ledger))
-        summary = _summary(todo, counts, run, reported=failures_were_reported)
-        listener.summary(summary)
-        arranged.finish(_record(job, summary, run))
-        if summary.state == "finished":
-            with timer.work("report"):
-                summary = replace(summary, report=_report(run, event))
+    with Pool(
+        count_workers(run.config.workers, len(todo) if run.later is None else None)
+    ) as pool:  # they start while PyTorch is imported
+        with timer.work("load"):
+            job = _loaded(todo, run)
+            failures_were_reported = folder.was_finished()
+        with stop as event:
+            writer = folder.begin(todo)
+            progress = RunProgress(listener.progress, len(todo), counts)
+            for outcome in progress.over(_outcomes(todo, job, writer, pool, event, progress, run)):
+                counts.add(outcome)
+                if isinstance(outcome, Failure):
+                    listener.failed(outcome)
+                else:
+                    listener.explained(outcome)
+            pool.close()
+            with timer.work("finish"):
+                arranged = writer.arrange(run.sources)
+                if run.config.boxes_json:
+                    arranged.write(BOXES, coco.coco_boxes(folder.ledger))
+            summary = _summary(todo, counts, run, reported=failures_were_reported)
+            listener.summary(summary)
+            arranged.finish(_record(job, summary, run))
+            if summary.state == "finished":
+                with timer.work("report"):
+                    summary = replace(summary, report=_report(run, event))
     return replace(summary, seconds=run.invocation.seconds())
+
+
+def _outcomes(
+    todo: list[Source], job: Job, writer: RunWriter, pool: Pool, stop: threading.Event, progress: RunProgress, run: _Run
+) -> Iterator[Outcome]:
+    """Explain ``todo``, and the images of ``run`` that are still to come, which are added to ``todo``."""
+    from camcli.pipeline.stages import explain_images
+
+    if run.later is None:
+        return explain_images(todo, job, writer, pool, stop, run.timer, progress.pass_begins)
+
+    def choose(found: list[Source | Failure]) -> list[Source | Failure]:
+        sources = [one for one in found if isinstance(one, Source)]
+        run.sources.extend(sources)
+        pending = run.folder.pending(sources, retry_failed=run.config.retry_failed, hashed=run.config.hash)
+        run.folder.drop({source.image for source in pending} & run.folder.ledger.entries.keys())
+        left_out = {source.image for source in sources} - {source.image for source in pending}
+        failures = [one for one in found if isinstance(one, Failure) and one.image not in run.folder.ledger.entries]
+        todo.extend([*pending, *(Source("", failure.image) for failure in failures)])
+        progress.total = len(todo)
+        return [one for one in found if one in failures or (isinstance(one, Source) and one.image not in left_out)]
+
+    return explain_images(StreamedSources(todo, run.later, choose), job, writer, pool, stop, run.timer, progress.pass_begins)
 
 
 def _summary(todo: Sequence[Source], counts: Counts, run: _Run, *, reported: bool) -> RunSummary:
@@ -174,7 +199,7 @@ def _summary(todo: Sequence[Source], counts: Counts, run: _Run, *, reported: boo
     pending = len(todo) - counts.explained - counts.failed
     return RunSummary(
         folder=run.folder.place,
-        state="interrupted" if pending else "finished",
+        state="interrupted" if pending or not (run.later is None or run.later.ended) else "finished",
         explained=explained,
         failed=failed,
         pending=pending,
@@ -220,56 +245,3 @@ def _report(run: _Run, stop: threading.Event) -> Report | None:
     from camcli.report.write import write_report
 
     return write_report(run.folder.root, stop)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """Everything that is needed to explain images."""
-
-    job: Job
-    writer: RunWriter
-    timer: StageTimer
-    stop: threading.Event
-    progress: RunProgress
-
-
-def _find_crashed(suspects: Mapping[str, int], todo: Sequence[Source], run: _Run) -> list[Failure]:
-    """A failure for each suspect that crashes a separate process too, or with which a run has died too often."""
-    if not suspects:
-        return []
-    from camcli.pipeline.probe import find_crashing
-
-    run.listener.info(
-        f"An earlier run died while working on {count_words(len(suspects), 'image')}; trying each in a separate process."
-    )
-    often = [
-        Failure(
-            source.image,
-            "crashed",
-            f"the process died {_MOST_DEATHS} times while working on this image alone",
-            stamp_of(source.path),
-        )
-        for source in todo
-        if suspects.get(source.image, 0) >= _MOST_DEATHS
-    ]
-    others = [source for source in todo if suspects.get(source.image, _MOST_DEATHS) < _MOST_DEATHS]
-    return [*often, *find_crashing(others, run.config.max_pixels)]
-
-
-def _outcomes(todo: Sequence[Source], crashed: Sequence[Failure], suspects: Mapping[str, int], work: _Work) -> Iterator[Outcome]:
-    """Record and yield an outcome for each of ``todo``: first the failures ``crashed``, last the ``suspects``, one by one.
-
-    Suspects with the fewest deaths come first, so that one that crashes again prevents no other from being explained.
-    """
-    from camcli.pipeline.stages import explain_images
-
-    for failure in crashed:
-        work.writer.record(failure)
-        yield failure
-    aside = {failure.image for failure in crashed}
-    todo = [source for source in todo if source.image not in aside]
-    alone = sorted((source for source in todo if source.image in suspects), key=lambda source: suspects[source.image])
-    parts = [[source for source in todo if source.image not in suspects], *([source] for source in alone)]
-    for part in parts:
-        if part and not work.stop.is_set():
-            yield from explain_images(part, work.job, work.writer, work.stop, work.timer, work.progress.pass_begins)

@@ -1,8 +1,8 @@
-"""The stages of a run: read and prepare in threads, explain in batches, render and write in threads, record rows in order.
+"""The stages of a run: workers read and prepare images, the network explains batches, workers paint and write, rows are recorded.
 
-There is no state except the sources, the job and the output folder. Threads return futures in the order of the sources, so the
-number of threads never changes the results. The batch size, the number of workers and the bytes of decoded images limit the
-images in progress.
+There is no state except the sources, the job, the pool of workers and the output folder. Batches and rows have the order of the
+sources, so the number of workers never changes the results. The batch size, the number of workers and the memory of the decoded
+images limit the images in progress.
 """
 
 from __future__ import annotations
@@ -10,30 +10,35 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
 
 from camcli.cam import METHODS
-from camcli.images.threads import single_threaded_opencv
+from camcli.layout import overlay_file
 from camcli.network.threads import torch_threads
+from camcli.output.files import files_of
+from camcli.output.names import file_stem
 from camcli.output.writing import RunWriter
+from camcli.pipeline.batches import Batch, Batches, ListedSources, Sources
 from camcli.pipeline.engine import Engine, Part
+from camcli.pipeline.findings import BatchFindings
 from camcli.pipeline.job import Job
-from camcli.pipeline.painting import OverlayWriter
-from camcli.pipeline.reading import InputSettings, PreparedImage, batches, read_ahead
+from camcli.pipeline.pool import Pool, count_workers
 from camcli.pipeline.stopping import Stopped, Watch
-from camcli.records import Failure, Outcome, Source
-from camcli.resources import available_cores
+from camcli.pipeline.tasks import Failed, InputSettings, Painted, PaintSettings, PaintTask, PreparedImage, Settings
+from camcli.records import Failure, Findings, Outcome, Source, Stamp, Success
 from camcli.timing import StageTimer
 
-_Batch = tuple[list[PreparedImage | Failure], list[Part]]
-"""Images and failures in order, and the results of the network for the images."""
+_LONGEST_WAIT = 0.5
+"""Seconds between two looks at the signal to stop."""
 
 
 def explain_images(
-    sources: Sequence[Source],
+    sources: Sequence[Source] | Sources,
     job: Job,
     writer: RunWriter,
+    pool: Pool,
     stop: threading.Event | None = None,
     timer: StageTimer | None = None,
     on_pass: Callable[[int], None] = lambda _: None,
@@ -44,33 +49,162 @@ def explain_images(
     is dropped if it takes longer than a second. ``timer`` receives the time of each stage. ``on_pass`` is called with the number
     of each forward pass of a batch. Raises RunError if the run cannot go on.
     """
-    timer, stop = timer or StageTimer(), stop or threading.Event()
-    watch = Watch(stop, on_pass)
-    workers = job.config.workers or available_cores()
-    engine, in_flight = Engine(job, watch.before_pass), deque[_Batch]()
-    depth = 1 if job.device.type == "cuda" else 0  # batches in progress on the device while the host works
-    with _threads(workers, job.config.threads) as (readers, writers), ExitStack() as stack:
-        painter = OverlayWriter(writers, job, writer, timer, job.batch_size + workers)
-        prepared = read_ahead(readers, sources, job.inputs, timer, job.batch_size + workers, writer.mark_in_flight)
-        stack.callback(prepared.close)
-        for batch in batches(prepared, _images_at_once(job), stop):
-            watch.begin_batch()
-            try:
-                if batch:
-                    in_flight.append((batch, _begin(batch, engine, job, timer)))
-            except Stopped:
+    with torch_threads(job.config.threads):
+        given = ListedSources(sources) if isinstance(sources, Sequence) else sources
+        yield from _Run(given, job, writer, pool, stop or threading.Event(), timer or StageTimer(), on_pass).outcomes()
+
+
+class _Run:
+    """The images in progress. ``_explained``: the findings of images that are being painted, with their stamps, by number."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        job: Job,
+        writer: RunWriter,
+        pool: Pool,
+        stop: threading.Event,
+        timer: StageTimer,
+        on_pass: Callable[[int], None],
+    ) -> None:
+        self._job, self._writer, self._pool, self._stop, self._timer = job, writer, pool, stop, timer
+        self._watch = Watch(stop, on_pass)
+        self._engine = Engine(job, self._watch.before_pass)
+        self._in_network: deque[tuple[Batch, list[Part]]] = deque()
+        self._depth = 1 if job.device.type == "cuda" else 0  # batches in progress on the device while the host works
+        ahead = job.batch_size + pool.count
+        painting = PaintSettings(job.config, job.names, writer.root, labelled=job.labels is not None)
+        pool.begin(Settings(job.inputs, painting, 0, slots=job.batch_size + ahead), timer)
+        self._batches = Batches(pool, sources, _images_at_once(job), window=job.batch_size + 2 * ahead)
+        self._stamps: dict[int, Stamp] = {}
+        self._done: dict[int, Outcome] = {}
+        self._begun = self._recorded = 0  # how many images, from the first on
+        self._show_layer = len({layer for layer, _ in job.names.results}) > 1
+        self._show_method = len(job.config.method) > 1
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Explain all images. Yields their outcomes in order."""
+        cut = False
+        while True:
+            if self._stop.is_set():
+                self._pool.cancel_reading()
+                batch = None
+            else:
+                self._batches.order(self._recorded)
+                batch = self._batches.next(cut=cut)
+            cut = False
+            if batch is not None:
+                if not self._begin(batch):
+                    continue
+                if len(self._in_network) > self._depth:
+                    self._paint(*self._in_network.popleft())
+            elif self._in_network:
+                self._paint(*self._in_network.popleft())
+            elif self._is_over():
                 break
-            must_wait = not batch  # the next image waits for the memory of those in progress
-            del batch  # release its memory
-            while len(in_flight) > (0 if must_wait else depth):
-                yield from _paint(*in_flight.popleft(), engine, painter, timer)
-            if must_wait:
-                yield from painter.finished(wait_for_all=True)
-            if stop.is_set():
-                break
-        while in_flight:
-            yield from _paint(*in_flight.popleft(), engine, painter, timer)
-        yield from painter.finished(wait_for_all=True)
+            elif self._pool.is_stuck and not self._batches.has_begun:
+                self._pool.make_room()
+            elif self._pool.is_stuck or (self._pool.is_idle and self._batches.awaited is None):
+                cut = True
+                continue
+            self._receive(wait=batch is None)
+            yield from self._record()
+
+    def _is_over(self) -> bool:
+        """Whether all images that have begun are recorded, and no other will begin."""
+        return self._recorded == self._begun and (self._stop.is_set() or self._batches.has_ended)
+
+    def _begin(self, batch: Batch) -> bool:
+        """Begin to explain a batch. Returns False if it is dropped because the run is stopped."""
+        self._watch.begin_batch()
+        images = [item for item in batch if isinstance(item, PreparedImage)]
+        labels = None if self._job.labels is None else [self._job.labels.get(image.source.image) for image in images]
+        inputs = [self._pool.inputs[image.slot] for image in images]
+        try:
+            with self._timer.work("network"):
+                parts = self._engine.explain(inputs, labels) if images else []
+        except Stopped:
+            return False
+        self._batches.free(images)
+        self._begun += len(batch)
+        self._in_network.append((batch, parts))
+        return True
+
+    def _paint(self, batch: Batch, parts: list[Part]) -> None:
+        """Have the results of a batch painted, when the network has them."""
+        with self._timer.work("network"):
+            findings = self._engine.collect(parts)
+        tasks: list[PaintTask] = []
+        expected: list[tuple[str, list[str]]] = []
+        position = 0
+        for item in batch:
+            if isinstance(item, Failed):
+                self._done[item.number] = item.failure
+                continue
+            assert findings is not None
+            tasks.append(self._paint_task(item, findings, position))
+            expected.append((item.source.image, self._files(tasks[-1].stems)))
+            position += 1
+        with self._timer.work("record"):
+            self._writer.expect(expected)
+        self._pool.paint(tasks)
+
+    def _paint_task(self, image: PreparedImage, findings: BatchFindings, position: int) -> PaintTask:
+        name = image.source.image
+        self._stamps[image.number] = image.stamp
+        label = None if self._job.labels is None else self._job.labels.get(name)
+        stems = self._stems(name, findings.of(position, self._job.names))
+        return PaintTask(image.number, image.source, image.stamp, stems, label, findings, position)
+
+    def _stems(self, image: str, findings: Findings) -> tuple[str, ...]:
+        """The names of the files of each map of an image; empty for a map that is not painted."""
+        return tuple(
+            file_stem(
+                image,
+                heatmap.prediction,
+                tuple([heatmap.layer] * self._show_layer + [heatmap.method] * self._show_method),
+                folding=self._writer.folds_case,
+            )
+            if heatmap.status == "ok"
+            else ""
+            for heatmap in findings.heatmaps
+        )
+
+    def _files(self, stems: Sequence[str]) -> list[str]:
+        config = self._job.config
+        settings = {"save-maps": config.save_maps, "masks": config.masks}
+        return [file for stem in stems if stem for file in files_of(overlay_file(stem, config.image_format), settings)]
+
+    def _receive(self, *, wait: bool) -> None:
+        """Handle the results of the workers; with ``wait``, wait for one."""
+        timeout = 0.0
+        if wait and self._recorded not in self._done:
+            timeout = max(0.0, min(_LONGEST_WAIT, self._batches.patience()))
+        what = "overlays" if self._recorded < self._begun else "images"
+        with self._timer.wait(what):
+            results = self._pool.wait(timeout, self._batches.awaited)
+        for result in results:
+            if isinstance(result, Painted):
+                image = self._batches.sources_of[result.number].image
+                stamp = self._stamps.pop(result.number)
+                self._done[result.number] = Success(image, stamp, result.rows, result.checksums, result.lines)
+            elif isinstance(result, Failed) and result.number in self._stamps:
+                del self._stamps[result.number]
+                self._done[result.number] = result.failure
+            else:
+                self._batches.add(result)
+
+    def _record(self) -> Iterator[Outcome]:
+        """Record the outcomes that are next in order, and yield them."""
+        outcomes: list[Outcome] = []
+        while self._recorded in self._done:
+            outcomes.append(self._done.pop(self._recorded))
+            del self._batches.sources_of[self._recorded]
+            self._recorded += 1
+        if outcomes:
+            with self._timer.work("record"):
+                self._writer.record(outcomes)
+            yield from outcomes
 
 
 def _images_at_once(job: Job) -> int:
@@ -78,54 +212,41 @@ def _images_at_once(job: Job) -> int:
     return 1 if any(METHODS[name].one_by_one for name in job.config.method) else job.batch_size
 
 
+@dataclass(frozen=True, slots=True)
+class InputImage:
+    """An image as ``input`` (h, w, 3) uint8 of a network. ``stamp``: of its file."""
+
+    source: Source
+    stamp: Stamp
+    input: np.ndarray
+
+
 def prepared_batches(
     sources: Sequence[Source], settings: InputSettings, batch_size: int, stop: threading.Event | None = None
-) -> Iterator[list[PreparedImage | Failure]]:
-    """Read and prepare ``sources`` in threads and yield them in order, in batches of ``batch_size``; failures keep their place.
+) -> Iterator[list[InputImage | Failure]]:
+    """Read and prepare ``sources`` in workers and yield them in order, in batches of ``batch_size``; failures keep their place.
 
-    The items have no decoded pixels. The network may use all cores between two batches. After ``stop`` is set, no batch follows.
+    After ``stop`` is set, no batch follows.
     """
-    with _threads(settings.threads, None) as (readers, _), ExitStack() as stack:
-        prepared = read_ahead(readers, sources, settings, StageTimer(), batch_size + settings.threads)
-        stack.callback(prepared.close)
-        for batch in batches(prepared, batch_size, stop):
-            ready = [item if isinstance(item, Failure) else item.without_pixels() for item in batch]
-            del batch  # release its memory
-            if ready:
-                yield ready
-            if stop is not None and stop.is_set():
-                return
-
-
-@contextmanager
-def _threads(workers: int, threads: int | None) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
-    """Context manager: a pool of threads that read and one of threads that write, ``workers`` each.
-
-    The network gets ``threads`` threads, None for all cores. The numbers of threads of torch and OpenCV are restored at the end.
-    """
-    readers, writers = ThreadPoolExecutor(workers, "read"), ThreadPoolExecutor(workers, "write")
-    with torch_threads(threads), single_threaded_opencv():
-        try:
-            yield readers, writers
-        finally:
-            readers.shutdown(cancel_futures=True)
-            writers.shutdown(cancel_futures=True)
-
-
-def _begin(batch: list[PreparedImage | Failure], engine: Engine, job: Job, timer: StageTimer) -> list[Part]:
-    images = [item for item in batch if isinstance(item, PreparedImage)]
-    if not images:
-        return []
-    labels = None if job.labels is None else [job.labels.get(image.source.image) for image in images]
-    with timer.work("network"):
-        return engine.explain([image.input for image in images], labels)
-
-
-def _paint(
-    batch: list[PreparedImage | Failure], parts: list[Part], engine: Engine, painter: OverlayWriter, timer: StageTimer
-) -> Iterator[Outcome]:
-    with timer.work("network"):
-        findings = iter(engine.collect(parts))
-    for item in batch:
-        painter.add(item, None if isinstance(item, Failure) else next(findings))
-    yield from painter.finished(wait_for_all=False)
+    with Pool(count_workers(None, len(sources))) as pool:
+        ahead = batch_size + pool.count
+        pool.begin(Settings(settings, None, 0, slots=batch_size + ahead), StageTimer())
+        batches, recorded = Batches(pool, ListedSources(sources), batch_size, window=batch_size + ahead), 0
+        while not (batches.has_ended or (stop is not None and stop.is_set())):
+            batches.order(recorded)
+            batch = batches.next(cut=pool.is_idle or (pool.is_stuck and batches.has_begun))
+            if batch is None:
+                if pool.is_stuck:
+                    pool.make_room()
+                for result in pool.wait(_LONGEST_WAIT):
+                    assert not isinstance(result, Painted)
+                    batches.add(result)
+                continue
+            recorded += len(batch)
+            images = [item for item in batch if isinstance(item, PreparedImage)]
+            ready = [
+                item.failure if isinstance(item, Failed) else InputImage(item.source, item.stamp, pool.inputs[item.slot].copy())
+                for item in batch
+            ]
+            batches.free(images)
+            yield ready

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import InputError, OutputError, SettingsError
-from camcli.layout import IN_FLIGHT, JOURNAL, OUTPUT_FOLDERS, OWN, RUN_RECORD, TABLES, UNCONFIRMED, UNFINISHED_RENDER
+from camcli.layout import FORMER_FILES, JOURNAL, OUTPUT_FOLDERS, OWN, RUN_RECORD, TABLES, UNCONFIRMED, UNFINISHED_RENDER
 from camcli.output.checks import check_kinds, is_unchanged
 from camcli.output.exchange import LEFTOVERS, current_place
 from camcli.output.files import is_whole_file, stray_files
@@ -89,7 +89,7 @@ def _problems(root: Root, *, with_inputs: bool) -> Iterator[Problem]:
     if header is None:
         yield Problem(JOURNAL, "its first line is damaged, so the folder cannot be checked")
         return
-    for name in (*LEFTOVERS, IN_FLIGHT, UNFINISHED_RENDER, UNCONFIRMED):
+    for name in (*LEFTOVERS, *FORMER_FILES, UNFINISHED_RENDER, UNCONFIRMED):
         if root.exists(name):
             yield Problem(name, "left over: the last run did not end by itself")
     ledger = Ledger(root, header.settings, header.redrawn)

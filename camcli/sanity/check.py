@@ -184,7 +184,8 @@ def _explain(
         if stop.is_set():
             raise Stopped
         part = slice(start, start + job.batch_size)
-        findings += engine.collect(engine.explain(inputs[part], None if labels is None else labels[part]))
+        found = engine.collect(engine.explain(inputs[part], None if labels is None else labels[part]))
+        findings += [] if found is None else found.each(job.names)
     return findings
 
 

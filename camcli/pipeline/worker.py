@@ -1,0 +1,184 @@
+"""A worker: a process that reads images and paints their overlays. Knows no torch.
+
+``python -m camcli.pipeline.worker HANDLE`` gets tasks on stdin and returns results on stdout; HANDLE is a file descriptor of the
+shared memory for the network's inputs. It ends when stdin is closed, so never later than the process that started it. Signals of
+the terminal are ignored: the main process decides what is finished after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from camcli.errors import OutputError, first_line
+from camcli.images.limits import pillow_unlimited
+from camcli.output.root import Root  # noqa: F401 - messages contain it
+from camcli.pipeline import channel
+from camcli.pipeline.painting import Painter
+from camcli.pipeline.reading import NotAdmitted, Reader
+from camcli.pipeline.tasks import Asking, Broken, Failed, Painted, PaintTask, PreparedImage, ReadTask, Settings, Task
+from camcli.records import Failure
+from camcli.resources import keep_memory
+from camcli.timing import StageTimer
+
+READY = "ready"
+"""The first message of a worker."""
+
+_MOST_WAITING, _LONGEST = 8, 0.02
+"""Results are sent together: at most so many, and at most so many seconds after the first."""
+
+
+class Tasks:
+    """The tasks of a worker, done one after the other. Also used without a process of its own.
+
+    ``inputs``: the shared memory, for which the settings say how it is divided.
+    """
+
+    def __init__(self, settings: Settings, inputs: np.ndarray) -> None:
+        self.timer = StageTimer()
+        self._settings = settings
+        self._reader = Reader(settings, self.timer)
+        self._painter = None if settings.painting is None else Painter(settings.painting, self.timer)
+        height, width = settings.inputs.preprocess.crop
+        self._slots = inputs[: settings.slots * settings.inputs.input_bytes].reshape(settings.slots, height, width, 3)
+        self._waiting: deque[Task] = deque()
+        self._asking: dict[int, Task] = {}
+        self._admitted: dict[int, int] = {}
+
+    def add(self, tasks: Sequence[Task]) -> None:
+        """Add tasks behind those that wait."""
+        self._waiting.extend(tasks)
+
+    def admit(self, number: int, size: int) -> None:
+        """Image ``number``, which asked, may take ``size`` bytes; its task comes first."""
+        if number in self._asking:
+            self._admitted[number] = size
+            self._waiting.appendleft(self._asking.pop(number))
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """Do not keep the images ``numbers`` any longer, nor do their tasks."""
+        dropped = set(numbers)
+        for number in numbers:
+            self._reader.take(number)
+            self._asking.pop(number, None)
+        if any(task.number in dropped for task in self._waiting):
+            self._waiting = deque(task for task in self._waiting if task.number not in dropped)
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def do_next(self) -> PreparedImage | Painted | Failed | Asking:
+        """The result of the next task, or that it needs more memory. Raises OutputError."""
+        task = self._waiting.popleft()
+        admitted = self._admitted.pop(task.number, 0)
+        try:
+            return self._read(task, admitted) if isinstance(task, ReadTask) else self._paint(task, admitted)
+        except NotAdmitted as refused:
+            self._asking[task.number] = task
+            return Asking(task.number, refused.size, refused.words)
+
+    def _read(self, task: ReadTask, admitted: int) -> PreparedImage | Failed:
+        found = self._reader.read(task.number, task.source, admitted)
+        if isinstance(found, Failure):
+            return Failed(task.number, found)
+        held, prepared = found
+        self._slots[task.slot] = prepared
+        return PreparedImage(task.number, task.source, held.image.stamp, held.view, task.slot)
+
+    def _paint(self, task: PaintTask, admitted: int) -> Painted | Failed:
+        assert self._painter is not None
+        held = self._reader.take(task.number)
+        if held is None:  # the worker that had read it died
+            found = self._reader.read(task.number, task.source, admitted)
+            if isinstance(found, Failure):
+                return Failed(task.number, found)
+            held = self._reader.take(task.number) or found[0]
+            if held.image.stamp != task.stamp:
+                reason = "the file changed while it was explained; the next run tries again"
+                return Failed(task.number, Failure(task.source.image, "read", reason, task.stamp))
+        return self._painter.paint(task, held.image.pixels, held.view)
+
+
+def _listen(inbox: queue.SimpleQueue[Any]) -> None:
+    """Put the messages of the main process into ``inbox``. When it has ended, so does this process, whatever it is doing."""
+    with contextlib.suppress(OSError):
+        for message in channel.messages_from(0):
+            inbox.put(message)
+    os._exit(0)
+
+
+def serve(tasks: Tasks, receive: Callable[..., Any], send: Callable[[Any], None]) -> None:
+    """Do the tasks that ``receive`` returns, for ever. ``receive(block)`` raises queue.Empty if there is no message."""
+    results: list[Any] = []
+    first = 0.0
+    while True:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                kind, *values = receive(block=not tasks and not results)
+                getattr(tasks, kind)(*values)
+        if tasks:
+            first = first if results else time.monotonic()
+            results.append(tasks.do_next())
+        if results and (not tasks or len(results) >= _MOST_WAITING or time.monotonic() - first > _LONGEST):
+            send((results, tasks.timer.drain()))
+            results = []
+
+
+def _be_killed_first() -> None:
+    """Make the system kill this process, and not the main process, when memory runs out."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # only Linux has it
+        file.write("1000")
+
+
+def _without_core_dumps() -> None:
+    with contextlib.suppress(ImportError, ValueError, OSError):  # not on every system
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> None:
+    """Serve the process that has started this one."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    out = os.dup(1)
+    os.set_inheritable(out, False)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # C libraries print warnings about damaged files
+        os.dup2(nowhere, stream)
+    _be_killed_first()
+    _without_core_dumps()
+    keep_memory()
+    cv2.setNumThreads(1)
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(inbox,), daemon=True).start()
+    with contextlib.suppress(BrokenPipeError), pillow_unlimited():
+        channel.send(out, READY)
+        settings: Settings = inbox.get()
+        shared = mmap.mmap(int(sys.argv[1]), 0)
+        tasks = Tasks(settings, np.frombuffer(shared, np.uint8))
+        try:
+            serve(tasks, inbox.get, lambda message: channel.send(out, message))
+        except OutputError as error:
+            channel.send(out, Broken(str(error), output=True))
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            channel.send(out, Broken(first_line(error), output=False))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
