@@ -7,7 +7,10 @@ import os
 import re
 import unicodedata
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -68,8 +71,23 @@ def count_words(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+@cache
+def _values_of(kind: Any) -> Callable[[Any], tuple[Any, ...]]:
+    names = [field.name for field in fields(kind)]
+    return attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
+
+
+class QuicklyPickled:
+    """A dataclass with slots that is pickled by its fields. The way of ``dataclasses`` takes five times as long."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[type[Any], tuple[Any, ...]]:
+        return type(self), _values_of(type(self))(self)
+
+
 @dataclass(frozen=True, slots=True)
-class Source:
+class Source(QuicklyPickled):
     """A file to explain. ``image``: its name in every table, which is its path below ``root`` with ``/``.
 
     Bytes that are not UTF-8 are surrogates in both, as ``os.fsdecode`` makes them.
@@ -85,7 +103,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(QuicklyPickled):
     """Identifies the contents of a file: size in bytes, modification time in nanoseconds, and SHA-256 if it is known."""
 
     size: int
@@ -111,7 +129,7 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(QuicklyPickled):
     """Why one image was not explained. ``stage``: read, decode, memory, render, write, or crashed. ``reason``: for people."""
 
     image: str
@@ -214,7 +232,7 @@ class LayerInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class Box(QuicklyPickled):
     """A rectangle of whole pixels: left, top, width, height."""
 
     x: int
@@ -260,7 +278,7 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
-class Boxes:
+class Boxes(QuicklyPickled):
     """Boxes found in a map, the largest first, in pixels of an image of ``width`` x ``height``."""
 
     found: tuple[Box, ...]
@@ -269,7 +287,7 @@ class Boxes:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Row(QuicklyPickled):
     """A row of ``predictions.csv``, in the order of its columns. The last three depend on options.
 
     ``label`` and ``correct``: with ``--class-from``; empty and None if the true class of the image is unknown. ``boxes``: with

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image as PillowImage
 
-from camcli.records import Box, Preprocess
+from camcli.records import Box, Preprocess, QuicklyPickled
 
 _FILTERS = {
     "nearest": PillowImage.Resampling.NEAREST,
@@ -27,7 +27,7 @@ The result is then equal up to rounding; below the limit it is bit-equal to resi
 
 
 @dataclass(frozen=True, slots=True)
-class InputWindow:
+class InputWindow(QuicklyPickled):
     """The window of one image that the network sees. Sizes are (width, height) in pixels.
 
     ``image``: size of the original. ``resized``: size after resizing. ``window``: size of the network's input. ``left``, ``top``:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from camcli.records import Findings, Heatmap, Prediction
+from camcli.records import Findings, Heatmap, Prediction, QuicklyPickled
 
 STATUSES = ("ok", "empty", "nonfinite")
 """The statuses of a map, in the order of their numbers in ``BatchFindings.statuses``."""
@@ -36,7 +36,7 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchFindings:
+class BatchFindings(QuicklyPickled):
     """The results for B images with T classes each, and R maps for each class: one for each layer and method.
 
     ``best``, ``best_logits`` and ``best_probabilities`` (B,): the class with the highest logit. ``classes`` (B, T): the explained

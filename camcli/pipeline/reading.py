@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from camcli.images.geometry import InputWindow, prepare_pixels
 from camcli.images.header import MAX_SIDE, Header
 from camcli.pipeline.tasks import Settings
 from camcli.records import Failure, Image, Source
-from camcli.resources import available_memory, limit_memory, release_memory
+from camcli.resources import available_memory, release_memory
 from camcli.timing import StageTimer
 
 _PAINTED = {"overlay": 6, "heatmap": 6, "contour": 10, "spotlight": 9, "side-by-side": 15}
@@ -56,12 +57,15 @@ class Held:
 
 
 class Reader:
-    """Reads images, and keeps the pixels of those that will be painted, by number."""
+    """Reads images, and keeps the pixels of those that will be painted, by number.
 
-    def __init__(self, settings: Settings, timer: StageTimer) -> None:
-        self._settings, self._timer = settings, timer
+    ``limit``: called with the bytes that this process may take from now on, beyond what it takes itself.
+    """
+
+    def __init__(self, settings: Settings, timer: StageTimer, limit: Callable[[int], None]) -> None:
+        self._settings, self._timer, self._limit = settings, timer, limit
         self._held: dict[int, Held] = {}
-        limit_memory(settings.allowance)
+        limit(settings.allowance)
 
     def read(self, number: int, source: Source, admitted: int) -> tuple[Held, np.ndarray] | Failure:
         """An image and the network's input (h, w, 3) uint8 made from it. ``admitted``: bytes that it may take at most, if it asked.
@@ -77,7 +81,7 @@ class Reader:
             if size > admitted and self._pixels() + max(size, self._largest()) > self._settings.allowance:
                 raise NotAdmitted(size, memory_words(header, size, available_memory()))
             if size > self._settings.allowance:
-                limit_memory(size + self._settings.allowance)
+                self._limit(size + self._settings.allowance)
 
         try:
             image = decode_image(source, inputs.max_pixels, self._timer, hashed=inputs.hashed, admit=admit)
@@ -91,7 +95,7 @@ class Reader:
             if size >= _LARGE:
                 release_memory()
             if size > self._settings.allowance:
-                limit_memory(self._settings.allowance)
+                self._limit(self._settings.allowance)
         held = Held(image, view, size)
         if self._settings.painting is not None:
             self._held[number] = held

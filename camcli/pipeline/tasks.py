@@ -12,7 +12,7 @@ from camcli.config.run import RunConfig
 from camcli.images.geometry import InputWindow
 from camcli.output.root import Root
 from camcli.pipeline.findings import BatchFindings, Names
-from camcli.records import Checksum, Failure, Preprocess, Row, Source, Stamp
+from camcli.records import Checksum, Failure, Preprocess, QuicklyPickled, Row, Source, Stamp
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadTask:
+class ReadTask(QuicklyPickled):
     """Read image ``number`` and put the network's input into ``slot``."""
 
     number: int
@@ -69,7 +69,7 @@ class ReadTask:
 
 
 @dataclass(frozen=True, slots=True)
-class PaintTask:
+class PaintTask(QuicklyPickled):
     """Paint and write the overlays of image ``number``.
 
     ``stamp``: of the file that was explained. ``stems``: for each map the path of its files without folder and extension, empty
@@ -90,7 +90,7 @@ Task = ReadTask | PaintTask
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedImage:
+class PreparedImage(QuicklyPickled):
     """An image whose input for the network is ready, in ``slot``."""
 
     number: int
@@ -101,7 +101,7 @@ class PreparedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Painted:
+class Painted(QuicklyPickled):
     """The rows of an image whose files are written. ``lines``: the rows as they are in the table."""
 
     number: int
@@ -111,7 +111,7 @@ class Painted:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(QuicklyPickled):
     """An image that could not be read or painted."""
 
     number: int
@@ -119,7 +119,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class Asking(QuicklyPickled):
     """A worker needs ``size`` bytes for image ``number``, more than it may take without asking. ``words``: for a failure."""
 
     number: int

@@ -30,7 +30,7 @@ from camcli.pipeline.painting import Painter
 from camcli.pipeline.reading import NotAdmitted, Reader
 from camcli.pipeline.tasks import Asking, Broken, Failed, Painted, PaintTask, PreparedImage, ReadTask, Settings, Task
 from camcli.records import Failure
-from camcli.resources import keep_memory
+from camcli.resources import keep_memory, limit_memory
 from camcli.timing import StageTimer
 
 READY = "ready"
@@ -43,13 +43,13 @@ _MOST_WAITING, _LONGEST = 8, 0.02
 class Tasks:
     """The tasks of a worker, done one after the other. Also used without a process of its own.
 
-    ``inputs``: the shared memory, for which the settings say how it is divided.
+    ``inputs``: the shared memory, for which the settings say how it is divided. ``limit``: as for ``Reader``.
     """
 
-    def __init__(self, settings: Settings, inputs: np.ndarray) -> None:
+    def __init__(self, settings: Settings, inputs: np.ndarray, limit: Callable[[int], None] = lambda _: None) -> None:
         self.timer = StageTimer()
         self._settings = settings
-        self._reader = Reader(settings, self.timer)
+        self._reader = Reader(settings, self.timer, limit)
         self._painter = None if settings.painting is None else Painter(settings.painting, self.timer)
         height, width = settings.inputs.preprocess.crop
         self._slots = inputs[: settings.slots * settings.inputs.input_bytes].reshape(settings.slots, height, width, 3)
@@ -168,7 +168,7 @@ def main() -> None:
         channel.send(out, READY)
         settings: Settings = inbox.get()
         shared = mmap.mmap(int(sys.argv[1]), 0)
-        tasks = Tasks(settings, np.frombuffer(shared, np.uint8))
+        tasks = Tasks(settings, np.frombuffer(shared, np.uint8), limit_memory)
         try:
             serve(tasks, inbox.get, lambda message: channel.send(out, message))
         except OutputError as error:
