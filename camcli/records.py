@@ -9,7 +9,6 @@ import unicodedata
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,10 +70,13 @@ def count_words(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-@cache
-def _values_of(kind: Any) -> Callable[[Any], tuple[Any, ...]]:
+_GETTERS: dict[type[Any], Callable[[Any], tuple[Any, ...]]] = {}
+
+
+def _getter(kind: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
     names = [field.name for field in fields(kind)]
-    return attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
+    _GETTERS[kind] = attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
+    return _GETTERS[kind]
 
 
 class QuicklyPickled:
@@ -83,7 +85,8 @@ class QuicklyPickled:
     __slots__ = ()
 
     def __reduce__(self) -> tuple[type[Any], tuple[Any, ...]]:
-        return type(self), _values_of(type(self))(self)
+        kind = type(self)
+        return kind, (_GETTERS.get(kind) or _getter(kind))(self)
 
 
 @dataclass(frozen=True, slots=True)
