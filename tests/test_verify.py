@@ -234,10 +234,10 @@ def test_what_failed_is_tried_again_only_when_asked(camcli, imgs, tmp_path, monk
     out = tmp_path / "out"
     real = decode.decode_bytes
 
-    def failing(data, max_pixels):
+    def failing(data, max_pixels, header=None):
         raise decode.ImageError("decode", "a decoder that will be mended")
 
-    monkeypatch.setattr(decode, "decode_bytes", lambda data, most: (failing if data[:2] != b"\xff\xd8" else real)(data, most))
+    monkeypatch.setattr(decode, "decode_bytes", lambda data, *most: (failing if data[:2] != b"\xff\xd8" else real)(data, *most))
     assert camcli("run", imgs, "-o", out, *TINY).code == 1
     assert len(failures_of(out)) == 3
     monkeypatch.undo()

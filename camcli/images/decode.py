@@ -34,6 +34,9 @@ from camcli.timing import StageTimer
 MAX_BYTES = 1 << 30
 """Maximum file size in bytes; larger files are refused without reading them."""
 
+_AT_ONCE = 1 << 20
+"""Files up to this size in bytes are read before their header is looked at: that takes one system call instead of forty."""
+
 YOUNG_NS = 2_000_000_000
 """A file younger than this is hashed: it may change again without a new modification time (FAT has a resolution of 2 s)."""
 
@@ -91,11 +94,11 @@ def decode_image(
     timer = timer or StageTimer()
     try:
         with timer.work("read"):
-            data, stamp = read_file(source.path, max_pixels=max_pixels, hashed=hashed, admit=admit)
+            data, stamp, header = read_file(source.path, max_pixels=max_pixels, hashed=hashed, admit=admit)
         if isinstance(data, ImageError):
             raise data
         with timer.work("decode"):
-            return Image(decode_bytes(data, max_pixels), stamp)
+            return Image(decode_bytes(data, max_pixels, header), stamp)
     except ImageError as error:
         lacking = error.stage == "memory"
         return Failure(source.image, error.stage, str(error), None if lacking else stamp or stamp_of(source.path))
@@ -108,9 +111,12 @@ def decode_image(
 NOT_ENOUGH = "out of memory; the next run tries again"
 
 
-def read_file(path: str, *, max_pixels: int, hashed: bool = False, admit: Admit = check_memory) -> tuple[bytes | ImageError, Stamp]:
-    """The bytes of a file and its stamp. The stamp has a SHA-256 if ``hashed`` is set or the file is younger than YOUNG_NS.
+def read_file(
+    path: str, *, max_pixels: int, hashed: bool = False, admit: Admit = check_memory
+) -> tuple[bytes | ImageError, Stamp, Header | None]:
+    """The bytes of a file, its stamp, and the header of exactly these bytes if it is known.
 
+    The stamp has a SHA-256 if ``hashed`` is set or the file is younger than YOUNG_NS.
     If the header shows that the image is refused, the reason is returned instead of the bytes. Raises ImageError (stage ``read``)
     for anything but a readable regular file, ImageError (stage ``decode``) for a file larger than MAX_BYTES, and what ``admit``
     raises.
@@ -123,17 +129,20 @@ def read_file(path: str, *, max_pixels: int, hashed: bool = False, admit: Admit 
         status = os.fstat(handle)
         _check_regular(status)
         with os.fdopen(os.dup(handle), "rb") as file:
-            header = _header_or_reason(file, status.st_size, max_pixels)
+            small = status.st_size <= _AT_ONCE
+            opened: BinaryIO = io.BytesIO(file.read(status.st_size)) if small else file
+            header = _header_or_reason(opened, status.st_size, max_pixels)
             if isinstance(header, Header):
                 admit(header)
-            file.seek(0)
+            opened.seek(0)
             young = time.time_ns() - status.st_mtime_ns < YOUNG_NS
-            data, digest = _contents(file, header, status.st_size, hashed=hashed or young)
+            data, digest = _contents(opened, header, status.st_size, hashed=hashed or young)
     except OSError as error:
         raise ImageError("read", _os_reason(error)) from error
     finally:
         os.close(handle)
-    return data, Stamp(status.st_size, status.st_mtime_ns, digest)
+    known = header if small and isinstance(header, Header) and isinstance(data, bytes) and len(data) == status.st_size else None
+    return data, Stamp(status.st_size, status.st_mtime_ns, digest), known
 
 
 def _check_regular(status: os.stat_result) -> None:
@@ -178,26 +187,27 @@ def _contents(file: BinaryIO, header: Header | ImageError, size: int, *, hashed:
     return kept, digest.hexdigest() if hashed else ""
 
 
-def decode_bytes(data: bytes, max_pixels: int) -> np.ndarray:
+def decode_bytes(data: bytes, max_pixels: int, header: Header | None = None) -> np.ndarray:
     """The pixels (H, W, 3) uint8 RGB of an image file given as bytes. Raises ImageError (stage ``decode``) and MemoryError.
 
+    ``header``: that of these very bytes, if it is known.
     Decoders report a failed allocation as damage. Therefore, where allocations can fail, a failed image is decoded once more while
     no other thread does so; it counts as damaged only if it fails again with memory to spare.
     """
-    header = _header_or_reason(io.BytesIO(data), len(data), max_pixels)
-    if isinstance(header, ImageError):
-        raise header
+    found = header or _header_or_reason(io.BytesIO(data), len(data), max_pixels)
+    if isinstance(found, ImageError):
+        raise found
     try:
-        return _as_image_errors(lambda: _decode(header, data), data[:1024], max_pixels)
+        return _as_image_errors(lambda: _decode(found, data), data[:1024], max_pixels)
     except ImageError:
         if not allocations_can_fail():
             raise
     with _ALONE:
         release_memory()
         try:
-            return _as_image_errors(lambda: _decode(header, data), data[:1024], max_pixels)
+            return _as_image_errors(lambda: _decode(found, data), data[:1024], max_pixels)
         except ImageError as error:
-            if header.decoding + _TO_SPARE > available_memory():
+            if found.decoding + _TO_SPARE > available_memory():
                 raise MemoryError from error
             raise
 

@@ -33,6 +33,10 @@ _NAME_PROBLEMS = frozenset(
 )
 
 
+_MOST_OPEN = 4
+"""Maximum number of folders that ``OpenRoot`` keeps open: of temporary files, overlays, maps and masks."""
+
+
 class Root:
     """The files below the folder at ``path``. All methods take paths relative to it, with ``/``.
 
@@ -197,6 +201,10 @@ class Root:
         except OSError as error:
             raise output_error(error.filename or self.at(relative), error) from error
 
+    def opened(self) -> OpenRoot:
+        """A writer of many files, which keeps folders open. Close it."""
+        return OpenRoot(self)
+
     def write_changed(self, relative: str, data: bytes) -> None:
         """``write``, unless the file already has the contents ``data``."""
         with contextlib.suppress(OSError):
@@ -309,18 +317,77 @@ class Root:
 
     def _place(self, temporary: str, scratch: int, relative: str) -> None:
         """Rename ``temporary`` in ``scratch`` to ``relative``. Raises ImageError if the file system cannot store that name."""
-        try:
-            with self._parent(relative, make=True) as (folder, name):
-                os.replace(temporary, name, src_dir_fd=scratch, dst_dir_fd=folder)
-        except OSError as error:
-            if error.errno in _NAME_PROBLEMS:
-                raise ImageError(
-                    "write", f"its output file cannot have the name {escape_name(self.at(relative))!r}: {error.strerror}"
-                ) from error
-            raise
+        with _name_problems(self.at(relative)), self._parent(relative, make=True) as (folder, name):
+            os.replace(temporary, name, src_dir_fd=scratch, dst_dir_fd=folder)
 
     def _unshare(self, relative: str) -> None:
         """Copy the file at ``relative`` if it has several hard links, so that writing to it changes no other file."""
         status = self.status(relative)
         if status is not None and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
             self.write(relative, self.read(relative, status.st_size))
+
+
+class OpenRoot:
+    """Writes files below ``root``, as ``Root.write`` does, and keeps open the folders that it wrote into last.
+
+    Before each file it makes sure that they are still the folders at their places.
+    """
+
+    def __init__(self, root: Root) -> None:
+        self._root = root
+        self._folders: dict[str, tuple[int, tuple[int, int], contextlib.ExitStack]] = {}
+
+    def write(self, relative: str, data: bytes) -> None:
+        """Write ``data`` to ``relative``, completely or not at all. Raises what ``Root.write`` raises."""
+        place, _, name = relative.rpartition("/")
+        parts_of(relative)
+        try:
+            scratch = self._folder(SCRATCH, make=False)
+            temporary = f"{os.getpid()}-{next(_numbers)}"
+            try:
+                fill_file(temporary, scratch, data)
+                with _name_problems(self._root.at(relative)):
+                    os.replace(temporary, name, src_dir_fd=scratch, dst_dir_fd=self._folder(place, make=True))
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=scratch)
+                raise
+        except OSError as error:
+            raise output_error(error.filename or self._root.at(relative), error) from error
+
+    def _folder(self, place: str, *, make: bool) -> int:
+        """A file descriptor of the folder ``place``, which is opened without following links."""
+        if place in self._folders:
+            handle, identity, stack = self._folders[place]
+            with contextlib.suppress(OSError):
+                if _identity(os.stat(self._root.at(place), follow_symlinks=False)) == identity:
+                    return handle
+            del self._folders[place]
+            stack.close()
+        if len(self._folders) >= _MOST_OPEN:
+            oldest = next(other for other in self._folders if other != SCRATCH)
+            self._folders.pop(oldest)[2].close()
+        with contextlib.ExitStack() as stack:
+            handle = stack.enter_context(self._root._folder(parts_of(place) if place else [], make=make))
+            self._folders[place] = handle, _identity(os.fstat(handle)), stack.pop_all()
+        return handle
+
+    def close(self) -> None:
+        """Close all folders."""
+        while self._folders:
+            self._folders.popitem()[1][2].close()
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+@contextlib.contextmanager
+def _name_problems(whole: str) -> Iterator[None]:
+    """Raise ImageError (stage ``write``) if the file system cannot store the name of the file at the path ``whole``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NAME_PROBLEMS:
+            raise
+        raise ImageError("write", f"its output file cannot have the name {escape_name(whole)!r}: {error.strerror}") from error

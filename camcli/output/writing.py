@@ -19,7 +19,7 @@ from camcli.output.record import checked_record, part_of
 from camcli.output.root import Root
 from camcli.output.unconfirmed import Unconfirmed
 from camcli.output.writers import json_bytes, output_error
-from camcli.records import Outcome, Source
+from camcli.records import Outcome, Source, Success
 
 
 class RunWriter:
@@ -44,7 +44,7 @@ class RunWriter:
         """Append the rows of images to their tables, then their lines to the journal. Raises OutputError."""
         self._ledger.append(outcomes)
         try:
-            self._unconfirmed.confirm([outcome.image for outcome in outcomes])
+            self._unconfirmed.confirm([outcome.image for outcome in outcomes if isinstance(outcome, Success)])
         except OSError as error:
             raise output_error(self.root.at(OWN), error) from error
 

@@ -29,6 +29,11 @@ class Painter:
     def __init__(self, settings: PaintSettings, timer: StageTimer) -> None:
         self._settings, self._config, self._timer = settings, settings.config, timer
         self._style = style_of(settings.config.as_dict())
+        self._files = settings.root.opened()
+
+    def close(self) -> None:
+        """Close the folders that are open."""
+        self._files.close()
 
     def paint(self, task: PaintTask, pixels: np.ndarray, view: InputWindow) -> Painted | Failed:
         """Write the files of an image, and return its rows. ``pixels``: (H, W, 3) uint8. Raises OutputError."""
@@ -77,7 +82,7 @@ class Painter:
             files[mask_file(overlay_file(stem, config.image_format))] = mask
         with self._timer.work("write"):
             for name, data in files.items():
-                self._settings.root.write(name, data)
+                self._files.write(name, data)
         return tuple(boxes), tuple(map(checksum_of, files.values()))
 
     def _row(

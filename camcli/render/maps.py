@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from camcli.records import Box
 
-BAND = 32
-"""Number of rows that are painted at a time. A band fits into the processor's cache, and no full-size array of floats is needed."""
+_BAND = 1 << 17
+"""Number of pixels that are painted at a time. They fit into the processor's cache, and no full-size array of floats is needed."""
 
 
 def scale_map(values: np.ndarray) -> np.ndarray:
@@ -41,9 +42,10 @@ class PlacedMap:
         return placed
 
     def bands(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield the map in bands from top to bottom: the rows as a slice, and the values (BAND, W) float32."""
-        for top in range(0, len(self.rows), BAND):
-            yield slice(top, top + BAND), self.rows[top : top + BAND] @ self.columns
+        """Yield the map in bands from top to bottom: the rows as a slice, and their values (rows, W) float32."""
+        height = max(1, _BAND // self.columns.shape[1])
+        for top in range(0, len(self.rows), height):
+            yield slice(top, top + height), self.rows[top : top + height] @ self.columns
 
     def at_least(self, threshold: float) -> np.ndarray:
         """A mask (H, W) uint8: 1 where the map is at or above ``threshold``, 0 elsewhere."""
@@ -65,6 +67,7 @@ def place_map(values: np.ndarray, box: tuple[float, float, float, float], pixels
     return PlacedMap(rows, values.astype(np.float32) @ columns.T)
 
 
+@lru_cache(maxsize=32)  # the photos of a folder often have one size
 def _interpolation(cells: int, start: float, length: float, first: int, covered: int, samples: int) -> np.ndarray:
     """The weight of each cell in each sample along one axis, (samples, cells) float32."""
     centres = first + (np.arange(samples) + 0.5) * (covered / samples)
@@ -75,4 +78,5 @@ def _interpolation(cells: int, start: float, length: float, first: int, covered:
     index = np.arange(samples)
     matrix[index, lower] = 1 - fraction
     matrix[index, np.minimum(lower + 1, cells - 1)] += fraction
+    matrix.flags.writeable = False
     return matrix
