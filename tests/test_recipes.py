@@ -23,6 +23,16 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 PHOTOS = ("chelsea.png", "coffee.png", "space/rocket.jpg")
 
 
+INOTIFYWAIT = """
+for photo in photos/coffee.png photos/space/rocket.jpg photos/chelsea.png; do
+    sleep 0.5
+    cp "$photo" incoming
+    echo "incoming/$(basename "$photo")"
+done
+"""
+"""Stands in for inotifywait, which would never end: names three files as they appear."""
+
+
 def blocks(kind, *words):
     found = [text for language, text in BLOCKS if language == kind and all(word in text for word in words)]
     assert found, f"the page has no block of {kind} with {words}"
@@ -41,10 +51,11 @@ def place(tmp_path):
     scripts = {
         "camcli": run_camcli,
         "flock": 'shift 2; exec "$@"',
+        "inotifywait": INOTIFYWAIT,
         "jq": f'exec {shlex.quote(sys.executable)} {shlex.quote(str(ROOT / "tests" / "jq_program.py"))} "$@"',
     }
     for name, script in scripts.items():
-        if name == "camcli" or shutil.which(name) is None:
+        if name in ("camcli", "inotifywait") or shutil.which(name) is None:
             (programs / name).write_text(f"#!/bin/sh\n{script}\n")
             (programs / name).chmod(0o755)
     return tmp_path
@@ -71,7 +82,7 @@ def images_in(place, folder="heatmaps"):
 
 
 def test_the_page_has_all_recipes_that_it_promises():
-    assert Counter(language for language, _ in BLOCKS) == {"crontab": 2, "ini": 2, "make": 1, "bash": 7}
+    assert Counter(language for language, _ in BLOCKS) == {"crontab": 2, "ini": 2, "make": 1, "bash": 8}
 
 
 @pytest.mark.parametrize("line", blocks("crontab"), ids=["alone", "with flock"])
@@ -113,6 +124,16 @@ def test_find(place):
     (script,) = blocks("bash", "find", "-print0 | camcli run - --null")
     assert sh(script, place).returncode == 0
     assert images_in(place, "big") == ["photos/space/rocket.jpg"]
+
+
+def test_files_as_they_appear(place):
+    """The rows of the three files that a slow producer names: those that are JPEGs."""
+    (place / "incoming").mkdir()
+    (script,) = blocks("bash", "inotifywait")
+    header, *rows = sh(script, place).stdout.splitlines()
+    assert header.startswith("image,rank,class_index")
+    assert [row.split(",")[0] for row in rows] == ["incoming/rocket.jpg"]
+    assert images_in(place, "watched") == ["incoming/rocket.jpg"]
 
 
 def test_xargs(place):

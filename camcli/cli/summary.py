@@ -54,7 +54,7 @@ def tell_stages(timer: StageTimer, seconds: float, console: Console) -> None:
     console.info(f"Where the {seconds:.1f} seconds went:")
     for stage, taken in timer.in_turn(seconds).items():
         console.info(f"  {_STAGE_WORDS.get(stage, stage):22}{taken:9.1f}")
-    console.info("Meanwhile, summed over the threads of each stage:")
+    console.info("Meanwhile, summed over the worker processes:")
     for stage, taken in timer.meanwhile().items():
         console.info(f"  {stage:22}{taken:9.1f}")
     hint = timer.hint(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -13,13 +14,14 @@ import numpy as np
 import torch
 
 from camcli.documents import parse_json
-from camcli.errors import ConfigError, OutOfMemoryError
+from camcli.errors import ConfigError, OutOfMemoryError, RunError
 from camcli.fit.extractor import FeatureExtractor
 from camcli.layout import FEATURES
+from camcli.output.openat import NOT_INSIDE
 from camcli.output.root import Root
 from camcli.pipeline.engine import out_of_memory
 from camcli.pipeline.stages import InputImage
-from camcli.records import Failure, Source, stamp_of
+from camcli.records import Failure, Source, escape_name, stamp_of
 
 _CHUNK_NAME, _KEY_NAME = re.compile(r"\d{6,9}\.safetensors"), re.compile(r"[0-9a-f]{16}")
 _MOST_BYTES = 1 << 30
@@ -49,14 +51,14 @@ class FeatureCache:
         self._chunks = 0
 
     def load(self) -> None:
-        """Read the stored features; damaged files are ignored."""
+        """Read the stored features; damaged files are ignored. Raises RunError if a file cannot be read."""
         from safetensors.numpy import load
 
         folder = f"{FEATURES}/{self._key}"
         names = [name for name in self._root.names(folder) if _CHUNK_NAME.fullmatch(name)]
         for name in names:
+            data = self._stored(f"{folder}/{name}")
             try:
-                data = self._root.read(f"{folder}/{name}", _MOST_BYTES)
                 images = parse_json(_metadata(data)["images"])
                 features = load(data)["features"]
                 own = {
@@ -68,6 +70,16 @@ class FeatureCache:
                 continue
             self._known |= {key: ImageFeatures(*found) for key, found in own.items()}
         self._chunks = 1 + max((int(name.partition(".")[0]) for name in names), default=-1)
+
+    def _stored(self, name: str) -> bytes:
+        """The contents of a file of features; empty if it is not a regular file."""
+        try:
+            return self._root.read(name, _MOST_BYTES)
+        except OSError as error:
+            if error.errno in (*NOT_INSIDE, errno.EINVAL):
+                return b""
+            place = escape_name(self._root.at(name))
+            raise RunError(f"cannot read {place!r}: {error.strerror}. Run the command again, or remove that file.") from error
 
     def get(self, source: Source) -> ImageFeatures | None:
         """The features of the image, if they were computed from the file as it is now; otherwise None."""

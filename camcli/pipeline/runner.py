@@ -179,16 +179,17 @@ def _outcomes(
     if run.later is None:
         return explain_images(todo, job, writer, pool, stop, run.timer, progress.pass_begins)
 
+    folder, retry, hashed = run.folder, run.config.retry_failed, run.config.hash
+
     def choose(found: list[Source | Failure]) -> list[Source | Failure]:
-        sources = [one for one in found if isinstance(one, Source)]
+        """Those of ``found`` that are to be explained, or whose failure is to be recorded. Removes their old rows."""
+        sources = [one if isinstance(one, Source) else Source("", one.image) for one in found]
         run.sources.extend(sources)
-        pending = run.folder.pending(sources, retry_failed=run.config.retry_failed, hashed=run.config.hash)
-        run.folder.drop({source.image for source in pending} & run.folder.ledger.entries.keys())
-        left_out = {source.image for source in sources} - {source.image for source in pending}
-        failures = [one for one in found if isinstance(one, Failure) and one.image not in run.folder.ledger.entries]
-        todo.extend([*pending, *(Source("", failure.image) for failure in failures)])
+        pending = {source.image for source in folder.pending(sources, retry_failed=retry, hashed=hashed)}
+        folder.drop(pending & folder.ledger.entries.keys())
+        todo.extend(source for source in sources if source.image in pending)
         progress.total = len(todo)
-        return [one for one in found if one in failures or (isinstance(one, Source) and one.image not in left_out)]
+        return [one for one in found if one.image in pending]
 
     return explain_images(StreamedSources(todo, run.later, choose), job, writer, pool, stop, run.timer, progress.pass_begins)
 
