@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
 import tempfile
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import free_network
 from benchmarks.corpus import make_corpus
 from benchmarks.peers import PEERS
 from benchmarks.processes import first_overlay, peak_memory
@@ -112,6 +114,8 @@ def wanted(name: str, arguments: argparse.Namespace) -> bool:
 def bench_rest(arguments: argparse.Namespace, place: Path, report: dict[str, Any]) -> None:
     """Rendering, time to the first overlay, and memory, each into ``report``; all with the bundled model."""
     rounds = 1 if arguments.quick else max(3, arguments.rounds)
+    if wanted("free network", arguments):
+        bench_free_network(arguments, place, report, rounds)
     small = make_corpus(place / "500x375", _DISTINCT)
     if wanted("first overlay", arguments):
         say("time to the first overlay")
@@ -131,6 +135,26 @@ def bench_rest(arguments: argparse.Namespace, place: Path, report: dict[str, Any
         }
 
 
+def bench_free_network(arguments: argparse.Namespace, place: Path, report: dict[str, Any], rounds: int) -> None:
+    """What the steps around the network cost, for photos of two sizes and formats, and how soon a row comes. Prints the table."""
+    found: dict[str, Any] = {}
+    for kind, count, width, height in (
+        ("JPEG", 1600, 500, 375),
+        ("PNG", 600, 500, 375),
+        ("JPEG", 96, 4000, 3000),
+        ("PNG", 48, 4000, 3000),
+    ):
+        name = f"{width}x{height} {kind}"
+        say(f"a network that costs nothing, {name}")
+        photos = make_corpus(place / f"free-{name}", 32 if arguments.quick else count, width, height, kind=kind.lower())
+        found[name] = free_network.measured(photos, rounds)
+        shutil.rmtree(photos)
+    report["free_network"] = found
+    print(free_network.table(found), end="\n\n", flush=True)
+    print(free_network.arithmetic(found["500x375 JPEG"]["workers 2"]), end="\n\n", flush=True)
+    report["row_after_seconds"] = free_network.latency(make_corpus(place / "500x375", _DISTINCT), 4 if arguments.quick else 20)
+
+
 def parsed_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,7 +171,7 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         metavar="PATTERN",
-        help="only what matches a regular expression: 'MODEL: VARIANT', 'first overlay', 'rendering', 'memory'",
+        help="only what matches a regular expression: 'MODEL: VARIANT', 'free network', 'first overlay', 'rendering', 'memory'",
     )
     arguments = parser.parse_args()
     if arguments.quick:

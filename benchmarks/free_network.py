@@ -173,6 +173,27 @@ def _run(photos: Sequence[Path], workers: int) -> dict[str, float]:
     return {**found, "main_ms": 1000 * (last[1] - main) / images, "network_ms": 1000 * (last[3] - network) / images}
 
 
+def latency(photos: Path, count: int) -> list[float]:
+    """Seconds from the writing of a path to stdin until its row has come, for ``count`` paths, after loading."""
+    with tempfile.TemporaryDirectory() as top:
+        command = [sys.executable, "-m", "camcli", "run", "-", "-o", os.path.join(top, "heatmaps"), "--quiet", "--csv", "-"]
+        command += ["--model", "benchmarks.free_network:free_network_module"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            seconds: list[float] = []
+            for photo in sorted(photos.iterdir())[: count + 1]:
+                started = time.perf_counter()
+                run.stdin.write(f"{photo}\n".encode())
+                run.stdin.flush()
+                while photo.name.encode() not in run.stdout.readline():
+                    pass
+                seconds.append(time.perf_counter() - started)
+                time.sleep(0.5)
+            run.stdin.close()
+    return seconds[1:]  # the first one waits for the model
+
+
 def table(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """Markdown: the measurements of each kind of photo."""
     lines = [

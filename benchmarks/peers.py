@@ -1,4 +1,4 @@
-"""Grad-CAM by grad-cam, torchcam and captum, each as its own documentation shows it, inside camcli's threads and files.
+"""Grad-CAM by grad-cam, torchcam and captum, each as its own documentation shows it, inside camcli's processes and files.
 
 A peer takes the place of camcli's engine and nothing else: reading, decoding, painting and writing are the same code for all.
 Each explains the best class of every image of a batch, in float32, with a model whose parameters record gradients, as a freshly
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from camcli.network.inputs import input_tensor
 from camcli.pipeline import stages
-from camcli.pipeline.engine import Engine, with_status
+from camcli.pipeline.engine import Engine
+from camcli.pipeline.findings import BatchFindings, batch_findings, joined
 from camcli.pipeline.job import Job
-from camcli.records import Findings, Prediction
+from camcli.records import Findings
 
 Explain = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Inputs (B, 3, H, W) -> logits (B, K), and the map of each image's best class (B, h, w)."""
@@ -88,21 +89,17 @@ class PeerEngine:
     def __init__(self, job: Job, explain: Explain) -> None:
         self._job, self._explain = job, explain
 
-    def explain(self, inputs: Sequence[np.ndarray], labels: Sequence[int] | None = None) -> list[list[Findings]]:
+    def explain(self, inputs: Sequence[np.ndarray], labels: Sequence[int | None] | None = None) -> list[BatchFindings]:
         """The findings of ``inputs``, each (h, w, 3) uint8. ``labels`` are of no use to it."""
         # contiguous: camcli's inputs are channels-last, which would turn the peer's whole network into that
-        logits, maps = self._explain(input_tensor(inputs, self._job.model.preprocess, self._job.device).contiguous())
-        probabilities, classes = logits.double().softmax(dim=1).max(dim=1)
-        scores, arrays = logits.cpu().gather(1, classes.cpu()[:, None])[:, 0].tolist(), maps.cpu().numpy()
-        found: list[Findings] = []
-        for score, probability, index, values in zip(scores, probabilities.tolist(), classes.tolist(), arrays, strict=True):
-            best = Prediction(1, index, self._job.model.classes[index], score, probability)
-            found.append(Findings(best, (with_status(best, self._job.layers[0].name, "gradcam", values),)))
-        return [found]
+        scores, maps = self._explain(input_tensor(inputs, self._job.model.preprocess, self._job.device).contiguous())
+        logits, order = scores.cpu().numpy(), scores.argsort(dim=1, descending=True).cpu().numpy()
+        probabilities = scores.double().softmax(dim=1).cpu().numpy()
+        return [batch_findings(logits, probabilities, order[:, :1], order, [maps.float().cpu().numpy()[:, None]])]
 
-    def collect(self, parts: Sequence[list[Findings]]) -> list[Findings]:
-        """The findings of every image, in order."""
-        return [findings for part in parts for findings in part]
+    def collect(self, parts: Sequence[BatchFindings]) -> BatchFindings | None:
+        """The findings of the images of ``parts``, in order."""
+        return joined(parts) if parts else None
 
 
 def taking_the_engines_place(engine: PeerEngine) -> AbstractContextManager[object]:
@@ -116,8 +113,11 @@ def least_agreement(job: Job, peer: PeerEngine, inputs: Sequence[np.ndarray]) ->
     Correlation, because a peer may stretch its map to [0, 1]; the smaller map is enlarged to the size of the larger.
     """
     engine = Engine(job)
-    pairs = zip(engine.collect(engine.explain(inputs)), peer.collect(peer.explain(inputs)), strict=True)
-    return min(_correlation(ours, theirs) for ours, theirs in pairs)
+    ours, theirs = engine.collect(engine.explain(inputs)), peer.collect(peer.explain(inputs))
+    assert ours is not None
+    assert theirs is not None
+    pairs = zip(ours.each(job.names), theirs.each(job.names), strict=True)
+    return min(_correlation(one, other) for one, other in pairs)
 
 
 def _correlation(ours: Findings, theirs: Findings) -> float:

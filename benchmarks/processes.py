@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,14 +15,8 @@ from statistics import median
 
 _IMPORTS = [sys.executable, "-c", "import torch, torchvision, timm"]
 
-# A process of its own between this one and the measured: Linux counts what a child shares with its parent before it becomes
-# another program, and this parent holds gigabytes of models.
-_PEAK = """
-import resource, subprocess, sys
-code = subprocess.run(sys.argv[1:]).returncode
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(code)
-"""
+_OFTEN = 0.02
+"""Seconds between two looks at the memory of a run."""
 
 
 def _run_command(inputs: Path, output: Path, device: str) -> list[str]:
@@ -50,7 +45,7 @@ def first_overlay_ratio(seconds: dict[str, list[float]]) -> float:
 def peak_memory(
     photos: Path, counts: Sequence[int], device: str, place: Path, say: Callable[[str], None] = lambda _: None
 ) -> dict[int, float]:
-    """Number of images -> the largest resident set of a run over so many with the bundled model, in MiB.
+    """Number of images -> the peak memory of a run over so many with the bundled model, all its processes together, in MiB.
 
     The photos are those of the folder ``photos`` under many names: hard links, so that thousands take no room.
     """
@@ -62,9 +57,29 @@ def peak_memory(
             inputs.mkdir()
             for number, original in enumerate(islice(cycle(originals), count)):
                 os.link(original, inputs / f"{number:06d}.jpg")
-            command = [sys.executable, "-c", _PEAK, *_run_command(inputs, output, device)]
-            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            unit = 1 if sys.platform == "darwin" else 1024
-            peaks[count] = int(printed.split()[-1]) * unit / 2**20
+            with subprocess.Popen(_run_command(inputs, output, device)) as run:
+                while run.poll() is None:
+                    peaks[count] = max(peaks.get(count, 0.0), _memory(run.pid) / 2**20)
+                    time.sleep(_OFTEN)
+            if run.returncode:
+                raise subprocess.CalledProcessError(run.returncode, run.args)
             say(f"{count} images of {photos.name}: {peaks[count]:.0f} MiB")
     return peaks
+
+
+def _memory(pid: int) -> int:
+    """Memory in bytes that belongs to a process and those that it has started: pages of their own, and those that they share once."""
+    total = _own_pages(pid, shared=True)
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(place.read_text().rpartition(")")[2].split()[1]) == pid:
+                total += _own_pages(int(place.parent.name), shared=False)
+    return total
+
+
+def _own_pages(pid: int, *, shared: bool) -> int:
+    kinds = ("RssAnon:", "RssShmem:") if shared else ("RssAnon:",)
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(kinds))
+    return 0

@@ -19,7 +19,7 @@ from camcli.timing import STAGES, StageTimer
 
 
 def stage_table(seconds: Mapping[str, float], wall: float, images: int) -> str:
-    """Lines: seconds of each stage summed over its threads, as a part of the run's ``wall`` seconds, and ms an image."""
+    """Lines: seconds of each stage summed over its processes, as a part of the run's ``wall`` seconds, and ms an image."""
     lines = [f"{'':20}{'seconds':>10}{'of the run':>12}{'ms an image':>13}"]
     for stage, taken in {**seconds, "the run": wall}.items():
         lines.append(f"{stage:20}{taken:10.2f}{taken / wall:12.0%}{taken / images * 1000:13.2f}")
@@ -49,7 +49,7 @@ def main() -> None:
     how = job.network.description or "fp32, not compiled"
     print(f"{arguments.model} ({how}) on {job.device}: {len(sources)} photos, {len(sources) / wall:.1f} a second")
     print(stage_table(stages.seconds(), wall, len(sources)))
-    print(f"The network has one thread here, the other stages ({', '.join(s for s in STAGES if s != 'network')}) several.")
+    print(f"The network runs in one process, the other stages ({', '.join(s for s in STAGES if s != 'network')}) in several.")
     if hint := stages.hint(wall):
         print(hint)
 

@@ -6,7 +6,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from camcli.models.request import ModelRequest
 from camcli.models.sources import bundled, load_model
 from camcli.output.folder import OutputFolder
 from camcli.pipeline.job import Job, prepare_job
-from camcli.pipeline.reading import PreparedImage, read_ahead
-from camcli.pipeline.stages import explain_images
+from camcli.pipeline.pool import Pool, count_workers
+from camcli.pipeline.stages import InputImage, explain_images, prepared_batches
 from camcli.records import Failure, LoadedModel, Source
 from camcli.resources import keep_memory
 from camcli.timing import StageTimer
@@ -136,18 +135,21 @@ def _peer(subject: Subject, name: str) -> Variant:
     return Variant(name, run, "fp32")
 
 
-def explain_files(job: Job, sources: Sequence[Source], place: Path, stages: StageTimer | None = None) -> Taken:
+def explain_files(job: Job, sources: Sequence[Source], place: Path, timer: StageTimer | None = None) -> Taken:
     """The time from files to overlays on disk, in a fresh folder below ``place`` that is deleted afterwards.
 
-    Raises RuntimeError for a photo that fails.
+    The workers have started before. Raises RuntimeError for a photo that fails.
     """
-    with tempfile.TemporaryDirectory(dir=place) as top:
-        settings = run_settings(job.config, sources[0].root)
-        with OutputFolder(os.path.join(top, "heatmaps"), settings) as folder:
-            folder.begin(sources)
-            started = time.perf_counter()
-            outcomes = list(explain_images(sources, job, folder, stages=stages))
-            seconds = time.perf_counter() - started
+    with (
+        tempfile.TemporaryDirectory(dir=place) as top,
+        OutputFolder(os.path.join(top, "heatmaps"), run_settings(job.config, sources[0].root)) as folder,
+        Pool(count_workers(job.config.workers, len(sources))) as pool,
+    ):
+        pool.wait_until_ready()
+        writer = folder.begin(sources)
+        started = time.perf_counter()
+        outcomes = list(explain_images(sources, job, writer, pool, timer=timer))
+        seconds = time.perf_counter() - started
     overlays = 0
     for outcome in outcomes:
         if isinstance(outcome, Failure):
@@ -159,9 +161,8 @@ def explain_files(job: Job, sources: Sequence[Source], place: Path, stages: Stag
 def peer_agreement(subject: Subject, names: Sequence[str]) -> dict[str, float]:
     """How far the maps of the peers ``names`` correlate with camcli's: the least over the first batch of photos."""
     job = prepare_job(subject.config())
-    with ThreadPoolExecutor(2) as pool:
-        items = list(read_ahead(pool, subject.sources[:BATCH], job, StageTimer(), BATCH))
-    inputs = [item.input for item in items if isinstance(item, PreparedImage)]
+    [items] = prepared_batches(subject.sources[:BATCH], job.inputs, BATCH)
+    inputs = [item.input for item in items if isinstance(item, InputImage)]
     found: dict[str, float] = {}
     for name in names:
         with PEERS[name](subject.load().module.requires_grad_(True), job.layers[0].name) as explain:

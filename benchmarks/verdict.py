@@ -85,9 +85,21 @@ def verdicts(report: Mapping[str, Any]) -> list[Verdict]:
         for goal in GOALS
         if (measured := ratio(found["images_per_second"], goal.name, goal.base)) is not None or model in goal.limits
     ]
+    for name, runs in report.get("free_network", {}).items():
+        row, small = runs["workers 2"], name == "500x375 JPEG"
+        words = f"a network that costs nothing, {name}, two workers"
+        main = row["main_ms"] - row["network_ms"]
+        lines += [
+            Verdict(f"{words}: CPU time against the bare chain", 1.3 if small else None, row["cpu_ratio"], at_least=False),
+            Verdict(f"{words}: main process without the network, ms an image", 0.4 if small else None, main, at_least=False),
+            Verdict(f"{words}: images a second against the bare chain on one core", 1.5 if small else None, row["ratio"]),
+        ]
+    if "row_after_seconds" in report:
+        slowest = max(report["row_after_seconds"])
+        lines.append(Verdict("the slowest row after its path was written to stdin, seconds", 1.0, slowest, at_least=False))
     if "first_overlay_seconds" in report:
         taken = first_overlay_ratio(report["first_overlay_seconds"])
-        lines.append(Verdict("time to the first overlay, against the bare imports", 1.5, taken, at_least=False))
+        lines.append(Verdict("time to the first overlay, against the bare imports", 1.3, taken, at_least=False))
     for name, peaks in report.get("peak_memory_mib", {}).items():
         fewest, most = min(peaks), max(peaks)
         words = f"peak memory at {most:,} {name} images, against {fewest:,}"

@@ -76,7 +76,7 @@ class FeatureCache:
         try:
             return self._root.read(name, _MOST_BYTES)
         except OSError as error:
-            if error.errno in (*NOT_INSIDE, errno.EINVAL):
+            if error.errno in (*NOT_INSIDE, errno.EINVAL, errno.EFBIG):
                 return b""
             place = escape_name(self._root.at(name))
             raise RunError(f"cannot read {place!r}: {error.strerror}. Run the command again, or remove that file.") from error

@@ -213,6 +213,11 @@ class Pool:
         every = [*self._workers, self._suspects.process]
         return [worker.pid for worker in every if isinstance(worker, _WorkerProcess)]
 
+    def wait_until_ready(self) -> None:
+        """Wait until all workers have started."""
+        while not all(worker.has_started for worker in self._workers if isinstance(worker, _WorkerProcess)):
+            self.wait(0.1)
+
     def begin(self, settings: Settings, timer: StageTimer) -> None:
         """Give the workers the settings of the run. ``settings.allowance`` is replaced. ``timer``: receives their times."""
         self._timer = timer
