@@ -24,6 +24,7 @@ def make_corpus(folder: Path, count: int, width: int = 500, height: int = 375, k
         if target.exists():
             continue
         photo = photos[number % len(photos)]
+        assert photo is not None
         tall, wide = photo.shape[:2]
         share = rng.uniform(0.6, 1.0)
         h = int(min(tall, wide * height / width) * share)

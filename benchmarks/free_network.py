@@ -94,6 +94,7 @@ def _bare(photos: Sequence[Path]) -> dict[str, float]:
             if number == warm:
                 clocks = time.perf_counter(), time.process_time()
             pixels = cv2.imdecode(np.frombuffer(photo.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
+            assert pixels is not None
             view = input_window((pixels.shape[1], pixels.shape[0]), Preprocess(), "crop")
             small = np.asarray(Image.fromarray(pixels).resize(view.resized, Image.Resampling.BILINEAR))
             cut = small[view.top : view.top + view.window[1], view.left : view.left + view.window[0]]

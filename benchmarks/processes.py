@@ -68,7 +68,7 @@ def peak_memory(
 
 
 def _memory(pid: int) -> int:
-    """Memory in bytes that belongs to a process and those that it has started: pages of their own, and those that they share once."""
+    """The memory of a process and of those that it has started, in bytes; what they share counts once."""
     total = _own_pages(pid, shared=True)
     for place in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -45,6 +45,7 @@ def _measured(files: list[bytes], fit: str, rounds: int) -> dict[str, float]:
         for data in files:
             started = time.perf_counter()
             photo = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            assert photo is not None
             cv2.imencode(".jpg", photo, quality)
             bare[number] += time.perf_counter() - started
             pixels = cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)
