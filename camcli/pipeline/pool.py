@@ -8,6 +8,7 @@ image is blamed. With 0 workers everything is done in the main process.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import select
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
@@ -29,7 +30,7 @@ from camcli.images.threads import single_threaded_opencv
 from camcli.pipeline.channel import Channel
 from camcli.pipeline.memory import Memory
 from camcli.pipeline.tasks import Asking, Broken, Failed, PaintTask, PreparedImage, ReadTask, Result, Settings, Task
-from camcli.pipeline.worker import READY, Tasks
+from camcli.pipeline.worker import IGNORED, READY, Tasks
 from camcli.records import Failure, stamp_of
 from camcli.resources import available_cores, available_memory
 from camcli.timing import StageTimer
@@ -46,13 +47,6 @@ _CHUNK = 4
 _MOST_FAILED_STARTS = 3
 _PATIENCE = 1.0
 """Seconds that closing waits for a worker to end by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """An image that was read, and must be read again, because an earlier one needs its memory."""
-
-    number: int
 
 
 class _LocalWorker:
@@ -92,13 +86,14 @@ class _WorkerProcess:
     def __init__(self, shared: int) -> None:
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         found = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "camcli.pipeline.worker", str(shared)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": found},
-            pass_fds=(shared,),
-        )
+        with _signals_blocked():
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "camcli.pipeline.worker", str(shared)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": found},
+                pass_fds=(shared,),
+            )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self.channel = Channel(self._process.stdin.fileno(), self._process.stdout.fileno())
@@ -156,6 +151,16 @@ class _WorkerProcess:
         return code
 
 
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A process that is started now never sees the signals that a worker ignores, not even before it ignores them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _Worker = _LocalWorker | _WorkerProcess
 
 
@@ -188,7 +193,7 @@ class Pool:
         self._asking: dict[int, tuple[_Worker, Asking]] = {}
         self._suspects = _Suspects()
         self._failed_starts = 0
-        self._results: list[Result | Dropped] = []
+        self._results: list[Result] = []
         self._last_wait = time.monotonic()
         self._stack = contextlib.ExitStack()
         try:
@@ -260,7 +265,9 @@ class Pool:
 
     def cancel_reading(self) -> None:
         """Read no more of the images that were ordered. Those that are being read may still come."""
-        self._asking.clear()
+        reads = [number for number, (worker, _) in self._asking.items() if isinstance(worker.in_hand[number], ReadTask)]
+        for number in reads:
+            del self._asking[number]
         for worker in self._everyone():
             numbers = [task.number for task in worker.in_hand.values() if isinstance(task, ReadTask)]
             if numbers:
@@ -282,13 +289,9 @@ class Pool:
         return bool(self._asking) and in_hand == len(self._asking) and not (self._results or self._suspects.waiting)
 
     def make_room(self) -> None:
-        """When stuck: give the first image that waits all memory. Later images that are kept are dropped, and read again."""
+        """When stuck: give the first image that waits all memory. Later images are not kept; they are read again to be painted."""
         number = min(self._asking)
-        later = [held for held in self._holders if held > number]
-        if later:
-            self.forget(later)
-            self._results += [Dropped(held) for held in later]
-            return
+        self.forget([held for held in self._holders if held > number])
         worker, asking = self._asking[number]
         if self._memory.has_room(asking.size, alone=True):
             self._admit(number)
@@ -298,7 +301,7 @@ class Pool:
         worker.send("forget", [number])
         self._results.append(Failed(number, Failure(task.source.image, "memory", asking.words)))
 
-    def wait(self, timeout: float, also: int | None = None) -> list[Result | Dropped]:
+    def wait(self, timeout: float, also: int | None = None) -> list[Result]:
         """The results that have come; waits at most ``timeout`` seconds for one. Raises OutputError and RunError.
 
         ``also``: returns early too when this file descriptor can be read.
@@ -335,7 +338,7 @@ class Pool:
 
     def _everyone(self) -> list[_Worker]:
         process = self._suspects.process
-        return self._workers if process is None else [*self._workers, process]
+        return self._workers + ([] if process is None else [process])
 
     def _start(self) -> None:
         """Start a worker. If the system allows no more processes, there are fewer of them, or at last the main process works."""
@@ -356,7 +359,8 @@ class Pool:
 
     def _handle(self, worker: _Worker, result: Any) -> None:
         if isinstance(result, Asking):
-            self._asking[result.number] = (worker, result)
+            if result.number in worker.in_hand:  # otherwise it was cancelled a moment ago
+                self._asking[result.number] = (worker, result)
             return
         worker.in_hand.pop(result.number, None)
         if isinstance(result, PreparedImage):
@@ -419,6 +423,9 @@ class Pool:
             self._memory.release(task.number)
         if worker is self._suspects.process:
             self._suspects.process = None
+            if not worker.has_started:  # so the image is not the reason
+                self._suspects.waiting.extendleft(tasks)
+                return
             self._died_alone(tasks, f"it did not end within {LONGEST_TASK:.0f} seconds" if hangs else _end_in_words(code), code)
             return
         held = [number for number, holder in self._holders.items() if holder is worker]
@@ -485,9 +492,14 @@ def _shared_file() -> int:
     A name in /dev/shm would be left, and containers often have little space there.
     """
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("camcli", getattr(os, "MFD_CLOEXEC", 0))
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        handle = os.memfd_create("camcli", getattr(os, "MFD_CLOEXEC", 0))
+    else:
+        with tempfile.TemporaryFile() as file:
+            handle = os.dup(file.fileno())
+    try:
+        return fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3)  # a worker needs 0 to 2, which are free here if a stream is closed
+    finally:
+        os.close(handle)
 
 
 def _end_in_words(code: int) -> str:

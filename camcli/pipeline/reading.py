@@ -56,15 +56,18 @@ class Held:
 
 
 class Reader:
-    """Reads images, and keeps the pixels of those that will be painted, by number."""
+    """Reads images, and keeps the pixels of those that will be painted, by number. ``limited``: see ``Tasks``."""
 
-    def __init__(self, settings: Settings, timer: StageTimer) -> None:
-        self._settings, self._timer = settings, timer
+    def __init__(self, settings: Settings, timer: StageTimer, *, limited: bool) -> None:
+        self._settings, self._timer, self._limited = settings, timer, limited
         self._held: dict[int, Held] = {}
-        limit_memory(settings.allowance)
+        self._limit(settings.allowance)
 
-    def read(self, number: int, source: Source, admitted: int) -> tuple[Held, np.ndarray] | Failure:
+    def read(
+        self, number: int, source: Source, admitted: int, *, hashed: bool = False
+    ) -> tuple[Held, np.ndarray] | Failure:
         """An image and the network's input (h, w, 3) uint8 made from it. ``admitted``: bytes that it may take at most, if it asked.
+        ``hashed``: compute the SHA-256 of the file although the settings do not ask for it.
 
         Raises NotAdmitted if it needs more than that, and more than the worker may take without asking.
         """
@@ -77,10 +80,10 @@ class Reader:
             if size > admitted and self._pixels() + max(size, self._largest()) > self._settings.allowance:
                 raise NotAdmitted(size, memory_words(header, size, available_memory()))
             if size > self._settings.allowance:
-                limit_memory(size + self._settings.allowance)
+                self._limit(size + self._settings.allowance)
 
         try:
-            image = decode_image(source, inputs.max_pixels, self._timer, hashed=inputs.hashed, admit=admit)
+            image = decode_image(source, inputs.max_pixels, self._timer, hashed=hashed or inputs.hashed, admit=admit)
             if isinstance(image, Failure):
                 return image
             with self._timer.work("prepare"):
@@ -91,7 +94,7 @@ class Reader:
             if size >= _LARGE:
                 release_memory()
             if size > self._settings.allowance:
-                limit_memory(self._settings.allowance)
+                self._limit(self._settings.allowance)
         held = Held(image, view, size)
         if self._settings.painting is not None:
             self._held[number] = held
@@ -100,6 +103,10 @@ class Reader:
     def take(self, number: int) -> Held | None:
         """The image ``number``, which is not kept any longer; None if this worker does not have it."""
         return self._held.pop(number, None)
+
+    def _limit(self, size: int) -> None:
+        if self._limited:
+            limit_memory(size)
 
     def _pixels(self) -> int:
         return sum(held.image.pixels.nbytes for held in self._held.values())

@@ -29,12 +29,15 @@ from camcli.pipeline import channel
 from camcli.pipeline.painting import Painter
 from camcli.pipeline.reading import NotAdmitted, Reader
 from camcli.pipeline.tasks import Asking, Broken, Failed, Painted, PaintTask, PreparedImage, ReadTask, Settings, Task
-from camcli.records import Failure
+from camcli.records import Failure, Stamp
 from camcli.resources import keep_memory
 from camcli.timing import StageTimer
 
 READY = "ready"
 """The first message of a worker."""
+
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that a worker ignores. They are blocked when it starts."""
 
 _MOST_WAITING, _LONGEST = 8, 0.02
 """Results are sent together: at most so many, and at most so many seconds after the first."""
@@ -43,13 +46,14 @@ _MOST_WAITING, _LONGEST = 8, 0.02
 class Tasks:
     """The tasks of a worker, done one after the other. Also used without a process of its own.
 
-    ``inputs``: the shared memory, for which the settings say how it is divided.
+    ``inputs``: the shared memory, for which the settings say how it is divided. ``limited``: whether this process may have no more
+    memory than its images need, so that a forged file cannot take it all.
     """
 
-    def __init__(self, settings: Settings, inputs: np.ndarray) -> None:
+    def __init__(self, settings: Settings, inputs: np.ndarray, *, limited: bool = False) -> None:
         self.timer = StageTimer()
         self._settings = settings
-        self._reader = Reader(settings, self.timer)
+        self._reader = Reader(settings, self.timer, limited=limited)
         self._painter = None if settings.painting is None else Painter(settings.painting, self.timer)
         height, width = settings.inputs.preprocess.crop
         self._slots = inputs[: settings.slots * settings.inputs.input_bytes].reshape(settings.slots, height, width, 3)
@@ -100,15 +104,22 @@ class Tasks:
     def _paint(self, task: PaintTask, admitted: int) -> Painted | Failed:
         assert self._painter is not None
         held = self._reader.take(task.number)
-        if held is None:  # the worker that had read it died
-            found = self._reader.read(task.number, task.source, admitted)
+        if held is None:  # the worker that had read it died, or an image needed its memory
+            found = self._reader.read(task.number, task.source, admitted, hashed=bool(task.stamp.sha256))
             if isinstance(found, Failure):
                 return Failed(task.number, found)
             held = self._reader.take(task.number) or found[0]
-            if held.image.stamp != task.stamp:
+            if not _is_same_file(task.stamp, held.image.stamp):
                 reason = "the file changed while it was explained; the next run tries again"
                 return Failed(task.number, Failure(task.source.image, "read", reason, task.stamp))
         return self._painter.paint(task, held.image.pixels, held.view)
+
+
+def _is_same_file(earlier: Stamp, now: Stamp) -> bool:
+    """Whether a file that was read twice had the same contents. Only one of the stamps may have a SHA-256: a young file has one."""
+    if earlier.sha256 and now.sha256:
+        return earlier.sha256 == now.sha256
+    return (earlier.size, earlier.mtime_ns) == (now.size, now.mtime_ns)
 
 
 def _listen(inbox: queue.SimpleQueue[Any]) -> None:
@@ -151,8 +162,9 @@ def _without_core_dumps() -> None:
 
 def main() -> None:
     """Serve the process that has started this one."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
     out = os.dup(1)
     os.set_inheritable(out, False)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -168,7 +180,7 @@ def main() -> None:
         channel.send(out, READY)
         settings: Settings = inbox.get()
         shared = mmap.mmap(int(sys.argv[1]), 0)
-        tasks = Tasks(settings, np.frombuffer(shared, np.uint8))
+        tasks = Tasks(settings, np.frombuffer(shared, np.uint8), limited=True)
         try:
             serve(tasks, inbox.get, lambda message: channel.send(out, message))
         except OutputError as error:
