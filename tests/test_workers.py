@@ -26,6 +26,7 @@ from camcli.pipeline import channel, memory
 from camcli.pipeline.channel import Channel, Unpacker, messages_from, packed
 from camcli.pipeline.findings import Names, batch_findings
 from camcli.pipeline.memory import Memory
+from camcli.pipeline.pool import Pool
 from camcli.pipeline.summary import SilentRunListener
 from camcli.pipeline.tasks import (
     Asking,
@@ -40,9 +41,10 @@ from camcli.pipeline.tasks import (
 )
 from camcli.pipeline.worker import Tasks
 from camcli.records import Preprocess, Source
+from camcli.timing import StageTimer
 from tests.faults import differences, fill_album, fill_with_copies, noise_file, violations_of_always
 from tests.folders import TINY, contents_of, failures_of, rows_of
-from tests.forks import Forks, listens, lives, rows_written, survivors, wait_for, workers_below
+from tests.forks import ORDINARY_USER, RIGHTS_KEPT, Forks, listens, lives, rows_written, survivors, wait_for, workers_below
 
 MB = 1 << 20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
@@ -64,8 +66,12 @@ RICH = (
 def test_the_number_of_workers_changes_no_byte(camcli, tmp_path, flags):
     """Tables, journal, overlays, maps and masks, over an album with broken files."""
     images = tmp_path / "imgs"
-    for k in range(4):  # the folder is the class
-        fill_album(images / f"class_{k}" if flags == RICH else images, 5 + k, largest=120, seed=k)
+    fill_album(tmp_path / "album", 24, largest=120)
+    for k, path in enumerate(sorted(path for path in (tmp_path / "album").rglob("*") if path.is_file())):
+        place = images / f"class_{k % 4}" / path.name  # the folder is the class
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+        os.utime(place, (1, 1))  # a young file is hashed
     found = {}
     for workers in (0, 1, 2, 5):
         ended = camcli("run", images, "-o", tmp_path / f"{workers}", *flags, "--workers", workers)
@@ -119,7 +125,7 @@ def test_a_signal_to_the_whole_group_ends_the_run_in_order(forks: Forks, tmp_pat
     out, log = tmp_path / "out", tmp_path / "log"
     command = ["run", tmp_path / "imgs", *TINY, "--batch-size", 4, "--workers", 3]
     run = forks.start([*command, "-o", out], log)
-    assert os.getpgid(run.pid) == run.pid
+    assert wait_for(lambda: os.getpgid(run.pid) == run.pid)
     assert wait_for(lambda: len(workers_below(run.pid)) == 3)
     workers = workers_below(run.pid)
     assert wait_for(lambda: listens(run))
@@ -173,8 +179,9 @@ def struck(forks: Forks, images: Path, out: Path, strikes: int, seed: int, pause
 
 def violations_of_strikes(ended: Struck, out: Path, whole: Path) -> list[str]:
     """What is wrong after a run whose workers were struck: anything that differs from a run that nothing disturbed."""
-    found = [] if ended.code == 0 else [f"exit code {ended.code}: {ended.said}"]
-    found += [f"blamed: {row}" for row in failures_of(out)] + violations_of_always(out)
+    if ended.code:
+        return [f"exit code {ended.code}: {ended.said}"]
+    found = [f"blamed: {row}" for row in failures_of(out)] + violations_of_always(out)
     ours, theirs = contents_of(out), contents_of(whole)
     return found + [f"another file: {name}" for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
 
@@ -199,38 +206,55 @@ def test_workers_that_die_and_stop_at_random_cost_nothing(forks: Forks, tmp_path
     assert total >= 12, "the workers were hardly struck"
 
 
+SMALL_FILES = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))"
+
+WITH_SPACE_FOR_INPUTS = """
+import camcli.pipeline.pool as pool, resource
+begin = pool.Pool.begin
+def limited(*arguments):
+    begin(*arguments)
+    for pid in arguments[0].pids:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (30_000, 30_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+pool.Pool.begin = limited
+"""
+"""As SMALL_FILES, but not for the shared memory: so workers meet the limit."""
+
+
 @linux
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("what", ["file size", "no folder"])
-def test_an_output_folder_that_cannot_be_written_to_ends_the_run_with_the_reason(forks: Forks, tmp_path, workers, what):
+@pytest.mark.parametrize("fault", [SMALL_FILES, WITH_SPACE_FOR_INPUTS, ORDINARY_USER], ids=["small files", "in workers", "rights"])
+def test_an_output_folder_that_cannot_be_written_to_ends_the_run_with_the_reason(forks: Forks, tmp_path, fault):
     """Met by a worker: the message and the exit code are those of a run without workers, and the next run completes the folder."""
-    images, out, log = tmp_path / "imgs", tmp_path / "out", tmp_path / "log"
+    images, log = tmp_path / "imgs", tmp_path / "log"
     images.mkdir()
     for k in range(24):
         (images / f"{k:03d}.jpg").write_bytes(noise_file(k, (60, 40) if k < 12 else (300, 200)))
-    command = ["run", images, "-o", out, *TINY, "--batch-size", 4]
-    assert forks.start([*command, "--limit", 3], log).wait(60) == 0
-    prelude = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))"
-    if what == "no folder":  # a file is in the place of the folder for this image's overlay
-        prelude = ""
-        (images / "sub").mkdir()
-        (images / "sub" / "x.jpg").write_bytes(noise_file(1, (60, 40)))
-        (out / "overlays" / "sub").write_text("mine")
-    before = contents_of(out, ("run.json", "journal.jsonl", "lock", "predictions.csv", "failures.csv"))
-    assert forks.start([*command, "--workers", workers], log, prelude=prelude).wait(60) == 3
-    said = log.read_text()
-    assert "Traceback" not in said
-    assert "overlays/" in said
-    assert ("file-size limit of this process" if what == "file size" else "overlays/sub") in said
-    assert "worker" not in said.splitlines()[-1]
-    after = contents_of(out)
-    assert {name: after.get(name) for name in before} == before
-    assert violations_of_always(out) == []
-    if what == "no folder":
-        (out / "overlays" / "sub").unlink()
-    assert forks.start(command, log).wait(60) == 0
-    assert forks.start([*command, "-o", tmp_path / "whole"], log).wait(60) == 0
-    assert differences(out, tmp_path / "whole") == []
+    said = []
+    for workers in (0, 2):
+        out = tmp_path / f"out-{workers}"
+        command = ["run", images, "-o", out, *TINY, "--batch-size", 4]
+        assert forks.start([*command, "--limit", 3], log).wait(60) == 0
+        before = {name: data for name, data in contents_of(out).items() if name.startswith("overlays")}
+        if fault == ORDINARY_USER:
+            (out / "overlays").chmod(0o555)
+        try:
+            code = forks.start([*command, "--workers", workers], log, prelude=fault).wait(60)
+        finally:
+            (out / "overlays").chmod(0o755)
+        if code == RIGHTS_KEPT:
+            pytest.skip("root may not give up its rights here")
+        assert code == 3, log.read_text()
+        assert "Traceback" not in log.read_text()
+        [error] = [line for line in log.read_text().splitlines() if "error: " in line]
+        said.append(error.replace(str(out), "OUT").split("overlays/")[0])
+        after = contents_of(out)
+        assert {name: after.get(name) for name in before} == before
+        assert violations_of_always(out) == []
+        assert forks.start(command, log).wait(60) == 0
+        assert forks.start([*command, "--overwrite", "-o", tmp_path / "whole"], log).wait(60) == 0
+        assert differences(out, tmp_path / "whole") == []
+    assert said[0] == said[1]
+    assert "OUT" in said[0]
 
 
 def children() -> list[int]:
@@ -250,8 +274,8 @@ def descriptors() -> set[str]:
 
 def python_run(images: Path, out: Path, listener: object = None, **options: object) -> object:
     return camcli.run(
-        [images], output=str(out), model="tests.networks:brightness", layer=("cells",), class_=("bright",), workers=2, batch_size=4,
-        **({} if listener is None else {"listener": listener}), **options,
+        [images], output=str(out), model="tests.networks:brightness", layer=("cells",), class_=("bright",), batch_size=4,
+        listener=listener, **{"workers": 2, **options},
     )  # fmt: skip
 
 
@@ -274,9 +298,12 @@ def test_a_run_in_python_leaves_no_process_and_no_descriptor(tmp_path):
     images = tmp_path / "imgs"
     fill_with_copies(images, 40, contents=10)
     python_run(images, tmp_path / "first")  # what libraries open once
+    gc.collect()  # what other tests have left
     limits = "/proc/self/limits"
     before, limit = descriptors(), Path(limits).read_text()
     python_run(images, tmp_path / "second")
+    python_run(images, tmp_path / "no-workers", workers=0)
+    gc.collect()
     assert (descriptors(), children()) == (before, [])
     for error in (ValueError("of the listener"), KeyboardInterrupt()):
         with pytest.raises(type(error)):
@@ -333,8 +360,8 @@ def tasks_of(settings: Settings) -> Tasks:
     return Tasks(settings, np.zeros(settings.slots * settings.inputs.input_bytes, np.uint8))
 
 
-def paint_task(read: PreparedImage) -> PaintTask:
-    return PaintTask(read.number, read.source, read.stamp, ("x.jpg.1-bright",), None, findings_of_one(), 0)
+def paint_task(read: PreparedImage, stem: str = "x") -> PaintTask:
+    return PaintTask(read.number, read.source, read.stamp, (stem,), None, findings_of_one(), 0)
 
 
 def test_a_file_that_changed_before_another_worker_paints_it_fails_until_the_next_run(tmp_path):
@@ -378,9 +405,13 @@ def test_a_worker_asks_for_what_exceeds_its_allowance_and_then_takes_it_first(tm
     assert asking.number == 0
     assert asking.size >= 7 * 400 * 300
     tasks.admit(0, asking.size)
-    results = [tasks.do_next(), tasks.do_next()]
-    assert [type(result) for result in results] == [PreparedImage, PreparedImage]
-    assert [result.number for result in results] == [0, 1]
+    large = tasks.do_next()
+    assert isinstance(large, PreparedImage)
+    assert large.number == 0
+    tasks.forget([0])
+    small = tasks.do_next()
+    assert isinstance(small, PreparedImage), "without the large one it is within the allowance"
+    assert small.number == 1
     assert not tasks
     tasks.add([ReadTask(2, sources[0], 2)])
     assert isinstance(tasks.do_next(), Asking)
@@ -513,3 +544,60 @@ def test_a_run_with_little_memory_reads_again_what_it_dropped_and_changes_nothin
     assert differences(tmp_path / "out", tmp_path / "whole") == []
     assert failures_of(tmp_path / "out") == []
     assert contents_of(tmp_path / "out", tables).keys() == contents_of(tmp_path / "whole", tables).keys()
+
+
+@pytest.fixture
+def local(monkeypatch, tmp_path) -> Iterator[Pool]:
+    """A pool without processes whose images all have to ask for memory."""
+    monkeypatch.setattr(memory, "_ENOUGH", 1)
+    monkeypatch.setattr(memory, "_ENOUGH_EACH", 1)
+    monkeypatch.setattr(memory, "_PATIENCE", 1)
+    with Pool(0) as found:
+        found.begin(settings_of(tmp_path / "out"), StageTimer())
+        yield found
+
+
+def results_of(local: Pool) -> list[object]:
+    """All results that come, with room made where it is needed."""
+    found: list[object] = []
+    while not local.is_idle:
+        if local.is_stuck:
+            local.make_room()
+        found += local.wait(0.0)
+    return found
+
+
+def test_what_is_explained_is_painted_although_the_run_stops_while_it_waits_for_memory(local: Pool, tmp_path):
+    """Only reading is cancelled. Without this a run that is told to stop would wait for ever."""
+    (tmp_path / "x.jpg").write_bytes(noise_file(1, (40, 30)))
+    source = Source(str(tmp_path), "x.jpg")
+    local.read([ReadTask(0, source, 0)])
+    [read] = results_of(local)
+    assert isinstance(read, PreparedImage)
+    local.forget([0])
+    local.paint([paint_task(read)])
+    local.read([ReadTask(1, source, 1), ReadTask(2, source, 2)])
+    while not local.is_stuck:
+        assert local.wait(0.0) == []
+    local.cancel_reading()
+    [painted] = results_of(local)
+    assert isinstance(painted, Painted)
+    assert painted.number == 0
+
+
+def test_to_make_room_later_images_are_not_kept_and_are_read_again_when_they_are_painted(local: Pool, tmp_path):
+    for k in range(3):
+        (tmp_path / f"{k}.jpg").write_bytes(noise_file(k, (40, 30)))
+    tasks = [ReadTask(k, Source(str(tmp_path), f"{k}.jpg"), k) for k in range(3)]
+    local.read(tasks[1:])
+    later = results_of(local)
+    local.read(tasks[:1])
+    first = results_of(local)
+    read = sorted([*first, *later], key=lambda result: result.number)
+    assert [type(result) for result in read] == [PreparedImage] * 3
+    assert local._workers[0]._tasks._reader.take(1) is None, "a later image was kept although an earlier one had no memory"
+    local.paint([paint_task(result, f"{result.number}") for result in read])
+    painted = results_of(local)
+    assert sorted(result.number for result in painted) == [0, 1, 2]
+    assert all(isinstance(result, Painted) for result in painted)
+    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 3

@@ -224,11 +224,14 @@ class Pool:
         self._settings = replace(settings, allowance=self._memory.allowance)
         height, width = settings.inputs.preprocess.crop
         size = max(1, settings.slots * settings.inputs.input_bytes)
+        memory: Any = bytearray()
         if self._shared >= 0:
-            os.ftruncate(self._shared, size)
-            memory: Any = mmap.mmap(self._shared, size)
-        else:
-            memory = bytearray(size)
+            try:
+                os.ftruncate(self._shared, size)
+                memory = mmap.mmap(self._shared, size)
+            except OSError:  # a limit on the size of files (ulimit -f) is one on shared memory too
+                self._do_without_processes()
+        memory = memory or bytearray(size)
         self._memory_view = np.frombuffer(memory, np.uint8)
         self.inputs = self._memory_view[: settings.slots * settings.inputs.input_bytes].reshape(settings.slots, height, width, 3)
         for worker in self._workers:
@@ -335,6 +338,12 @@ class Pool:
         if self._shared >= 0:
             os.close(self._shared)
             self._shared = -1
+
+    def _do_without_processes(self) -> None:
+        """Let the main process do everything. Nothing has been ordered yet."""
+        for worker in self._workers:
+            worker.close()
+        self._workers = [_LocalWorker()]
 
     def _everyone(self) -> list[_Worker]:
         process = self._suspects.process

@@ -63,9 +63,7 @@ class Reader:
         self._held: dict[int, Held] = {}
         self._limit(settings.allowance)
 
-    def read(
-        self, number: int, source: Source, admitted: int, *, hashed: bool = False
-    ) -> tuple[Held, np.ndarray] | Failure:
+    def read(self, number: int, source: Source, admitted: int, *, hashed: bool = False) -> tuple[Held, np.ndarray] | Failure:
         """An image and the network's input (h, w, 3) uint8 made from it. ``admitted``: bytes that it may take at most, if it asked.
         ``hashed``: compute the SHA-256 of the file although the settings do not ask for it.
 
