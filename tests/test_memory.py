@@ -77,21 +77,21 @@ def test_law_35_every_run_makes_progress_where_large_images_exhaust_the_memory(t
     It never kills the main process, so every run comes to its end. What a worker had in hand is tried alone. An image whose worker
     is killed then too, because other workers still have large images, fails with stage ``memory``; the next run tries it again.
     """
-    fill(tmp_path / "imgs", 4000, large=9)  # four of them are ordered from a worker at a time
-    command = ("run", tmp_path / "imgs", "-o", tmp_path / "out", *TINY, "--workers", 3)
+    fill(tmp_path / "imgs", 4000, large=7)  # four of them are ordered from a worker at a time
+    command = ("run", tmp_path / "imgs", "-o", tmp_path / "out", *TINY, "--workers", 2)
     explained: list[int] = []
     killed: list[int] = []
-    while 13 not in explained and len(explained) <= 3:
+    while 11 not in explained and len(explained) <= 3:
         ended = run_within(room_for_one(4000, 2), "watcher", tmp_path, *command, NO_ADMISSION="1")
         failed = failures_of(tmp_path / "out")
         assert ended.code == (1 if failed else 0), ended.err
         assert {failure["stage"] for failure in failed} <= {"memory"}
         explained.append(len(rows_of(tmp_path / "out")))
         killed.append(ended.killed)
-        assert explained[-1] + len(failed) == 13
+        assert explained[-1] + len(failed) == 11
     assert killed[0] >= 1, "two images at a time fit: the limit says nothing"
     assert explained == sorted(set(explained)), "a run made no progress"
-    assert explained[-1] == 13
+    assert explained[-1] == 11
 
 
 @pytest.mark.soak

