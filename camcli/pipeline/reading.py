@@ -38,6 +38,12 @@ def painted_bytes(header: Header, config: RunConfig) -> int:
     return max(prepared_bytes(header), int((3 + painting) * header.pixels))
 
 
+def give_back(size: int) -> None:
+    """Return the memory of an image of ``size`` bytes that is done to the system, for other processes; small ones are kept."""
+    if size >= _LARGE:
+        release_memory()
+
+
 class NotAdmitted(Exception):  # noqa: N818 - not an error: the main process is asked
     """An image needs ``size`` bytes, more than the worker may take without asking. ``words``: for a failure."""
 
@@ -89,8 +95,7 @@ class Reader:
         except MemoryError:
             return Failure(source.image, "memory", NOT_ENOUGH)
         finally:
-            if size >= _LARGE:
-                release_memory()
+            give_back(size)
             if size > self._settings.allowance:
                 self._limit(self._settings.allowance)
         held = Held(image, view, size)
@@ -101,6 +106,13 @@ class Reader:
     def take(self, number: int) -> Held | None:
         """The image ``number``, which is not kept any longer; None if this worker does not have it."""
         return self._held.pop(number, None)
+
+    def drop(self, number: int) -> None:
+        """Do not keep image ``number`` any longer."""
+        held = self.take(number)
+        size = 0 if held is None else held.size
+        del held
+        give_back(size)
 
     def _limit(self, size: int) -> None:
         if self._limited:

@@ -27,7 +27,7 @@ from camcli.images.limits import pillow_unlimited
 from camcli.output.root import Root  # noqa: F401 - messages contain it
 from camcli.pipeline import channel
 from camcli.pipeline.painting import Painter
-from camcli.pipeline.reading import NotAdmitted, Reader
+from camcli.pipeline.reading import Held, NotAdmitted, Reader, give_back
 from camcli.pipeline.tasks import Asking, Broken, Failed, Painted, PaintTask, PreparedImage, ReadTask, Settings, Task
 from camcli.records import Failure, Stamp
 from camcli.resources import keep_memory
@@ -75,7 +75,7 @@ class Tasks:
         """Do not keep the images ``numbers`` any longer, nor do their tasks."""
         dropped = set(numbers)
         for number in numbers:
-            self._reader.take(number)
+            self._reader.drop(number)
             self._asking.pop(number, None)
         if any(task.number in dropped for task in self._waiting):
             self._waiting = deque(task for task in self._waiting if task.number not in dropped)
@@ -103,16 +103,25 @@ class Tasks:
 
     def _paint(self, task: PaintTask, admitted: int) -> Painted | Failed:
         assert self._painter is not None
+        held = self._reader.take(task.number) or self._read_again(task, admitted)
+        if isinstance(held, Failed):
+            return held
+        result, size = self._painter.paint(task, held.image.pixels, held.view), held.size
+        del held
+        give_back(size)
+        return result
+
+    def _read_again(self, task: PaintTask, admitted: int) -> Held | Failed:
+        """An image whose worker died, or did not keep it because an earlier image needed its memory."""
+        found = self._reader.read(task.number, task.source, admitted, hashed=bool(task.stamp.sha256))
         held = self._reader.take(task.number)
-        if held is None:  # the worker that had read it died, or an image needed its memory
-            found = self._reader.read(task.number, task.source, admitted, hashed=bool(task.stamp.sha256))
-            if isinstance(found, Failure):
-                return Failed(task.number, found)
-            held = self._reader.take(task.number) or found[0]
-            if not _is_same_file(task.stamp, held.image.stamp):
-                reason = "the file changed while it was explained; the next run tries again"
-                return Failed(task.number, Failure(task.source.image, "read", reason, task.stamp))
-        return self._painter.paint(task, held.image.pixels, held.view)
+        if isinstance(found, Failure):
+            return Failed(task.number, found)
+        assert held is not None
+        if not _is_same_file(task.stamp, held.image.stamp):
+            reason = "the file changed while it was explained; the next run tries again"
+            return Failed(task.number, Failure(task.source.image, "read", reason, task.stamp))
+        return held
 
 
 def _is_same_file(earlier: Stamp, now: Stamp) -> bool:
