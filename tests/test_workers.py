@@ -163,13 +163,13 @@ class Struck:
 def struck(forks: Forks, images: Path, out: Path, strikes: int, seed: int, pause: tuple[float, float] = (0.1, 0.5)) -> Struck:
     """A run of which a worker is killed, crashes or is stopped again and again, each at a moment drawn at random."""
     draw, done, log = random.Random(seed), 0, out.parent / "log-struck"
-    hasty = "import camcli.pipeline.pool as pool; pool.LONGEST_TASK = 1.5"
+    hasty = "import camcli.pipeline.pool as pool; pool.LONGEST_TASK, pool._LONGEST_START = 1.5, 5.0"
     command = ["run", images, "-o", out, *TINY, "--batch-size", 4, "--workers", 2, "--save-maps"]
     run = forks.start(command, log, prelude=hasty)
     while run.poll() is None:
         time.sleep(draw.uniform(*pause))
         workers = [pid for pid in workers_below(run.pid) if lives(pid)]
-        if workers and done < strikes:
+        if workers and done < strikes and rows_written(out):  # workers that never get ready are another matter
             try:
                 os.kill(draw.choice(workers), draw.choice(STRIKES))
                 done += 1

@@ -38,6 +38,9 @@ from camcli.timing import StageTimer
 LONGEST_TASK = 120.0
 """Seconds after which a worker that has returned nothing is taken for hanging. The largest images take about ten seconds."""
 
+_LONGEST_START = 60.0
+"""The same for a worker that is not ready yet, if that is more: a busy machine with a slow disk takes seconds."""
+
 _TRIES = 2
 """How often a process that works on one image alone must die before the image has failed: one death may be chance."""
 
@@ -421,7 +424,8 @@ class Pool:
     def _check(self, worker: _WorkerProcess, waited: float) -> None:
         """Replace ``worker`` if it has died, or hangs."""
         worker.silent = worker.silent + waited if worker.in_hand.keys() - self._asking.keys() else 0.0
-        if not worker.channel.ended and worker.silent <= LONGEST_TASK:
+        longest = LONGEST_TASK if worker.has_started else max(LONGEST_TASK, _LONGEST_START)
+        if not worker.channel.ended and worker.silent <= longest:
             return
         hangs = not worker.channel.ended
         code = worker.kill()
