@@ -8,7 +8,6 @@ image is blamed. With 0 workers everything is done in the main process.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import select
@@ -187,6 +186,7 @@ class Pool:
     """
 
     def __init__(self, count: int) -> None:
+        _fill_standard_streams()
         self.count = count
         self.inputs = np.empty((0, 0, 0, 3), np.uint8)
         self._shared, self._map = _shared_file() if count else -1, None
@@ -509,14 +509,16 @@ def _shared_file() -> int:
     A name in /dev/shm would be left, and containers often have little space there.
     """
     if hasattr(os, "memfd_create"):
-        handle = os.memfd_create("camcli", getattr(os, "MFD_CLOEXEC", 0))
-    else:
-        with tempfile.TemporaryFile() as file:
-            handle = os.dup(file.fileno())
-    try:
-        return fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3)  # a worker needs 0 to 2, which are free here if a stream is closed
-    finally:
-        os.close(handle)
+        return os.memfd_create("camcli", getattr(os, "MFD_CLOEXEC", 0))
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _fill_standard_streams() -> None:
+    """Open the null device where stdin, stdout or stderr is closed, so that no pipe to a worker gets the number of one of them."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(handle, True)
+    os.close(handle)
 
 
 def _end_in_words(code: int) -> str:

@@ -8,6 +8,7 @@ the terminal are ignored: the main process decides what is finished after Ctrl-C
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import queue
@@ -174,8 +175,7 @@ def main() -> None:
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
-    out = os.dup(1)
-    os.set_inheritable(out, False)
+    out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)  # stderr may be closed, and 2 free
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # C libraries print warnings about damaged files
         os.dup2(nowhere, stream)
