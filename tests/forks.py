@@ -346,6 +346,36 @@ def wait_for(condition: Callable[[], bool], timeout: float = 60) -> bool:
     return True
 
 
+def workers_below(pid: int) -> list[int]:
+    """The worker processes that the process ``pid`` has started."""
+    found: list[int] = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == pid and b"camcli.pipeline.worker" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def lives(pid: int) -> bool:
+    """Whether a worker is still there; a zombie, which only its parent can remove, is not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        return status not in "ZX" and b"camcli.pipeline.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def survivors(workers: list[int], seconds: float = 2.0) -> list[int]:
+    """Those of ``workers`` that are still there after so many seconds."""
+    wait_for(lambda: not any(map(lives, workers)), seconds)
+    return [pid for pid in workers if lives(pid)]
+
+
 def written(out: Path) -> tuple[int, ...]:
     """Bytes and inodes of the two tables: they change when a run has begun to write."""
     found: list[int] = []

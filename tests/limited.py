@@ -1,9 +1,10 @@
-"""A run within a memory limit that is a true one: by a control group, or by a watcher that kills what takes more."""
+"""A run within a memory limit that is a true one: by a control group, or by a watcher that does what the kernel does."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import ROOT
+from tests.forks import workers_below
 
 KINDS = ("control group", "watcher")
 """Where no control group can be made, the watcher stands in for it."""
@@ -24,17 +26,19 @@ import camcli.resources
 if "FAKE_GROUP" in os.environ:
     camcli.resources._control_groups = lambda: iter([Path(os.environ["FAKE_GROUP"])])
 if "NO_ADMISSION" in os.environ:
-    from camcli.pipeline.admission import Admission
-    Admission._fits = lambda self, needed: True
+    from camcli.pipeline import memory
+    memory._SHARE, memory._ENOUGH = 1e6, 1 << 50
+    memory.Memory.has_room = lambda self, size, alone: True
 """
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended. ``code``: negative for a signal."""
+    """How a command ended. ``code``: negative for a signal. ``killed``: how many processes the watcher has killed."""
 
     code: int
     err: str
+    killed: int = 0
 
 
 def run_within(limit: int, kind: str, scratch: Path, *arguments: object, **environment: str) -> Ended:
@@ -50,10 +54,11 @@ def run_within(limit: int, kind: str, scratch: Path, *arguments: object, **envir
              sys.executable, "-m", "camcli", *map(str, arguments)],
             cwd=ROOT, env={**os.environ, "PYTHONPATH": paths, **told, **environment}, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+        killed: list[int] = []
         if group is None:
-            threading.Thread(target=_watch, args=(process, scratch / "group", limit), daemon=True).start()
+            threading.Thread(target=_watch, args=(process, scratch / "group", limit, killed), daemon=True).start()
         _, err = process.communicate(timeout=240)
-    return Ended(process.returncode, err)
+    return Ended(process.returncode, err, len(killed))
 
 
 @contextlib.contextmanager
@@ -90,14 +95,34 @@ def _fake_group(folder: Path, limit: int) -> Path:
     return folder
 
 
-def _watch(process: subprocess.Popen[str], folder: Path, limit: int) -> None:
-    """Kill a process as soon as it has more than ``limit`` bytes of memory of its own, and say all the while how many it has."""
+def _watch(process: subprocess.Popen[str], folder: Path, limit: int, killed: list[int]) -> None:
+    """Kill a process as soon as the command and its workers have more than ``limit`` bytes together, and say how many they have.
+
+    ``killed`` receives their numbers. As the kernel does, kill the one that asks to be killed first and has most memory.
+    """
     while process.poll() is None:
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            used = int(status.split("RssAnon:")[1].split()[0]) * 1024
-            (folder / "next").write_text(str(used))
+        used = {pid: memory for pid in (process.pid, *workers_below(process.pid)) if (memory := _memory(pid))}
+        with contextlib.suppress(OSError):
+            (folder / "next").write_text(str(sum(used.values())))
             os.replace(folder / "next", folder / "memory.current")
-            if used > limit:
-                process.kill()
+            if sum(used.values()) > limit:
+                killed.append(max(used, key=lambda pid: (_score(pid), used[pid])))
+                os.kill(killed[-1], signal.SIGKILL)
+                time.sleep(0.05)  # until its memory is free
         time.sleep(0.005)
+
+
+def _memory(pid: int) -> int:
+    """Bytes of memory of a process that no other shares; 0 if there is no such process."""
+    try:
+        return int(Path(f"/proc/{pid}/status").read_text().split("RssAnon:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _score(pid: int) -> int:
+    """How much a process asks to be killed when memory runs out."""
+    try:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+    except (OSError, ValueError):
+        return 0

@@ -1,179 +1,207 @@
-"""A file that takes the process down is found after the restart and set aside; one that was only there when it happened is not."""
+"""A file that kills a worker costs that one image: it is found in the same run, and nobody else is blamed."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
 
 import pytest
 
-from camcli.output.inflight import InFlight
-from camcli.output.root import Root
-from camcli.pipeline import probe
-from camcli.records import Source
-from tests.conftest import ROOT
+from tests.deadly import PAINTED_SIZE, deadly_file, python_path
 from tests.folders import TINY, contents_of, failures_of, rows_of
 from tests.forks import completed
 from tests.pictures import encoded, photo
 
-DEADLY = """
-import ctypes, os, signal, sys, time
-import cv2
-real = cv2.imdecode
-
-def imdecode(data, flags):
-    if b"segfault" in bytes(data[-20:]):
-        ctypes.string_at(0)
-    if b"endless" in bytes(data[-20:]):
-        time.sleep(3600)
-    if b"greedy" in bytes(data[-20:]) and "run" in sys.argv:
-        os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(60)
-    if b"exits" in bytes(data[-20:]):
-        os._exit(1)
-    if b"unlucky" in bytes(data[-20:]) and "UNLUCKY" in os.environ:
-        os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(60)
-    return real(data, flags)
-
-cv2.imdecode = imdecode
-"""
+TABLES = ("run.json", "journal.jsonl", "lock", "failures.csv")
+ALONE = "a process that works on this image alone dies: "
 
 
 @pytest.fixture
 def deadly(tmp_path, monkeypatch):
-    """Child processes meet a decoder that dies of some files."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(DEADLY)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{ROOT}")
-
-
-def run(*arguments, **environment):
-    """A run that meets that decoder, and whose probes do."""
-    return completed("run", *arguments, *TINY, "--batch-size", 2, prelude=DEADLY, env={**os.environ, **environment})
+    """Workers that are started from now on meet a decoder that dies of some files."""
+    monkeypatch.setenv("PYTHONPATH", python_path(tmp_path))
 
 
 @pytest.fixture
 def many(imgs):
-    for k in range(30):
+    for k in range(20):
         (imgs / f"more-{k:02d}.jpg").write_bytes(encoded(photo(k), "JPEG"))
     return imgs
 
 
-def test_a_file_that_kills_the_process_is_set_aside(deadly, many, tmp_path):
-    """One death, one restart: the killer is named, all others are explained as if it had not been there."""
-    out, whole = tmp_path / "out", tmp_path / "whole"
-    assert run(many, "-o", whole, "--save-maps").returncode == 0
+def hasty(seconds: float) -> str:
+    """A prelude after which a worker that needs longer for an image is taken for hanging."""
+    return f"import camcli.pipeline.pool as pool; pool.LONGEST_TASK = {seconds}"
+
+
+def run(*arguments, workers: object = 2, batch: object = 2, prelude: str = "", **environment: str):
+    command = ("run", *arguments, *TINY, "--batch-size", batch, "--workers", workers)
+    ended = completed(*command, prelude=prelude, env={**os.environ, **environment})
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return ended
+
+
+def blamed(out) -> list[tuple[str, str]]:
+    return [(row["image"], row["stage"]) for row in failures_of(out)]
+
+
+def explained(out) -> list[str]:
+    return [row["image"] for row in rows_of(out)]
+
+
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [("segfault", "SIGSEGV (signal 11)"), ("exits", "it ended with exit code 1"), ("endless", "it did not end within 1 seconds")],
+)
+def test_a_file_that_kills_its_worker_has_failed_in_the_same_run(deadly, many, tmp_path, how, cause):
+    """All other images are explained as if it had not been there. It is tried again when the user asks, or when it has changed."""
+    out, whole, prelude = tmp_path / "out", tmp_path / "whole", hasty(1.0) if how == "endless" else ""
+    assert run(many, "-o", whole, "--save-maps", workers=0).returncode == 0
     killer = many / "more-07-x.jpg"
-    killer.write_bytes(encoded(photo(), "JPEG") + b"segfault")
-    assert run(many, "-o", out, "--save-maps").returncode == -signal.SIGSEGV
-    restarted = run(many, "-o", out, "--save-maps")
-    assert restarted.returncode == 1, restarted.stderr
-    assert "trying each in a separate process" in restarted.stderr
-    assert failures_of(out) == [
-        {"image": "more-07-x.jpg", "stage": "crashed", "error": "a separate process failed on this image: SIGSEGV (signal 11)"}
-    ]
-    without = ("run.json", "journal.jsonl", "lock", "failures.csv")
-    assert contents_of(out, without) == contents_of(whole, without)
-    assert "Nothing to do: 36 images" in run(many, "-o", out, "--save-maps").stderr
-    retried = run(many, "-o", out, "--save-maps", "--retry-failed")
-    assert retried.returncode == 1, "what had been set aside was tried inside the run"
-    assert len(failures_of(out)) == 1
-    killer.write_bytes(encoded(photo(), "JPEG"))
+    killer.write_bytes(deadly_file(how))
+    ended = run(many, "-o", out, "--save-maps", prelude=prelude)
+    assert ended.returncode == 1, ended.stderr
+    assert failures_of(out) == [{"image": "more-07-x.jpg", "stage": "crashed", "error": ALONE + cause}]
+    assert cause in ended.stderr
+    assert contents_of(out, TABLES) == contents_of(whole, TABLES)
+    assert "Nothing to do: 26 images" in run(many, "-o", out, "--save-maps").stderr
+    if how != "segfault":
+        return
+    retried = run(many, "-o", out, "--save-maps", "--retry-failed", prelude=prelude)
+    assert "1 to do" in retried.stderr
+    assert blamed(out) == [("more-07-x.jpg", "crashed")]
+    assert contents_of(out, TABLES) == contents_of(whole, TABLES)
+    killer.write_bytes(deadly_file())
     assert run(many, "-o", out, "--save-maps").returncode == 0
-    assert len(rows_of(out)) == 37
+    assert failures_of(out) == []
+    assert len(rows_of(out)) == 27
 
 
-def test_a_file_that_was_in_hand_when_the_process_was_killed_is_not_blamed(deadly, many, tmp_path):
-    (many / "more-07-x.jpg").write_bytes(encoded(photo(), "JPEG") + b"unlucky")
-    assert run(many, "-o", tmp_path / "out", UNLUCKY="1").returncode == -signal.SIGKILL
-    assert run(many, "-o", tmp_path / "out").returncode == 0
-    assert run(many, "-o", tmp_path / "whole").returncode == 0
+@pytest.mark.parametrize(("workers", "batch"), [(1, 2), (2, 1), (3, 4), (2, 32)])
+def test_each_of_several_culprits_is_found_and_nobody_else(deadly, tmp_path, workers, batch):
+    """Among good and broken files, side by side and far apart, the first and the last."""
+    images, out, whole = tmp_path / "imgs", tmp_path / "out", tmp_path / "whole"
+    images.mkdir()
+    hows = {0: "segfault", 5: "exits", 6: "segfault", 13: "segfault", 19: "exits"}
+    for k in range(20):
+        if k not in hows:
+            (images / f"{k:02d}.jpg").write_bytes(deadly_file(seed=k) if k % 7 != 4 else b"text")
+    assert run(images, "-o", whole, workers=0, batch=batch).returncode == 1
+    for k, how in hows.items():
+        (images / f"{k:02d}.jpg").write_bytes(deadly_file(how, seed=k))
+    assert run(images, "-o", out, workers=workers, batch=batch).returncode == 1
+    assert blamed(out) == [(f"{k:02d}.jpg", "crashed" if k in hows else "decode") for k in range(20) if k in hows or k % 7 == 4]
+    assert contents_of(out, TABLES) == contents_of(whole, TABLES)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_culprit_may_be_the_only_image(deadly, tmp_path, workers):
+    (tmp_path / "imgs").mkdir()
+    (tmp_path / "imgs" / "x.jpg").write_bytes(deadly_file("segfault"))
+    assert run(tmp_path / "imgs", "-o", tmp_path / "out", workers=workers).returncode == 1
+    assert blamed(tmp_path / "out") == [("x.jpg", "crashed")]
+    assert rows_of(tmp_path / "out") == []
+
+
+def test_an_image_whose_worker_the_system_kills_is_tried_by_every_run(deadly, many, tmp_path):
+    """SIGKILL is what the system sends when memory runs out; no file sends it."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert run(many, "-o", whole, workers=0).returncode == 0
+    (many / "more-07-x.jpg").write_bytes(deadly_file("greedy"))
+    for _ in range(2):
+        assert "Nothing to do" not in run(many, "-o", out, GREEDY="1").stderr
+        assert blamed(out) == [("more-07-x.jpg", "memory")]
+        assert contents_of(out, TABLES) == contents_of(whole, TABLES)
+    assert run(many, "-o", out).returncode == 0
+    assert failures_of(out) == []
+    assert len(rows_of(out)) == 27
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("deaths", "is_blamed"), [(1, False), (2, False), (3, True)])
+def test_an_image_is_blamed_only_after_two_deaths_of_a_process_of_its_own(deadly, many, tmp_path, deaths, is_blamed, workers):
+    """The first death is that of a worker which has several images in hand, and is nobody's fault."""
+    lives = tmp_path / "lives"
+    lives.mkdir()
+    (many / "more-07-x.jpg").write_bytes(deadly_file("unlucky"))
+    assert run(many, "-o", tmp_path / "whole", workers=0).returncode == 0
+    for k in range(deaths):
+        (lives / str(k)).touch()
+    ended = run(many, "-o", tmp_path / "out", workers=workers, LIVES=str(lives))
+    assert list(lives.iterdir()) == [], "fewer deaths than that"
+    assert ended.returncode == int(is_blamed), ended.stderr
+    assert blamed(tmp_path / "out") == [("more-07-x.jpg", "crashed")] * is_blamed
+    if not is_blamed:
+        assert contents_of(tmp_path / "out") == contents_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_that_kills_only_when_it_is_painted(deadly, many, tmp_path, workers):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert run(many, "-o", whole, "--save-maps", workers=0).returncode == 0
+    killer = many / "more-07-x.jpg"
+    killer.write_bytes(encoded(photo(0, PAINTED_SIZE), "JPEG"))
+    assert run(many, "-o", out, "--save-maps", workers=workers).returncode == 1
+    assert failures_of(out) == [{"image": "more-07-x.jpg", "stage": "crashed", "error": f"{ALONE}SIGSEGV (signal 11)"}]
+    assert contents_of(out, TABLES) == contents_of(whole, TABLES)
+    assert "Nothing to do: 26 images" in run(many, "-o", out, "--save-maps").stderr
+    killer.write_bytes(deadly_file())
+    assert run(many, "-o", out, "--save-maps").returncode == 0
+    assert len(rows_of(out)) == 27
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the address space")
+def test_a_decoder_that_takes_memory_without_end_fails_alone(deadly, many, tmp_path):
+    """The limit on the worker's memory ends it; without one the system would run out of memory."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert run(many, "-o", whole, workers=0).returncode == 0
+    (many / "more-07-x.jpg").write_bytes(deadly_file("hoards"))
+    small = "import camcli.pipeline.memory as m; m._ENOUGH = 256 << 20"  # the limit follows from the budget
+    ended = run(many, "-o", out, prelude=small)
+    assert ended.returncode == 1, ended.stderr
+    assert blamed(out) == [("more-07-x.jpg", "memory")]
+    assert contents_of(out, TABLES) == contents_of(whole, TABLES)
+    assert "1 to do" in run(many, "-o", out, prelude=small).stderr, "what failed for lack of memory is tried again"
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_workers_that_cannot_start_end_the_run_with_one_clear_error(imgs, tmp_path, workers):
+    ended = run(imgs, "-o", tmp_path / "out", workers=workers, prelude=f"import sys; sys.executable = {shutil.which('false')!r}")
+    assert ended.returncode == 3
+    assert [line for line in ended.stderr.splitlines() if "end before they are ready, with exit code 1" in line]
+    assert "--workers 0" in ended.stderr
+    assert run(imgs, "-o", tmp_path / "out", workers=0).returncode == 0, "nobody was blamed"
+
+
+REFUSED = """
+import errno, subprocess
+real, left = subprocess.Popen, [{allowed}]
+def refuse(*arguments, **options):
+    if not left[0]:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    left[0] -= 1
+    return real(*arguments, **options)
+subprocess.Popen = refuse
+"""
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_where_the_system_allows_no_more_processes_the_run_does_with_what_there_is(imgs, tmp_path, allowed):
+    assert run(imgs, "-o", tmp_path / "whole", workers=0).returncode == 0
+    ended = run(imgs, "-o", tmp_path / "out", prelude=REFUSED.format(allowed=allowed))
+    assert ended.returncode == 0, ended.stderr
     assert contents_of(tmp_path / "out") == contents_of(tmp_path / "whole")
 
 
-def test_what_kills_only_inside_a_run_keeps_nothing_else_from_being_done_and_is_set_aside(deadly, many, tmp_path):
-    """As lack of memory does: a process of its own survives the file. It is put last, and given up after eight more deaths.
-
-    The first death leaves several names. The second run takes those last, one by one, and dies at the culprit, maybe before it came
-    to an innocent one; it leaves the culprit's name alone, so the third does all the rest.
-    """
-    out, whole = tmp_path / "out", tmp_path / "whole"
-    assert run(many, "-o", whole).returncode == 0
-    (many / "more-07-x.jpg").write_bytes(encoded(photo(), "JPEG") + b"greedy")
-    ends = [run(many, "-o", out).returncode]
-    in_hand = InFlight(Root(str(out))).left_over()
-    assert "more-07-x.jpg" in in_hand
-    ends.append(run(many, "-o", out).returncode)
-    assert len(rows_of(out)) >= 36 - len(in_hand) + 1, "what was not in hand was not done"
-    assert InFlight(Root(str(out))).left_over() == ["more-07-x.jpg"]
-    ends.append(run(many, "-o", out).returncode)
-    assert ends == [-signal.SIGKILL] * 3
-    assert len(rows_of(out)) == 36, "what can be done was not done"
-    for _ in range(8):
-        ends.append(run(many, "-o", out).returncode)
-        if ends[-1] >= 0:
-            break
-    assert ends == [*[-signal.SIGKILL] * len(ends[:-1]), 1]
-    assert len(ends) <= 10
-    assert [(row["image"], row["stage"]) for row in failures_of(out)] == [("more-07-x.jpg", "crashed")]
-    without = ("run.json", "journal.jsonl", "lock", "failures.csv")
-    assert contents_of(out, without) == contents_of(whole, without)
-    assert "Nothing to do" in run(many, "-o", out).stderr
-
-
-def test_overwrite_does_not_forget_what_kills(deadly, many, tmp_path):
-    (many / "more-07-x.jpg").write_bytes(encoded(photo(), "JPEG") + b"segfault")
-    ends = [run(many, "-o", tmp_path / "out", "--overwrite").returncode for _ in range(4)]
-    assert ends == [-signal.SIGSEGV, 1, 1, 1]
-
-
-def test_each_of_several_culprits_is_found_and_nobody_else(deadly, tmp_path, monkeypatch):
-    """Among good files, broken ones, and one that does not come back."""
-    monkeypatch.setattr(probe, "MAX_SECONDS", 4)
-    ends = {"a": b"", "b": b"segfault", "c": b"", "d": b"endless", "e": b"exits", "f": b""}
-    for name, end in ends.items():
-        (tmp_path / f"{name}.jpg").write_bytes(encoded(photo(), "JPEG") + end)
-    (tmp_path / "broken.jpg").write_text("text")
-    (tmp_path / "line\nbreak.jpg").write_bytes(encoded(photo(), "JPEG") + b"segfault")
-    names = [*(f"{name}.jpg" for name in ends), "gone.jpg", "broken.jpg", "line\nbreak.jpg"]
-    found = list(probe.find_crashing([Source(str(tmp_path), name) for name in names], 10**7))
-    assert [failure.image for failure in found] == ["b.jpg", "d.jpg", "e.jpg", "line\nbreak.jpg"]
-    assert {failure.stage for failure in found} == {"crashed"}
-    assert [failure.reason.split(": ")[1] for failure in found] == [
-        "SIGSEGV (signal 11)", "it did not end within 4 seconds", "it ended with exit code 1", "SIGSEGV (signal 11)",
-    ]  # fmt: skip
-    assert list(probe.find_crashing([], 10**7)) == []
-
-
-def test_a_probe_that_cannot_run_blames_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr(probe.sys, "executable", shutil.which("false"))
-    assert list(probe.find_crashing([Source(str(tmp_path), "a.jpg")], 10**7)) == []
-
-
-def test_what_is_in_hand_outlives_the_process(tmp_path):
-    """A process that dies between entry and exit leaves the names of what its threads had in hand, and only those."""
-    names = ["plain.jpg", "line\nbreak.jpg", os.fsdecode(b"\xff.jpg"), "d/" * 2000 + "x.jpg"]
-    script = (
-        "import os, sys, threading\nfrom camcli.output.inflight import InFlight\nfrom camcli.output.root import Root\n"
-        "flight = InFlight(Root(sys.argv[1])); flight.begin({})\n"
-        "with flight.mark('done.jpg'): pass\n"
-        "gate = threading.Barrier(5)\n"
-        "def hold(name):\n"
-        "    with flight.mark('earlier-' + name): pass\n"
-        "    with flight.mark(name): gate.wait(); threading.Event().wait()\n"
-        "for name in sys.argv[2:]: threading.Thread(target=hold, args=(name,), daemon=True).start()\n"
-        "gate.wait(); os._exit(9)"
-    )
-    (tmp_path / ".camcli" / "scratch").mkdir(parents=True)
-    arguments = [sys.executable, "-c", script, tmp_path, *map(os.fsencode, names)]
-    assert subprocess.run(arguments, cwd=ROOT, check=False).returncode == 9
-    assert sorted(InFlight(Root(str(tmp_path))).left_over()) == sorted(names)
-    flight = InFlight(Root(str(tmp_path)))
-    flight.begin({})
-    assert flight.left_over() == []
-    flight.end()
-    assert not (tmp_path / ".camcli" / "in-flight").exists()
+def test_a_folder_that_an_older_version_left_in_the_middle_goes_on(deadly, many, tmp_path):
+    """Older versions wrote the names of the images in progress, and how often each had ended a run."""
+    out = tmp_path / "out"
+    assert run(many, "-o", tmp_path / "whole", workers=0).returncode == 0
+    assert run(many, "-o", out, "--limit", 9, workers=0).returncode == 0
+    former = [out / ".camcli" / "in-flight", out / ".camcli" / "in-flight-deaths"]
+    for path in former:
+        path.write_bytes(b"\x0b\0\0\0more-07.jpg")
+    assert run(many, "-o", out).returncode == 0
+    assert not any(path.exists() for path in former)
+    assert contents_of(out) == contents_of(tmp_path / "whole")

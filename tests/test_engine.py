@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,11 +14,17 @@ import torch
 
 from camcli import resources
 from camcli.config.run import RunConfig
-from camcli.pipeline import engine, reading
+from camcli.images.header import Header
+from camcli.output.folder import OutputFolder
+from camcli.pipeline import engine, memory
+from camcli.pipeline.batches import Batches, ListedSources
 from camcli.pipeline.engine import Engine
 from camcli.pipeline.job import prepare_job
-from camcli.pipeline.reading import PreparedImage, batches, held_bytes, read_ahead
-from camcli.records import Failure, Image, Source, Stamp
+from camcli.pipeline.pool import Pool
+from camcli.pipeline.reading import Reader, painted_bytes
+from camcli.pipeline.stages import InputImage, explain_images, prepared_batches
+from camcli.pipeline.tasks import Failed, InputSettings, PreparedImage, ReadTask
+from camcli.records import Failure, Preprocess, Source, Stamp, Success
 from camcli.timing import STAGES, StageTimer
 from tests.conftest import SAMPLES
 from tests.folders import TINY, contents_of, rows_of
@@ -140,53 +146,149 @@ def test_the_hint_names_the_stage_that_starves_the_others():
 
 
 def test_what_is_in_memory_is_bounded_by_bytes_not_by_images(monkeypatch, tmp_path):
-    """Large photos: what is read ahead and the batch that is filling hold at most the limit each, and a photo a thread."""
-    size = 400 * 300 * 3 + 224 * 224 * 3
-    limit = 6 * size
-    monkeypatch.setattr(reading, "MOST_BYTES", limit)
-    job = prepare_job(RunConfig(model="tests.networks:brightness", layer=("cells",), class_=("bright",)))
-    for number in range(60):
+    """Large photos: workers keep the pixels that fit into the allowance, and one image beyond it at a time."""
+    for number in range(40):
         (tmp_path / f"{number:02d}.png").write_bytes(encoded(photo(number, (400, 300)), "PNG"))
-    sources = [Source(str(tmp_path), f"{number:02d}.png") for number in range(60)]
-    held, most, lock, threads = [0], [0], threading.Lock(), 4
-    real = reading._prepare
+    sources = [Source(str(tmp_path), f"{number:02d}.png") for number in range(40)]
+    one = 400 * 300 * 3
+    peak = painted_bytes(Header("PNG", 400, 300, 0), RunConfig())
+    allowance = 6 * one + peak
+    monkeypatch.setattr(memory, "_ENOUGH", allowance)
+    monkeypatch.setattr(memory, "_ENOUGH_EACH", allowance)
+    monkeypatch.setattr(memory, "_PATIENCE", 1)
+    most, real = [0], Reader.read
 
-    def counted(*arguments):
-        item = real(*arguments)
-        with lock:
-            held[0] += held_bytes(item)
-            most[0] = max(most[0], held[0])
-        return item
+    def counted(self, *arguments, **options):
+        found = real(self, *arguments, **options)
+        most[0] = max(most[0], self._pixels())
+        return found
 
-    monkeypatch.setattr(reading, "_prepare", counted)
-    sizes = []
-    with ThreadPoolExecutor(threads) as pool:
-        for batch in batches(read_ahead(pool, sources, job.inputs, StageTimer(), 64), 64, None):
-            time.sleep(0.05)  # the network is at work; reading ahead goes on
-            with lock:
-                held[0] -= sum(map(held_bytes, batch))
-            sizes.append(len(batch))
-    assert sizes == [6] * 10
-    assert limit <= most[0] <= 2 * limit + threads * size
-    assert 2 * limit + threads * size < 30 * size, "the bound says something about sixty photos"
+    monkeypatch.setattr(Reader, "read", counted)
+    for batch_size in (32, 1):
+        most[0] = 0
+        job = prepare_job(RunConfig(model="tests.networks:brightness", layer=("cells",), class_=("bright",), batch_size=batch_size))
+        with OutputFolder(str(tmp_path / f"out-{batch_size}"), {}) as folder, Pool(0) as pool:
+            outcomes = list(explain_images(sources, job, folder.begin(sources), pool))
+        assert [type(outcome) for outcome in outcomes] == [Success] * 40
+        assert [outcome.image for outcome in outcomes] == [source.image for source in sources]
+        assert 0 < most[0] <= allowance + one
+    assert allowance + one < 32 * one, "the bound says something about a batch of 32 photos"
 
 
-def test_batches_follow_from_the_images_alone():
-    def item(number, failed=False, side=10):
-        if failed:
-            return Failure(str(number), "decode", "broken")
-        pixels = np.zeros((side, side, 3), np.uint8)
-        return PreparedImage(Source("", str(number)), Image(pixels, Stamp(1, 1)), None, pixels)
+class Reading:
+    """Stands for a pool that reads: gives results in an order drawn at random. ``failing``: numbers that cannot be read."""
 
-    items = [item(number, failed=number % 5 == 0) for number in range(23)]
-    runs = list(batches(iter(items), 4, None))
-    assert [one for run in runs for one in run] == items
-    assert [sum(isinstance(one, PreparedImage) for one in run) for run in runs] == [4, 4, 4, 4, 2]
-    flood = list(batches((item(number, failed=True) for number in range(200)), 4, None))
-    assert max(map(len, flood)) <= 68
+    def __init__(self, slots: int, failing: set[int], seed: int) -> None:
+        self.inputs = np.zeros((slots, 1, 1, 3), np.uint8)
+        self.waiting: list[ReadTask] = []
+        self.most = 0
+        self._failing, self._draw = failing, random.Random(seed)
+
+    def read(self, tasks):
+        self.waiting += tasks
+
+    def some(self):
+        """The results of some tasks, in any order."""
+        self._draw.shuffle(self.waiting)
+        count = self._draw.randint(0, len(self.waiting))
+        tasks, self.waiting = self.waiting[:count], self.waiting[count:]
+        for task in tasks:
+            if task.number in self._failing:
+                yield Failed(task.number, Failure(task.source.image, "decode", "broken"))
+            else:
+                yield PreparedImage(task.number, task.source, Stamp(1, 1), None, task.slot)
+
+
+def batches_of(count, size, window, failing, seed, slots=None):
+    """All batches of ``count`` images, and the most images that were in progress."""
+    pool = Reading(slots or window, failing, seed)
+    found = Batches(pool, ListedSources(Source("", str(number)) for number in range(count)), size, window)
+    done, recorded, most = [], 0, 0
+    latest = time.monotonic() + 20
+    while not found.has_ended:
+        assert time.monotonic() < latest, "nothing goes on"
+        found.order(recorded)
+        most = max(most, found._read - recorded - sum(isinstance(item, Failed) for item in found._batch))
+        taken = [task.slot for task in pool.waiting]
+        assert len(taken) == len(set(taken)), "two images in one slot"
+        batch = found.next(cut=False)
+        if batch is None:
+            for result in pool.some():
+                found.add(result)
+            continue
+        found.free([item for item in batch if isinstance(item, PreparedImage)])
+        recorded += len(batch)
+        done.append(batch)
+    return done, most
+
+
+@pytest.mark.parametrize("failing", [set(), set(range(0, 23, 5)), {0, 1, 2, 21, 22}, set(range(23))], ids=str)
+@pytest.mark.parametrize(("size", "window"), [(1, 1), (4, 4), (4, 9), (4, 40), (32, 40)])
+def test_batches_follow_from_the_images_alone(size, window, failing):
+    """Whatever the order in which the workers are done; failures keep their place, and so few are in progress."""
+    runs = []
+    for seed in range(5):
+        batches, most = batches_of(23, size, window, failing, seed)
+        assert most <= window
+        assert [item.number for batch in batches for item in batch] == list(range(23))
+        assert {item.number for batch in batches for item in batch if isinstance(item, Failed)} == failing
+        runs.append([[item.number for item in batch] for batch in batches])
+    assert runs == [runs[0]] * 5
+    images = [len(set(batch) - failing) for batch in runs[0]]
+    assert all(count == size for count in images[:-1])
+    assert sum(images) == 23 - len(failing)
+
+
+def test_the_batches_do_not_depend_on_the_window_and_the_slots():
+    """So neither on the number of workers, which decides both."""
+    failing = {3, 4, *range(11, 27)}
+    expected = [[item.number for item in batch] for batch in batches_of(30, 4, 40, failing, 0)[0]]
+    for window, slots in ((8, 4), (8, 5), (9, 40), (30, 7)):
+        found = batches_of(30, 4, window, failing, 1, slots)[0]
+        assert [[item.number for item in batch] for batch in found] == expected
+
+
+def test_a_flood_of_failures_is_recorded_in_between():
+    batches, _ = batches_of(200, 4, 100, set(range(200)), 0)
+    assert max(map(len, batches)) <= 68
+    assert sum(map(len, batches)) == 200
+
+
+def test_an_incomplete_batch_comes_only_when_it_is_asked_for():
+    pool = Reading(8, set(), 0)
+    found = Batches(pool, ListedSources(Source("", str(number)) for number in range(9)), 4, 8)
+    found.order(0)
+    results = [PreparedImage(task.number, task.source, Stamp(1, 1), None, task.slot) for task in pool.waiting]
+    for result in results[1:3]:
+        found.add(result)
+    assert found.next(cut=True) is None, "the first one is missing"
+    found.add(results[0])
+    assert found.next(cut=False) is None
+    assert found.has_begun
+    assert found.next(cut=True) == results[:3]
+    assert not found.has_begun
+
+
+def test_batches_for_training_keep_their_order_and_their_failures(tmp_path):
+    """As ``camcli fit`` and ``camcli sanity`` read them, with the inputs that one image alone would have."""
+    for number in range(11):
+        (tmp_path / f"{number:02d}.png").write_bytes(b"text" if number in (3, 10) else encoded(photo(number), "PNG"))
+    sources = [Source(str(tmp_path), f"{number:02d}.png") for number in range(11)]
+    settings = InputSettings(Preprocess("squash", (32, 32), (32, 32)), "model", 10**7)
+    batches = list(prepared_batches(sources, settings, 4))
+    items = [item for batch in batches for item in batch]
+    assert [sum(isinstance(item, InputImage) for item in batch) for batch in batches] == [4, 4, 1]
+    assert [item.image if isinstance(item, Failure) else item.source.image for item in items] == [one.image for one in sources]
+    for item in items:
+        if isinstance(item, InputImage):
+            [[alone]] = prepared_batches([item.source], settings, 1)
+            assert np.array_equal(item.input, alone.input)
+            assert item.stamp == alone.stamp
     stopped = threading.Event()
+    remaining = prepared_batches(sources, settings, 4, stopped)
+    next(remaining)
     stopped.set()
-    assert len(next(batches(iter(items), 4, stopped))) == 1
+    assert list(remaining) == []
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered(monkeypatch):

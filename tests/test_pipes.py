@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import io
 import json
 import math
 import os
@@ -38,11 +37,13 @@ def sh(script, cwd):
 
 
 @pytest.fixture
-def feed(monkeypatch):
+def feed(tmp_path_factory, monkeypatch):
     """Bytes for stdin of the next command."""
 
     def give(data: bytes):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        path = tmp_path_factory.mktemp("stdin") / "paths"
+        path.write_bytes(data)
+        monkeypatch.setattr(sys, "stdin", path.open(encoding="utf-8"))
 
     return give
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ from tests.test_untrusted import (
     names_in,
     snapshot,
 )
+from tests.test_workers import struck, violations_of_strikes
 
 pytestmark = pytest.mark.soak
 
@@ -165,3 +167,18 @@ def test_law_21_every_division_of_labour(forks, tmp_path, report):
     fill_album(tmp_path / "imgs", 2000, largest=200)
     combinations = [(workers, batch) for batch in (1, 32) for workers in (1, 2, 8)]
     assert combinations_that_differ(forks, tmp_path / "imgs", tmp_path, combinations) == []
+
+
+def test_a_hundred_deaths_and_stops_of_workers(forks, tmp_path, report):
+    """In runs of 2,000 images, each equal to a run that nothing disturbed."""
+    images, whole, out = tmp_path / "imgs", tmp_path / "whole", tmp_path / "out"
+    fill_with_copies(images, 2000)
+    assert undisturbed(forks, images, whole, *TINY, "--batch-size", 4, "--save-maps", "--workers", 2) == 0
+    strikes, violations, seed = 0, [], 0
+    while strikes < 100:
+        ended = struck(forks, images, out, 100 - strikes, seed)
+        violations += [f"run {seed}: {words}" for words in violations_of_strikes(ended, out, whole)]
+        strikes, seed = strikes + ended.strikes, seed + 1
+        shutil.rmtree(out)
+    report(f"{strikes} strikes in {seed} runs")
+    assert not violations, "\n".join(violations)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from camcli.pipeline.pool import Dropped, Pool
+from camcli.pipeline.pool import Pool
 from camcli.pipeline.tasks import Failed, PreparedImage, ReadTask
 from camcli.records import Failure, Source
 
@@ -63,15 +63,14 @@ class Batches:
     """Orders the reading of ``sources`` from ``pool``, and puts what was read into batches of ``size`` images.
 
     Images have the numbers 0, 1, 2, ... At most ``window`` images are between the first that is not recorded and the last that is
-    being read. With enough memory the batches depend on the images alone, not on the workers. ``sources_of``: number -> source, of
-    the images that are in progress.
+    being read, beside the failures of the batch that is not complete. With enough memory the batches depend on the images alone,
+    not on the workers. ``sources_of``: number -> source, of the images that are in progress.
     """
 
     def __init__(self, pool: Pool, sources: Sources, size: int, window: int) -> None:
         self._pool, self._sources, self._size, self._window = pool, sources, size, window
         self._slots = deque(range(len(pool.inputs)))
         self._slot_of: dict[int, int] = {}
-        self._again: deque[int] = deque()
         self._ready: dict[int, PreparedImage | Failed] = {}
         self._batch: Batch = []
         self._images = 0
@@ -84,8 +83,9 @@ class Batches:
         """Have images read, as far as window and slots allow. ``recorded``: how many images, from the first on, are recorded."""
         tasks: list[ReadTask] = []
         self._is_dry = False
-        while self._slots and (self._again or self._read < recorded + self._window):
-            number = self._again.popleft() if self._again else self._next_number()
+        failed = len(self._batch) - self._images  # they do not count, so that the window never cuts a batch
+        while self._slots and self._read < recorded + self._window + failed:
+            number = self._next_number()
             if number is None:
                 break
             self._slot_of[number] = self._slots.popleft()
@@ -103,15 +103,11 @@ class Batches:
         self._is_dry = not self._sources.ended
         return None
 
-    def add(self, result: PreparedImage | Failed | Dropped) -> None:
+    def add(self, result: PreparedImage | Failed) -> None:
         """Receive the result of reading an image."""
         if not isinstance(result, PreparedImage):
             self._slots.append(self._slot_of.pop(result.number))
-        if isinstance(result, Dropped):
-            del self._ready[result.number]
-            self._again = deque(sorted([*self._again, result.number]))
-        else:
-            self._ready[result.number] = result
+        self._ready[result.number] = result
 
     def free(self, images: Iterable[PreparedImage]) -> None:
         """Let other inputs take the slots of ``images``, which the network has seen."""

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
@@ -29,7 +29,7 @@ from camcli.images.threads import single_threaded_opencv
 from camcli.pipeline.channel import Channel
 from camcli.pipeline.memory import Memory
 from camcli.pipeline.tasks import Asking, Broken, Failed, PaintTask, PreparedImage, ReadTask, Result, Settings, Task
-from camcli.pipeline.worker import READY, Tasks
+from camcli.pipeline.worker import IGNORED, READY, Tasks
 from camcli.records import Failure, stamp_of
 from camcli.resources import available_cores, available_memory
 from camcli.timing import StageTimer
@@ -37,22 +37,20 @@ from camcli.timing import StageTimer
 LONGEST_TASK = 120.0
 """Seconds after which a worker that has returned nothing is taken for hanging. The largest images take about ten seconds."""
 
+_LONGEST_START = 60.0
+"""The same for a worker that is not ready yet, if that is more: a busy machine with a slow disk takes seconds."""
+
 _TRIES = 2
 """How often a process that works on one image alone must die before the image has failed: one death may be chance."""
 
 _CHUNK = 4
 """Number of images in a message that orders their reading."""
 
-_MOST_FAILED_STARTS = 3
+_MOST_FAILED_STARTS, _MOST_LATER = 3, 10
+"""How many workers may die in a row before they are ready: at the beginning of a run, and after others were ready."""
+
 _PATIENCE = 1.0
 """Seconds that closing waits for a worker to end by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """An image that was read, and must be read again, because an earlier one needs its memory."""
-
-    number: int
 
 
 class _LocalWorker:
@@ -80,6 +78,8 @@ class _LocalWorker:
         return [([result], self._tasks.timer.drain())]
 
     def close(self) -> None:
+        if self._tasks is not None:
+            self._tasks.close()
         self._tasks = None
 
 
@@ -92,13 +92,14 @@ class _WorkerProcess:
     def __init__(self, shared: int) -> None:
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         found = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "camcli.pipeline.worker", str(shared)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": found},
-            pass_fds=(shared,),
-        )
+        with _signals_blocked():
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "camcli.pipeline.worker", str(shared)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": found},
+                pass_fds=(shared,),
+            )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self.channel = Channel(self._process.stdin.fileno(), self._process.stdout.fileno())
@@ -156,6 +157,16 @@ class _WorkerProcess:
         return code
 
 
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A process that is started now never sees the signals that a worker ignores, not even before it ignores them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _Worker = _LocalWorker | _WorkerProcess
 
 
@@ -177,6 +188,7 @@ class Pool:
     """
 
     def __init__(self, count: int) -> None:
+        _fill_standard_streams()
         self.count = count
         self.inputs = np.empty((0, 0, 0, 3), np.uint8)
         self._shared, self._map = _shared_file() if count else -1, None
@@ -188,7 +200,8 @@ class Pool:
         self._asking: dict[int, tuple[_Worker, Asking]] = {}
         self._suspects = _Suspects()
         self._failed_starts = 0
-        self._results: list[Result | Dropped] = []
+        self._has_started = False
+        self._results: list[Result] = []
         self._last_wait = time.monotonic()
         self._stack = contextlib.ExitStack()
         try:
@@ -224,11 +237,14 @@ class Pool:
         self._settings = replace(settings, allowance=self._memory.allowance)
         height, width = settings.inputs.preprocess.crop
         size = max(1, settings.slots * settings.inputs.input_bytes)
+        memory: Any = bytearray()
         if self._shared >= 0:
-            os.ftruncate(self._shared, size)
-            memory: Any = mmap.mmap(self._shared, size)
-        else:
-            memory = bytearray(size)
+            try:
+                os.ftruncate(self._shared, size)
+                memory = mmap.mmap(self._shared, size)
+            except OSError:  # a limit on the size of files (ulimit -f) is one on shared memory too
+                self._do_without_processes()
+        memory = memory or bytearray(size)
         self._memory_view = np.frombuffer(memory, np.uint8)
         self.inputs = self._memory_view[: settings.slots * settings.inputs.input_bytes].reshape(settings.slots, height, width, 3)
         for worker in self._workers:
@@ -265,7 +281,9 @@ class Pool:
 
     def cancel_reading(self) -> None:
         """Read no more of the images that were ordered. Those that are being read may still come."""
-        self._asking.clear()
+        reads = [number for number, (worker, _) in self._asking.items() if isinstance(worker.in_hand[number], ReadTask)]
+        for number in reads:
+            del self._asking[number]
         for worker in self._everyone():
             numbers = [task.number for task in worker.in_hand.values() if isinstance(task, ReadTask)]
             if numbers:
@@ -287,13 +305,9 @@ class Pool:
         return bool(self._asking) and in_hand == len(self._asking) and not (self._results or self._suspects.waiting)
 
     def make_room(self) -> None:
-        """When stuck: give the first image that waits all memory. Later images that are kept are dropped, and read again."""
+        """When stuck: give the first image that waits all memory. Later images are not kept; they are read again to be painted."""
         number = min(self._asking)
-        later = [held for held in self._holders if held > number]
-        if later:
-            self.forget(later)
-            self._results += [Dropped(held) for held in later]
-            return
+        self.forget([held for held in self._holders if held > number])
         worker, asking = self._asking[number]
         if self._memory.has_room(asking.size, alone=True):
             self._admit(number)
@@ -303,7 +317,7 @@ class Pool:
         worker.send("forget", [number])
         self._results.append(Failed(number, Failure(task.source.image, "memory", asking.words)))
 
-    def wait(self, timeout: float, also: int | None = None) -> list[Result | Dropped]:
+    def wait(self, timeout: float, also: int | None = None) -> list[Result]:
         """The results that have come; waits at most ``timeout`` seconds for one. Raises OutputError and RunError.
 
         ``also``: returns early too when this file descriptor can be read.
@@ -338,9 +352,15 @@ class Pool:
             os.close(self._shared)
             self._shared = -1
 
+    def _do_without_processes(self) -> None:
+        """Let the main process do everything. Nothing has been ordered yet."""
+        for worker in self._workers:
+            worker.close()
+        self._workers = [_LocalWorker()]
+
     def _everyone(self) -> list[_Worker]:
         process = self._suspects.process
-        return self._workers if process is None else [*self._workers, process]
+        return self._workers + ([] if process is None else [process])
 
     def _start(self) -> None:
         """Start a worker. If the system allows no more processes, there are fewer of them, or at last the main process works."""
@@ -361,7 +381,8 @@ class Pool:
 
     def _handle(self, worker: _Worker, result: Any) -> None:
         if isinstance(result, Asking):
-            self._asking[result.number] = (worker, result)
+            if result.number in worker.in_hand:  # otherwise it was cancelled a moment ago
+                self._asking[result.number] = (worker, result)
             return
         worker.in_hand.pop(result.number, None)
         if isinstance(result, PreparedImage):
@@ -410,12 +431,14 @@ class Pool:
     def _check(self, worker: _WorkerProcess, waited: float) -> None:
         """Replace ``worker`` if it has died, or hangs."""
         worker.silent = worker.silent + waited if worker.in_hand.keys() - self._asking.keys() else 0.0
-        if not worker.channel.ended and worker.silent <= LONGEST_TASK:
+        longest = LONGEST_TASK if worker.has_started else max(LONGEST_TASK, _LONGEST_START)
+        if not worker.channel.ended and worker.silent <= longest:
             return
         hangs = not worker.channel.ended
         code = worker.kill()
+        self._has_started = self._has_started or any(one.has_started for one in self._everyone() if isinstance(one, _WorkerProcess))
         self._failed_starts = 0 if worker.has_started else self._failed_starts + 1
-        if self._failed_starts >= _MOST_FAILED_STARTS:
+        if self._failed_starts >= (_MOST_LATER if self._has_started else _MOST_FAILED_STARTS):
             raise RunError(f"the worker processes end before they are ready, with exit code {code}. Try --workers 0.")
         for number in [number for number, (asker, _) in self._asking.items() if asker is worker]:
             del self._asking[number]
@@ -424,6 +447,9 @@ class Pool:
             self._memory.release(task.number)
         if worker is self._suspects.process:
             self._suspects.process = None
+            if not worker.has_started:  # so the image is not the reason
+                self._suspects.waiting.extendleft(tasks)
+                return
             self._died_alone(tasks, f"it did not end within {LONGEST_TASK:.0f} seconds" if hangs else _end_in_words(code), code)
             return
         held = [number for number, holder in self._holders.items() if holder is worker]
@@ -493,6 +519,13 @@ def _shared_file() -> int:
         return os.memfd_create("camcli", getattr(os, "MFD_CLOEXEC", 0))
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
+
+
+def _fill_standard_streams() -> None:
+    """Open the null device where stdin, stdout or stderr is closed, so that no pipe to a worker gets the number of one of them."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(handle, True)
+    os.close(handle)
 
 
 def _end_in_words(code: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ from camcli.images.geometry import InputWindow, prepare_pixels
 from camcli.images.header import MAX_SIDE, Header
 from camcli.pipeline.tasks import Settings
 from camcli.records import Failure, Image, Source
-from camcli.resources import available_memory, release_memory
+from camcli.resources import available_memory, limit_memory, release_memory
 from camcli.timing import StageTimer
 
 _PAINTED = {"overlay": 6, "heatmap": 6, "contour": 10, "spotlight": 9, "side-by-side": 15}
@@ -39,6 +38,12 @@ def painted_bytes(header: Header, config: RunConfig) -> int:
     return max(prepared_bytes(header), int((3 + painting) * header.pixels))
 
 
+def give_back(size: int) -> None:
+    """Return the memory of an image of ``size`` bytes that is done to the system, for other processes; small ones are kept."""
+    if size >= _LARGE:
+        release_memory()
+
+
 class NotAdmitted(Exception):  # noqa: N818 - not an error: the main process is asked
     """An image needs ``size`` bytes, more than the worker may take without asking. ``words``: for a failure."""
 
@@ -57,18 +62,16 @@ class Held:
 
 
 class Reader:
-    """Reads images, and keeps the pixels of those that will be painted, by number.
+    """Reads images, and keeps the pixels of those that will be painted, by number. ``limited``: see ``Tasks``."""
 
-    ``limit``: called with the bytes that this process may take from now on, beyond what it takes itself.
-    """
-
-    def __init__(self, settings: Settings, timer: StageTimer, limit: Callable[[int], None]) -> None:
-        self._settings, self._timer, self._limit = settings, timer, limit
+    def __init__(self, settings: Settings, timer: StageTimer, *, limited: bool) -> None:
+        self._settings, self._timer, self._limited = settings, timer, limited
         self._held: dict[int, Held] = {}
-        limit(settings.allowance)
+        self._limit(settings.allowance)
 
-    def read(self, number: int, source: Source, admitted: int) -> tuple[Held, np.ndarray] | Failure:
+    def read(self, number: int, source: Source, admitted: int, *, hashed: bool = False) -> tuple[Held, np.ndarray] | Failure:
         """An image and the network's input (h, w, 3) uint8 made from it. ``admitted``: bytes that it may take at most, if it asked.
+        ``hashed``: compute the SHA-256 of the file although the settings do not ask for it.
 
         Raises NotAdmitted if it needs more than that, and more than the worker may take without asking.
         """
@@ -84,7 +87,7 @@ class Reader:
                 self._limit(size + self._settings.allowance)
 
         try:
-            image = decode_image(source, inputs.max_pixels, self._timer, hashed=inputs.hashed, admit=admit)
+            image = decode_image(source, inputs.max_pixels, self._timer, hashed=hashed or inputs.hashed, admit=admit)
             if isinstance(image, Failure):
                 return image
             with self._timer.work("prepare"):
@@ -92,8 +95,7 @@ class Reader:
         except MemoryError:
             return Failure(source.image, "memory", NOT_ENOUGH)
         finally:
-            if size >= _LARGE:
-                release_memory()
+            give_back(size)
             if size > self._settings.allowance:
                 self._limit(self._settings.allowance)
         held = Held(image, view, size)
@@ -104,6 +106,17 @@ class Reader:
     def take(self, number: int) -> Held | None:
         """The image ``number``, which is not kept any longer; None if this worker does not have it."""
         return self._held.pop(number, None)
+
+    def drop(self, number: int) -> None:
+        """Do not keep image ``number`` any longer."""
+        held = self.take(number)
+        size = 0 if held is None else held.size
+        del held
+        give_back(size)
+
+    def _limit(self, size: int) -> None:
+        if self._limited:
+            limit_memory(size)
 
     def _pixels(self) -> int:
         return sum(held.image.pixels.nbytes for held in self._held.values())

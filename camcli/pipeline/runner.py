@@ -23,7 +23,6 @@ from camcli.output.writing import RunWriter
 from camcli.pipeline.incoming import LaterSources, StreamedSources
 from camcli.pipeline.inputs import Inputs, explainable, misspelt_names_first
 from camcli.pipeline.invocation import Invocation
-from camcli.pipeline.pool import Pool, count_workers
 from camcli.pipeline.progress import RunProgress
 from camcli.pipeline.summary import RunListener, RunSummary
 from camcli.records import Counts, Failure, Outcome, Source, count_words, escape_name
@@ -32,6 +31,7 @@ from camcli.timing import StageTimer
 
 if TYPE_CHECKING:
     from camcli.pipeline.job import Job
+    from camcli.pipeline.pool import Pool
     from camcli.report.write import Report
 
 
@@ -139,11 +139,12 @@ def _nothing_to_do(run: _Run) -> RunSummary:
 
 
 def _explain(todo: list[Source], run: _Run, stop: AbstractContextManager[threading.Event]) -> RunSummary:
+    from camcli.pipeline.pool import Pool, count_workers
+
     folder, listener, timer, counts = run.folder, run.listener, run.timer, Counts()
     timer.add("find", run.invocation.seconds())
-    with Pool(
-        count_workers(run.config.workers, len(todo) if run.later is None else None)
-    ) as pool:  # they start while PyTorch is imported
+    count = count_workers(run.config.workers, len(todo) if run.later is None else None)
+    with Pool(count) as pool:  # they start while PyTorch is imported
         with timer.work("load"):
             job = _loaded(todo, run)
             failures_were_reported = folder.was_finished()

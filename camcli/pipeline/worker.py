@@ -8,6 +8,7 @@ the terminal are ignored: the main process decides what is finished after Ctrl-C
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import queue
@@ -27,14 +28,17 @@ from camcli.images.limits import pillow_unlimited
 from camcli.output.root import Root  # noqa: F401 - messages contain it
 from camcli.pipeline import channel
 from camcli.pipeline.painting import Painter
-from camcli.pipeline.reading import NotAdmitted, Reader
+from camcli.pipeline.reading import Held, NotAdmitted, Reader, give_back
 from camcli.pipeline.tasks import Asking, Broken, Failed, Painted, PaintTask, PreparedImage, ReadTask, Settings, Task
-from camcli.records import Failure
-from camcli.resources import keep_memory, limit_memory
+from camcli.records import Failure, Stamp
+from camcli.resources import keep_memory
 from camcli.timing import StageTimer
 
 READY = "ready"
 """The first message of a worker."""
+
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that a worker ignores. They are blocked when it starts."""
 
 _MOST_WAITING, _LONGEST = 8, 0.02
 """Results are sent together: at most so many, and at most so many seconds after the first."""
@@ -43,13 +47,14 @@ _MOST_WAITING, _LONGEST = 8, 0.02
 class Tasks:
     """The tasks of a worker, done one after the other. Also used without a process of its own.
 
-    ``inputs``: the shared memory, for which the settings say how it is divided. ``limit``: as for ``Reader``.
+    ``inputs``: the shared memory, for which the settings say how it is divided. ``limited``: whether this process may have no more
+    memory than its images need, so that a forged file cannot take it all.
     """
 
-    def __init__(self, settings: Settings, inputs: np.ndarray, limit: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, settings: Settings, inputs: np.ndarray, *, limited: bool = False) -> None:
         self.timer = StageTimer()
         self._settings = settings
-        self._reader = Reader(settings, self.timer, limit)
+        self._reader = Reader(settings, self.timer, limited=limited)
         self._painter = None if settings.painting is None else Painter(settings.painting, self.timer)
         height, width = settings.inputs.preprocess.crop
         self._slots = inputs[: settings.slots * settings.inputs.input_bytes].reshape(settings.slots, height, width, 3)
@@ -71,10 +76,15 @@ class Tasks:
         """Do not keep the images ``numbers`` any longer, nor do their tasks."""
         dropped = set(numbers)
         for number in numbers:
-            self._reader.take(number)
+            self._reader.drop(number)
             self._asking.pop(number, None)
         if any(task.number in dropped for task in self._waiting):
             self._waiting = deque(task for task in self._waiting if task.number not in dropped)
+
+    def close(self) -> None:
+        """Close what painting has opened."""
+        if self._painter is not None:
+            self._painter.close()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -99,16 +109,32 @@ class Tasks:
 
     def _paint(self, task: PaintTask, admitted: int) -> Painted | Failed:
         assert self._painter is not None
+        held = self._reader.take(task.number) or self._read_again(task, admitted)
+        if isinstance(held, Failed):
+            return held
+        result, size = self._painter.paint(task, held.image.pixels, held.view), held.size
+        del held
+        give_back(size)
+        return result
+
+    def _read_again(self, task: PaintTask, admitted: int) -> Held | Failed:
+        """An image whose worker died, or did not keep it because an earlier image needed its memory."""
+        found = self._reader.read(task.number, task.source, admitted, hashed=bool(task.stamp.sha256))
         held = self._reader.take(task.number)
-        if held is None:  # the worker that had read it died
-            found = self._reader.read(task.number, task.source, admitted)
-            if isinstance(found, Failure):
-                return Failed(task.number, found)
-            held = self._reader.take(task.number) or found[0]
-            if held.image.stamp != task.stamp:
-                reason = "the file changed while it was explained; the next run tries again"
-                return Failed(task.number, Failure(task.source.image, "read", reason, task.stamp))
-        return self._painter.paint(task, held.image.pixels, held.view)
+        if isinstance(found, Failure):
+            return Failed(task.number, found)
+        assert held is not None
+        if not _is_same_file(task.stamp, held.image.stamp):
+            reason = "the file changed while it was explained; the next run tries again"
+            return Failed(task.number, Failure(task.source.image, "read", reason, task.stamp))
+        return held
+
+
+def _is_same_file(earlier: Stamp, now: Stamp) -> bool:
+    """Whether a file that was read twice had the same contents. Only one of the stamps may have a SHA-256: a young file has one."""
+    if earlier.sha256 and now.sha256:
+        return earlier.sha256 == now.sha256
+    return (earlier.size, earlier.mtime_ns) == (now.size, now.mtime_ns)
 
 
 def _listen(inbox: queue.SimpleQueue[Any]) -> None:
@@ -151,10 +177,10 @@ def _without_core_dumps() -> None:
 
 def main() -> None:
     """Serve the process that has started this one."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    out = os.dup(1)
-    os.set_inheritable(out, False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
+    out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)  # stderr may be closed, and 2 free
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # C libraries print warnings about damaged files
         os.dup2(nowhere, stream)
@@ -168,7 +194,7 @@ def main() -> None:
         channel.send(out, READY)
         settings: Settings = inbox.get()
         shared = mmap.mmap(int(sys.argv[1]), 0)
-        tasks = Tasks(settings, np.frombuffer(shared, np.uint8), limit_memory)
+        tasks = Tasks(settings, np.frombuffer(shared, np.uint8), limited=True)
         try:
             serve(tasks, inbox.get, lambda message: channel.send(out, message))
         except OutputError as error:
