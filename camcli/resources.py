@@ -159,3 +159,12 @@ def keep_memory() -> bool:
         mallopt(_M_ARENA_MAX, 1)
     kept = mallopt(_M_MMAP_THRESHOLD, 1 << 30) or mallopt(_M_MMAP_MAX, 0)
     return bool(kept and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+def wait_without_spinning() -> None:
+    """Let the threads of a network that is imported later sleep while they wait for one another, unless the user decides otherwise.
+
+    OpenMP's threads otherwise run in a loop while they wait. That saves microseconds on an idle machine; where worker processes or
+    other programs use the same cores, it takes the time that they need.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")

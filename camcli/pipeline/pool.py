@@ -12,24 +12,20 @@ import mmap
 import os
 import select
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from camcli.errors import OutputError, RunError
+from camcli.errors import RunError
 from camcli.images.threads import single_threaded_opencv
-from camcli.pipeline.channel import Channel
 from camcli.pipeline.memory import Memory
-from camcli.pipeline.tasks import Asking, Broken, Failed, PaintTask, PreparedImage, ReadTask, Result, Settings, Task
-from camcli.pipeline.worker import IGNORED, READY, Tasks
+from camcli.pipeline.processes import LocalWorker, Worker, WorkerProcess, end_in_words, fill_standard_streams, shared_file
+from camcli.pipeline.tasks import Asking, Failed, PaintTask, PreparedImage, ReadTask, Result, Settings, Task
 from camcli.records import Failure, stamp_of
 from camcli.resources import available_cores, available_memory
 from camcli.timing import StageTimer
@@ -49,126 +45,6 @@ _CHUNK = 4
 _MOST_FAILED_STARTS, _MOST_LATER = 3, 10
 """How many workers may die in a row before they are ready: at the beginning of a run, and after others were ready."""
 
-_PATIENCE = 1.0
-"""Seconds that closing waits for a worker to end by itself."""
-
-
-class _LocalWorker:
-    """Does the tasks in the main process, one at each ``receive``."""
-
-    def __init__(self) -> None:
-        self.in_hand: dict[int, Task] = {}
-        self.channel: Channel | None = None
-        self._tasks: Tasks | None = None
-
-    def begin(self, settings: Settings, inputs: np.ndarray) -> None:
-        self._tasks = Tasks(settings, inputs)
-
-    def send(self, kind: str, *values: Any) -> None:
-        getattr(self._tasks, kind)(*values)
-
-    @property
-    def is_ready(self) -> bool:
-        return bool(self._tasks)
-
-    def receive(self) -> list[tuple[list[Any], dict[str, float]]]:
-        if not self._tasks:
-            return []
-        result = self._tasks.do_next()
-        return [([result], self._tasks.timer.drain())]
-
-    def close(self) -> None:
-        if self._tasks is not None:
-            self._tasks.close()
-        self._tasks = None
-
-
-class _WorkerProcess:
-    """A worker in a process of its own. ``shared``: file descriptor of the memory for inputs. Raises OSError if it cannot start.
-
-    ``in_hand``: the tasks without a result, by number. ``silent``: seconds that the pool has waited for a result of them.
-    """
-
-    def __init__(self, shared: int) -> None:
-        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        found = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-        with _signals_blocked():
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "camcli.pipeline.worker", str(shared)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": found},
-                pass_fds=(shared,),
-            )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self.channel = Channel(self._process.stdin.fileno(), self._process.stdout.fileno())
-        self.in_hand: dict[int, Task] = {}
-        self.silent = 0.0
-        self.has_started = False
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def begin(self, settings: Settings, inputs: np.ndarray) -> None:
-        self.channel.send(settings)
-
-    def send(self, kind: str, *values: Any) -> None:
-        self.channel.send((kind, *values))
-
-    def receive(self) -> list[tuple[list[Any], dict[str, float]]]:
-        messages = self.channel.receive()
-        if messages:
-            self.silent = 0.0
-        if READY in messages:
-            self.has_started = True
-            messages.remove(READY)
-        for message in messages:
-            if isinstance(message, Broken):
-                if message.output:
-                    raise OutputError(message.message)
-                raise RunError(f"a worker process failed: {message.message}. Try --workers 0, which shows where.")
-        return messages
-
-    def kill(self) -> int:
-        """End the process at once, if it has not ended. Returns its exit code, negative for a signal."""
-        self._process.kill()
-        return self._ended()
-
-    def ask_to_end(self) -> None:
-        """Close the pipe that the worker reads from, which ends it."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-
-    def close(self) -> None:
-        """Wait until the process has ended, and kill it if it does not end by itself."""
-        self.ask_to_end()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_PATIENCE)
-        self.kill()
-
-    def _ended(self) -> int:
-        self.ask_to_end()
-        code = self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        return code
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A process that is started now never sees the signals that a worker ignores, not even before it ignores them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_Worker = _LocalWorker | _WorkerProcess
-
 
 @dataclass
 class _Suspects:
@@ -177,7 +53,7 @@ class _Suspects:
     waiting: deque[Task] = field(default_factory=deque)
     images: set[int] = field(default_factory=set)
     deaths: Counter[int] = field(default_factory=Counter)
-    process: _WorkerProcess | None = None
+    process: WorkerProcess | None = None
 
 
 class Pool:
@@ -188,16 +64,16 @@ class Pool:
     """
 
     def __init__(self, count: int) -> None:
-        _fill_standard_streams()
+        fill_standard_streams()
         self.count = count
         self.inputs = np.empty((0, 0, 0, 3), np.uint8)
-        self._shared, self._map = _shared_file() if count else -1, None
+        self._shared, self._map = shared_file() if count else -1, None
         self._settings: Settings | None = None
         self._memory = Memory(count)
         self._timer = StageTimer()
-        self._workers: list[_Worker] = []
-        self._holders: dict[int, _Worker] = {}
-        self._asking: dict[int, tuple[_Worker, Asking]] = {}
+        self._workers: list[Worker] = []
+        self._holders: dict[int, Worker] = {}
+        self._asking: dict[int, tuple[Worker, Asking]] = {}
         self._suspects = _Suspects()
         self._failed_starts = 0
         self._has_started = False
@@ -209,7 +85,7 @@ class Pool:
                 self._start()
             if not self._workers:
                 self._stack.enter_context(single_threaded_opencv())
-                self._workers.append(_LocalWorker())
+                self._workers.append(LocalWorker())
         except BaseException:
             self.close()
             raise
@@ -224,11 +100,11 @@ class Pool:
     def pids(self) -> list[int]:
         """The process numbers of the workers."""
         every = [*self._workers, self._suspects.process]
-        return [worker.pid for worker in every if isinstance(worker, _WorkerProcess)]
+        return [worker.pid for worker in every if isinstance(worker, WorkerProcess)]
 
     def wait_until_ready(self) -> None:
         """Wait until all workers have started."""
-        while not all(worker.has_started for worker in self._workers if isinstance(worker, _WorkerProcess)):
+        while not all(worker.has_started for worker in self._workers if isinstance(worker, WorkerProcess)):
             self.wait(0.1)
 
     def begin(self, settings: Settings, timer: StageTimer) -> None:
@@ -258,7 +134,7 @@ class Pool:
 
     def paint(self, tasks: Sequence[PaintTask]) -> None:
         """Paint images, each by the worker that has read it."""
-        parts: dict[int, tuple[_Worker, list[PaintTask]]] = {}
+        parts: dict[int, tuple[Worker, list[PaintTask]]] = {}
         for task in tasks:
             if task.number in self._suspects.images:
                 self._suspects.waiting.append(task)
@@ -270,7 +146,7 @@ class Pool:
 
     def forget(self, numbers: Sequence[int]) -> None:
         """Do not keep images that will not be painted."""
-        parts: dict[int, tuple[_Worker, list[int]]] = {}
+        parts: dict[int, tuple[Worker, list[int]]] = {}
         for number in numbers:
             worker = self._holders.pop(number, None)
             self._release(number)
@@ -324,7 +200,7 @@ class Pool:
         """
         self._give_memory()
         self._try_suspects()
-        local = any(isinstance(worker, _LocalWorker) and worker.is_ready for worker in self._workers)
+        local = any(isinstance(worker, LocalWorker) and worker.is_ready for worker in self._workers)
         self._poll(0.0 if local or self._results else timeout, also)
         now = time.monotonic()
         waited, self._last_wait = min(1.0, now - self._last_wait), now
@@ -333,7 +209,7 @@ class Pool:
                 self._timer.add_all(times)
                 for result in results:
                     self._handle(worker, result)
-            if isinstance(worker, _WorkerProcess):
+            if isinstance(worker, WorkerProcess):
                 self._check(worker, waited)
         found, self._results = self._results, []
         return found
@@ -342,7 +218,7 @@ class Pool:
         """End all workers."""
         everyone = self._everyone()
         for worker in everyone:
-            if isinstance(worker, _WorkerProcess):
+            if isinstance(worker, WorkerProcess):
                 worker.ask_to_end()
         for worker in everyone:
             worker.close()
@@ -356,30 +232,30 @@ class Pool:
         """Let the main process do everything. Nothing has been ordered yet."""
         for worker in self._workers:
             worker.close()
-        self._workers = [_LocalWorker()]
+        self._workers = [LocalWorker()]
 
-    def _everyone(self) -> list[_Worker]:
+    def _everyone(self) -> list[Worker]:
         process = self._suspects.process
         return self._workers + ([] if process is None else [process])
 
     def _start(self) -> None:
         """Start a worker. If the system allows no more processes, there are fewer of them, or at last the main process works."""
         try:
-            worker: _Worker = _WorkerProcess(self._shared)
+            worker: Worker = WorkerProcess(self._shared)
         except OSError:
             if self._workers:
                 return
-            worker = _LocalWorker()
+            worker = LocalWorker()
         self._workers.append(worker)
         if self._settings is not None:
             worker.begin(self._settings, self._memory_view)
 
-    def _order(self, worker: _Worker, tasks: Sequence[Task]) -> None:
+    def _order(self, worker: Worker, tasks: Sequence[Task]) -> None:
         for task in tasks:
             worker.in_hand[task.number] = task
         worker.send("add", tasks)
 
-    def _handle(self, worker: _Worker, result: Any) -> None:
+    def _handle(self, worker: Worker, result: Any) -> None:
         if isinstance(result, Asking):
             if result.number in worker.in_hand:  # otherwise it was cancelled a moment ago
                 self._asking[result.number] = (worker, result)
@@ -428,7 +304,7 @@ class Pool:
             if worker.channel is not None and worker.channel.is_full:
                 worker.channel.flush()
 
-    def _check(self, worker: _WorkerProcess, waited: float) -> None:
+    def _check(self, worker: WorkerProcess, waited: float) -> None:
         """Replace ``worker`` if it has died, or hangs."""
         worker.silent = worker.silent + waited if worker.in_hand.keys() - self._asking.keys() else 0.0
         longest = LONGEST_TASK if worker.has_started else max(LONGEST_TASK, _LONGEST_START)
@@ -436,7 +312,7 @@ class Pool:
             return
         hangs = not worker.channel.ended
         code = worker.kill()
-        self._has_started = self._has_started or any(one.has_started for one in self._everyone() if isinstance(one, _WorkerProcess))
+        self._has_started = self._has_started or any(one.has_started for one in self._everyone() if isinstance(one, WorkerProcess))
         self._failed_starts = 0 if worker.has_started else self._failed_starts + 1
         if self._failed_starts >= (_MOST_LATER if self._has_started else _MOST_FAILED_STARTS):
             raise RunError(f"the worker processes end before they are ready, with exit code {code}. Try --workers 0.")
@@ -450,7 +326,7 @@ class Pool:
             if not worker.has_started:  # so the image is not the reason
                 self._suspects.waiting.extendleft(tasks)
                 return
-            self._died_alone(tasks, f"it did not end within {LONGEST_TASK:.0f} seconds" if hangs else _end_in_words(code), code)
+            self._died_alone(tasks, f"it did not end within {LONGEST_TASK:.0f} seconds" if hangs else end_in_words(code), code)
             return
         held = [number for number, holder in self._holders.items() if holder is worker]
         for number in held:
@@ -488,7 +364,7 @@ class Pool:
         assert self._settings is not None
         if suspects.process is None:
             try:
-                suspects.process = _WorkerProcess(self._shared)
+                suspects.process = WorkerProcess(self._shared)
             except OSError as error:
                 raise RunError(f"cannot start another process: {error.strerror}. Try --workers 0.") from error
             suspects.process.begin(self._settings, self._memory_view)
@@ -508,30 +384,3 @@ def count_workers(wanted: int | None, images: int | None) -> int:
     if count is None:
         count = min(available_cores(), max(0, available_memory() - _FOR_NETWORK) // _FOR_WORKER)
     return count if images is None else min(count, images)
-
-
-def _shared_file() -> int:
-    """A file descriptor of memory that processes share. It has no name, so nothing is left when all of them are killed.
-
-    A name in /dev/shm would be left, and containers often have little space there.
-    """
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("camcli", getattr(os, "MFD_CLOEXEC", 0))
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-def _fill_standard_streams() -> None:
-    """Open the null device where stdin, stdout or stderr is closed, so that no pipe to a worker gets the number of one of them."""
-    while (handle := os.open(os.devnull, os.O_RDWR)) < 3:
-        os.set_inheritable(handle, True)
-    os.close(handle)
-
-
-def _end_in_words(code: int) -> str:
-    if code >= 0:
-        return f"it ended with exit code {code}"
-    try:
-        return f"{signal.Signals(-code).name} (signal {-code})"
-    except ValueError:
-        return f"signal {-code}"

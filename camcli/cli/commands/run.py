@@ -30,7 +30,7 @@ from camcli.pipeline.invocation import Invocation
 from camcli.pipeline.runner import run_images
 from camcli.pipeline.summary import RunSummary
 from camcli.records import Success, count_words, escape_name
-from camcli.resources import keep_memory
+from camcli.resources import keep_memory, wait_without_spinning
 
 
 def run_command() -> Callable[..., None]:
@@ -141,6 +141,7 @@ def execute(inputs: Sequence[str], config: RunConfig, named: Collection[str] = (
     console = Console(quiet=config.quiet)
     console.log(f"camcli {__version__}: {escape_name(invocation.command)}")
     keep_memory()
+    wait_without_spinning()
     paths = paths_on_stdin(inputs, console, null=config.null)
     with (
         silent_c_libraries(),
