@@ -306,7 +306,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered(monkeypatch
     monkeypatch.setattr(engine, "explain_batch", scarce)
     working = Engine(job)
     for _ in range(2):
-        found = working.collect(working.explain(inputs))
+        found = list(working.collect(working.explain(inputs)).each(job.names))
         logits = [one.best.logit if one.best.class_name == "bright" else -one.best.logit for one in found]
         assert np.allclose(logits, [10 * number / 255 for number in range(8)], atol=1e-6)
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
@@ -324,7 +324,7 @@ def test_a_short_batch_is_filled_up_for_a_compiled_network_and_no_more_comes_out
     working = Engine(job)
     for count in (8, 5, 4, 1):
         inputs = [np.full((224, 224, 3), 20 * number, np.uint8) for number in range(count)]
-        found = working.collect(working.explain(inputs))
+        found = list(working.collect(working.explain(inputs)).each(job.names))
         cells = found[0].heatmaps[0].values.size  # the gradient in a cell is one part of their mean
         assert [round(float(one.heatmaps[0].values.mean()) * cells * 255) for one in found] == [20 * k for k in range(count)]
     assert sizes == [8, 8, 4, 1]
