@@ -294,6 +294,7 @@ def _become(order: dict[str, Any], streams: list[int]) -> None:
     sys.path[:] = [order["cwd"], *filter(None, told), *(place for place in sys.path[1:] if place not in told)]
     sys.argv[:] = [str(ROOT / "camcli" / "__main__.py"), *order["arguments"]]
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have started the tests
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         stream = None
         if number in order["streams"]:

@@ -29,7 +29,7 @@ COMMANDS = get_command(app).commands
 
 COMMON_OPTIONS = {"--help", "-h"}
 OTHER_PROGRAMS = {
-    "docs/recipes.md": {"--user", "--now"},  # systemctl
+    "docs/recipes.md": {"--user", "--now", "--line-buffered"},  # systemctl, grep
     "CONTRIBUTING.md": {"--check", "--dist", "--documents", "--quick"},  # ruff, pytest, make fuzz and make bench
 }
 """Long options in a page that are not camcli's."""

@@ -18,6 +18,7 @@ from camcli.output.journal import Header
 from camcli.output.ledger import Ledger
 from camcli.output.locks import undisturbed
 from camcli.output.root import Root
+from camcli.output.writers import prediction_line
 from camcli.records import Failure, Row, Stamp, Success, unescape_name
 from camcli.report.maps import MapChunks, border_share, entropy
 from camcli.report.scripts import folder_urls, json_script
@@ -303,7 +304,7 @@ def large(tmp_path_factory):
         truth, guess = CLASSES[number % 400], CLASSES[(number if draw.random() < 0.8 else number + 1) % 400]
         image = f"{truth}/{number:05}.jpg"
         if number % 100 == 99:
-            ledger.append(Failure(image, "decode", "not an image", Stamp(1, 1)))
+            ledger.append([Failure(image, "decode", "not an image", Stamp(1, 1))])
             continue
         overlay, p = f"overlays/{image}.1-{guess.replace(' ', '-')}.jpg", float(draw.random())
         row = Row(
@@ -311,7 +312,7 @@ def large(tmp_path_factory):
         )
         (out / "overlays" / truth).mkdir(exist_ok=True)
         os.link(first, out / overlay)
-        ledger.append(Success(image, Stamp(1, 1), (row,)))
+        ledger.append([Success(image, Stamp(1, 1), (row,), lines=prediction_line(row))])
     ledger.close()
     first.unlink()
     return out

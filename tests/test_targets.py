@@ -124,7 +124,7 @@ def test_a_folder_with_images_that_failed_for_want_of_a_label_goes_on(camcli, la
         cut_last_image(out)
     settings = read_header(Root(str(out))).settings
     with OutputFolder(str(out), settings) as folder:
-        folder.ledger.append(Failure("dark/3.png", "label", f"no label in {table}", stamp_of(str(image))))
+        folder.ledger.append([Failure("dark/3.png", "label", f"no label in {table}", stamp_of(str(image)))])
     assert camcli(*command).code == 0
     assert failures_of(out) == []
     assert len({row["image"] for row in rows_of(out)}) == (3 if flags else 2)

@@ -31,7 +31,7 @@ class LocalWorker:
         self._tasks: Tasks | None = None
 
     def begin(self, settings: Settings, inputs: np.ndarray) -> None:
-        """Take the settings of the run. ``inputs``: the memory that is shared with it."""
+        """Take the settings of the run. ``inputs``: the shared memory, (N,) uint8."""
         self._tasks = Tasks(settings, inputs)
 
     def send(self, kind: str, *values: Any) -> None:
@@ -87,7 +87,7 @@ class WorkerProcess:
         return self._process.pid
 
     def begin(self, settings: Settings, inputs: np.ndarray) -> None:
-        """Take the settings of the run. ``inputs``: the memory that is shared with it."""
+        """Take the settings of the run. ``inputs``: the shared memory, (N,) uint8."""
         self.channel.send(settings)
 
     def send(self, kind: str, *values: Any) -> None:

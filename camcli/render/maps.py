@@ -42,7 +42,7 @@ class PlacedMap:
         return placed
 
     def bands(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield the map in bands from top to bottom: the rows as a slice, and their values (rows, W) float32."""
+        """Yield the map in bands from top to bottom: the rows as a slice, and their values (N, W) float32."""
         height = max(1, _BAND // self.columns.shape[1])
         for top in range(0, len(self.rows), height):
             yield slice(top, top + height), self.rows[top : top + height] @ self.columns
