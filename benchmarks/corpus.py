@@ -31,7 +31,7 @@ def make_corpus(folder: Path, count: int, width: int = 500, height: int = 375, k
         w = int(h * width / height)
         top, left = int(rng.integers(0, tall - h + 1)), int(rng.integers(0, wide - w + 1))
         crop = cv2.resize(photo[top : top + h, left : left + w], (width, height), interpolation=cv2.INTER_AREA)
-        done, data = cv2.imencode(f".{kind}", crop, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        done, data = cv2.imencode(f".{kind}", crop, [] if kind == "png" else [cv2.IMWRITE_JPEG_QUALITY, 90])
         assert done
         target.write_bytes(data.tobytes())
     return folder
