@@ -116,11 +116,14 @@ def _rates(first: tuple[float, float], last: tuple[float, float], images: int) -
 
 def _run(photos: Sequence[Path], workers: int) -> dict[str, float]:
     """A run as the command does it, measured from the first photos to the last."""
+    from camcli.resources import keep_memory, wait_without_spinning
+
+    keep_memory()
+    wait_without_spinning()
     import camcli
     from camcli.pipeline.engine import Engine
     from camcli.pipeline.summary import SilentRunListener
     from camcli.records import Success
-    from camcli.resources import keep_memory
 
     warm, ticks = int(_WARM * len(photos)), os.sysconf("SC_CLK_TCK")
     clocks: list[tuple[float, float, float, float]] = []
@@ -158,7 +161,6 @@ def _run(photos: Sequence[Path], workers: int) -> dict[str, float]:
             if self.done in (warm, len(photos) - 1):
                 clocks.append((time.perf_counter(), time.process_time(), children(), in_network[0]))
 
-    keep_memory()
     timed("explain")
     with tempfile.TemporaryDirectory() as top:
         camcli.run(
