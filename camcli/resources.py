@@ -89,7 +89,7 @@ def _page_cache(folder: Path) -> int:
         lines = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return 0
-    return int(lines.get("inactive_file", 0))
+    return int(lines.get("inactive_file", 0)) + int(lines.get("active_file", 0))
 
 
 def _machine_memory() -> int:
