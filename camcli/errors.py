@@ -15,7 +15,7 @@
         OutputError           output folder not writable, not written by camcli, or disk full
         InUseError            another run is writing into the output folder
         OutOfMemoryError      out of memory with a single image
-      ImageError              one image cannot be explained; it becomes a Failure record in the same thread
+      ImageError              one image cannot be explained; it becomes a Failure record where it is caught
 
 Errors are raised where the cause is known. The message says what is wrong, where, and what to try. ``camcli.cli.app`` catches them
 in one place.

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 _IN_TURN = ("find", "load", "network", "record", "finish", "report")
-"""Stages of the main thread, one after the other. Together with its waiting times they make up the whole time of a run."""
+"""Stages of the main process, one after the other. Together with its waiting times they make up the whole time of a run."""
 
 _MEANWHILE = ("read", "decode", "prepare", "render", "write")
 """Stages in worker processes, in the order in which an image passes through them."""
 
 _AWAITED = ("images", "overlays")
-"""What the main thread waits for."""
+"""What the main process waits for."""
 
 STAGES = (*_IN_TURN, *_MEANWHILE)
 
@@ -58,7 +58,7 @@ class StageTimer:
         return drained
 
     def in_turn(self, seconds: float) -> dict[str, float]:
-        """How the ``seconds`` of a run were spent in the main thread: each stage, each waiting time, and the rest as ``other``."""
+        """How the ``seconds`` of a run were spent in the main process: each stage, each waiting time, and the rest as ``other``."""
         with self._lock:
             own = {stage: self._worked[stage] for stage in _IN_TURN}
             own |= {f"wait for {what}": self._waited[what] for what in _AWAITED}

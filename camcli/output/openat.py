@@ -57,7 +57,7 @@ def _entered(name: str, handle: int, make: bool) -> int:
     except FileNotFoundError:
         if not make:
             raise
-    with contextlib.suppress(FileExistsError):  # another thread made it first
+    with contextlib.suppress(FileExistsError):  # another process made it first
         os.mkdir(name, dir_fd=handle)
     return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=handle)
 
