@@ -35,12 +35,28 @@ from tests.faults import (
     violations_of_always,
 )
 from tests.folders import TINY
-from tests.forks import ORDINARY_USER, RIGHTS_KEPT, ROOT, Forks, Run, fresh, listens, rows_written, wait_for, written
+from tests.forks import (
+    ORDINARY_USER,
+    RIGHTS_KEPT,
+    ROOT,
+    Forks,
+    Run,
+    fresh,
+    listens,
+    rows_written,
+    survivors,
+    wait_for,
+    workers_below,
+    written,
+)  # fmt: skip
 
 
 @dataclass
 class Kills:
-    """Kills over one command and what they met. ``fell``: how many in which phase of a run."""
+    """Kills over one command and what they met. ``fell``: how many in which phase of a run.
+
+    Every third run has two worker processes, and so has every fresh one. ``outlived``: workers two seconds after a kill.
+    """
 
     forks: Forks
     images: Path
@@ -51,13 +67,17 @@ class Kills:
     whole: Whole = field(default_factory=Whole)
     fell: collections.Counter[str] = field(default_factory=collections.Counter)
     runs: int = 0
+    started: int = 0
+    outlived: list[str] = field(default_factory=list)
 
     @property
     def kills(self) -> int:
         return sum(self.fell.values())
 
     def start(self, out: Path) -> tuple[Run, bool]:
-        arguments = ["run", self.images, "-o", out, *self.arguments]
+        self.started += 1
+        workers = ["--workers", 2] if self.started % 3 == 0 else []
+        arguments = ["run", self.images, "-o", out, *self.arguments, *workers]
         is_fresh = self.fresh_every > 0 and self.kills % self.fresh_every == self.fresh_every - 1
         log = self.place / "log"
         return (fresh(arguments, log) if is_fresh else self.forks.start(arguments, log)), is_fresh
@@ -71,9 +91,11 @@ class Kills:
             nearly = total - self.random.randrange(4)
             wait_for(lambda: rows_written(out) >= nearly or run.poll() is not None)
         time.sleep(self.random.uniform(0, {"start": 2.5 if is_fresh else 0.25, "write": 0.4, "end": 0.03}[phase]))
+        workers = workers_below(run.pid)
         run.send_signal(signal.SIGKILL)
         if run.wait(30) != -signal.SIGKILL:
             return ""
+        self.outlived += [f"worker {pid} outlived kill {self.kills + 1}" for pid in survivors(workers)]
         if any((out / ".camcli" / name).exists() for name in ("draft", "exchange")):
             return "while tables were exchanged"
         if written(out) == before:
@@ -115,7 +137,7 @@ class Kills:
             self.runs += 1
             violations += [f"run {self.runs} after kill {self.kills}: {words}" for words in differences(out, expected)]
             shutil.rmtree(out)
-        return violations
+        return violations + self.outlived
 
 
 def undisturbed(forks: Forks, images: Path, out: Path, *arguments: object) -> int:
