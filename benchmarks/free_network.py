@@ -54,7 +54,7 @@ def free_network_module() -> Any:
 def measured(photos: Path, rounds: int) -> dict[str, dict[str, float]]:
     """``bare``, and a run for each number of WORKERS, alternating: medians of images a second and of milliseconds of CPU an image.
 
-    ``cpu_ms``: of all processes; ``main_ms``: of the main process, of which ``network_ms`` are the network's; ``ratio`` and
+    ``cpu_ms``: of all processes; ``main_ms``: of the main process, including ``network_ms``, the network's part; ``ratio`` and
     ``cpu_ratio``: images a second and CPU time against the bare chain of the same round.
     """
     found: dict[str, list[dict[str, float]]] = {}

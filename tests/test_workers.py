@@ -161,7 +161,7 @@ class Struck:
 
 
 def struck(forks: Forks, images: Path, out: Path, strikes: int, seed: int, pause: tuple[float, float] = (0.1, 0.5)) -> Struck:
-    """A run of which a worker is killed, crashes or is stopped again and again, each at a moment drawn at random."""
+    """A run whose workers are killed, crash or are stopped again and again, each at a moment drawn at random."""
     draw, done, log = random.Random(seed), 0, out.parent / "log-struck"
     hasty = "import camcli.pipeline.pool as pool; pool.LONGEST_TASK, pool._LONGEST_START = 1.5, 5.0"
     command = ["run", images, "-o", out, *TINY, "--batch-size", 4, "--workers", 2, "--save-maps"]

@@ -67,7 +67,7 @@ class Pool:
         fill_standard_streams()
         self.count = count
         self.inputs = np.empty((0, 0, 0, 3), np.uint8)
-        self._shared, self._map = shared_file() if count else -1, None
+        self._shared = shared_file() if count else -1
         self._settings: Settings | None = None
         self._memory = Memory(count)
         self._timer = StageTimer()
@@ -149,7 +149,7 @@ class Pool:
         parts: dict[int, tuple[Worker, list[int]]] = {}
         for number in numbers:
             worker = self._holders.pop(number, None)
-            self._release(number)
+            self._memory.release(number)
             if worker is not None:
                 parts.setdefault(id(worker), (worker, []))[1].append(number)
         for worker, part in parts.values():
@@ -267,16 +267,13 @@ class Pool:
             if keep:
                 self._holders[result.number] = worker
             else:
-                self._release(result.number)
+                self._memory.release(result.number)
             if alone:  # nothing else is in its hand while another image is tried
                 worker.send("forget", [result.number])
         else:
-            self._release(result.number)
+            self._memory.release(result.number)
             self._suspects.images.discard(result.number)
         self._results.append(result)
-
-    def _release(self, number: int) -> None:
-        self._memory.release(number)
 
     def _give_memory(self) -> None:
         """Admit the images that wait for memory, in order, as far as there is memory."""
