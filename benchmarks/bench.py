@@ -32,7 +32,7 @@ from benchmarks.rendering import rendering
 from benchmarks.rounds import agreement, measure
 from benchmarks.variants import PLAIN, Subject, variant_names
 from benchmarks.verdict import rates_table, verdict_table, verdicts
-from camcli.images.discover import discover_sources
+from camcli.images.discover import Search, discover_sources
 from camcli.models.sources import bundled
 from camcli.resources import available_cores
 
@@ -79,7 +79,7 @@ def bench_model(model: str, arguments: argparse.Namespace, place: Path) -> dict[
         return {}
     count = images_of(model, arguments)
     photos = make_corpus(place / "small", count)
-    sources = discover_sources([str(photos)], str(place / "heatmaps"))[:count]
+    sources = discover_sources([str(photos)], Search(str(place / "heatmaps")))[:count]
     subject = Subject(model, arguments.device, sources, place)
     peers = [name for name in names if name in PEERS]
     agreed = agreement(subject, peers) if peers else {}

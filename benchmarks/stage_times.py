@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.corpus import make_corpus
 from benchmarks.variants import BATCH, Subject, explain_files
-from camcli.images.discover import discover_sources
+from camcli.images.discover import Search, discover_sources
 from camcli.models.sources import bundled
 from camcli.pipeline.job import prepare_job
 from camcli.timing import STAGES, StageTimer
@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="camcli-profile-") as top:
         photos = make_corpus(Path(top) / "photos", arguments.images, arguments.width, arguments.height)
-        sources = discover_sources([str(photos)], str(Path(top) / "heatmaps"))
+        sources = discover_sources([str(photos)], Search(str(Path(top) / "heatmaps")))
         subject = Subject(arguments.model, arguments.device, sources, Path(top))
         config = subject.config(topk=arguments.topk, compile=arguments.compile, precision=arguments.precision)
         job, stages = prepare_job(config, left=len(sources)), StageTimer()

@@ -21,8 +21,9 @@ from camcli.output.folder import OutputFolder
 from camcli.pipeline.job import Job, prepare_job
 from camcli.pipeline.pool import Pool, count_workers
 from camcli.pipeline.stages import InputImage, explain_images, prepared_batches
-from camcli.records import Failure, LoadedModel, Source
+from camcli.records import Failure, LoadedModel
 from camcli.resources import keep_memory
+from camcli.source import Source
 from camcli.timing import StageTimer
 
 BATCH = 16

@@ -35,10 +35,11 @@ from camcli.pipeline.invocation import Invocation
 from camcli.pipeline.job import Job, prepare_job, prepare_module
 from camcli.pipeline.runner import run_images
 from camcli.pipeline.summary import RunListener, RunSummary, SilentRunListener
-from camcli.records import Box, Failure, Findings, Heatmap, Prediction, Preprocess, Source
+from camcli.records import Box, Failure, Findings, Heatmap, Prediction, Preprocess
 from camcli.render.caption import caption_of
 from camcli.render.encode import encode_image
 from camcli.render.styles import Notes, paint_overlay, resize_to_fit, style_of
+from camcli.source import Source
 
 Picture = str | os.PathLike[str] | PillowImage.Image | np.ndarray
 """An image to explain: the path of a file, a Pillow image, or a uint8 array (H, W, 3), (H, W, 4) or (H, W)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import unicodedata
 import zlib
@@ -90,37 +89,16 @@ class QuicklyPickled:
 
 
 @dataclass(frozen=True, slots=True)
-class Source(QuicklyPickled):
-    """A file to explain. ``image``: its name in every table, which is its path below ``root`` with ``/``.
-
-    Bytes that are not UTF-8 are surrogates in both, as ``os.fsdecode`` makes them.
-    """
-
-    root: str
-    image: str
-
-    @property
-    def path(self) -> str:
-        """The path of the file."""
-        return os.path.join(self.root, self.image)
-
-
-@dataclass(frozen=True, slots=True)
 class Stamp(QuicklyPickled):
-    """Identifies the contents of a file: size in bytes, modification time in nanoseconds, and SHA-256 if it is known."""
+    """Identifies the contents of a source: size in bytes, modification time in nanoseconds, and SHA-256 if it is known.
+
+    ``version``: what else tells whether a source that is not a file has changed: its place in an archive, the ETag of an object.
+    """
 
     size: int
     mtime_ns: int
     sha256: str = ""
-
-
-def stamp_of(path: str) -> Stamp | None:
-    """The stamp of the file at ``path`` as it is now; None if there is no such file."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return Stamp(status.st_size, status.st_mtime_ns)
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ import pytest
 
 from camcli.images import decode
 from camcli.images.decode import decode_image
-from camcli.records import Failure, Image, Source
+from camcli.records import Failure, Image
+from camcli.source import Source
 from tests.conftest import ROOT, Result
 from tests.corpus import Case, corpus
 from tests.folders import TINY, failures_of, rows_of, state_of
@@ -135,7 +136,7 @@ def test_a_run_over_everything_lets_no_library_speak_to_the_terminal(folder: Pat
 MEASURE = """
 import json, resource, sys, time
 from camcli.images.decode import PillowImage, decode_image
-from camcli.records import Source
+from camcli.source import Source
 from tests.corpus import corpus
 
 def peak():  # of this program alone: what getrusage says begins at the size of the process that started it

@@ -14,7 +14,8 @@ from PIL import Image as PillowImage
 
 from camcli.images.decode import decode_bytes, decode_image
 from camcli.images.jpeg import check_jpeg_end
-from camcli.records import Failure, Image, Source
+from camcli.records import Failure, Image
+from camcli.source import Source
 from tests.pictures import as_stored, encoded, noise, scene
 
 LIMIT = 178_000_000

@@ -24,7 +24,8 @@ from camcli.pipeline.pool import Pool
 from camcli.pipeline.reading import Reader, painted_bytes
 from camcli.pipeline.stages import InputImage, explain_images, prepared_batches
 from camcli.pipeline.tasks import Failed, InputSettings, PreparedImage, ReadTask
-from camcli.records import Failure, Preprocess, Source, Stamp, Success
+from camcli.records import Failure, Preprocess, Stamp, Success
+from camcli.source import Source
 from camcli.timing import STAGES, StageTimer
 from tests.conftest import SAMPLES
 from tests.folders import TINY, contents_of, rows_of

@@ -565,16 +565,16 @@ def _ends_like_a_fresh_run(camcli, images: Path, out: Path, other: Path, deleted
 
 
 def _change_when_read(monkeypatch, path: Path, change, moment: str) -> None:
-    read, look = decode.read_file, os.fstat
+    read, look = decode.read_source, os.fstat
     target, done = os.stat(path).st_ino, []
 
-    def reading(name, **options):
-        if name == str(path) and moment == "before":
+    def reading(source, **options):
+        if source.path == str(path) and moment == "before":
             change(path)
         try:
-            return read(name, **options)
+            return read(source, **options)
         finally:
-            if name == str(path) and moment == "after":
+            if source.path == str(path) and moment == "after":
                 change(path)
 
     def looking(handle):
@@ -584,7 +584,7 @@ def _change_when_read(monkeypatch, path: Path, change, moment: str) -> None:
             change(path)
         return status
 
-    monkeypatch.setattr(decode, "read_file", reading)
+    monkeypatch.setattr(decode, "read_source", reading)
     monkeypatch.setattr(os, "fstat", looking)
 
 
@@ -621,13 +621,13 @@ def test_law_17_a_picture_that_claims_billions_of_pixels_is_refused_at_once(camc
 
 DISCOVERY = """
 import sys, time
-from camcli.images.discover import discover_sources
+from camcli.images.discover import Search, discover_sources
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:")) / 1024
 
 before, begun = peak(), time.monotonic()
-names = [source.image for source in discover_sources([sys.argv[1]], "/nonexistent/out")]
+names = [source.image for source in discover_sources([sys.argv[1]], Search("/nonexistent/out"))]
 print(len(names), all(a < b for a, b in zip(names, names[1:])), names[0], names[-1], peak() - before, time.monotonic() - begun)
 """
 

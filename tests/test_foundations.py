@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from camcli.cam import METHODS
 from camcli.errors import CamcliError, ConfigError, InputError, nearest_names
 from camcli.images.decode import decode_image
-from camcli.images.discover import discover_sources, listed_sources
+from camcli.images.discover import Search, discover_sources, listed_sources
 from camcli.output.names import MAX_NAME_BYTES, file_stem, slug
 from camcli.records import Failure, Prediction, escape_name, unescape_name
 from camcli.registry import Registry
@@ -140,7 +140,7 @@ def test_every_error_has_its_documented_exit_code(camcli, monkeypatch):
 
 
 def names(inputs, output="/nonexistent/out"):
-    return [source.image for source in discover_sources([str(path) for path in inputs], str(output))]
+    return [source.image for source in discover_sources([str(path) for path in inputs], Search(str(output)))]
 
 
 def test_folders_and_files_come_in_one_order(tmp_path):
@@ -198,7 +198,7 @@ def test_a_path_that_is_too_deep_or_too_long_stops_nothing(tmp_path, monkeypatch
         for level in range(1, depth + 1):
             os.mkdir("a/" * level)
         (tmp_path / deep).touch()
-    found = listed_sources([deep, "b.jpg", *(f"{number}/{deep}" for number in range(20))], str(tmp_path / "out"))
+    found = listed_sources([deep, "b.jpg", *(f"{number}/{deep}" for number in range(20))], Search(str(tmp_path / "out")))
     assert [source.image for source in found][:2] == [deep, "b.jpg"]
     assert len(found) == 22
     failure = decode_image(found[2], 10**6)
@@ -214,7 +214,7 @@ def test_images_below_the_overlays_of_a_run_are_left_out_at_any_depth(tmp_path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run" / ".camcli").mkdir(parents=True)
     listed = ["run/overlays/" + "a/" * 1500 + "x.jpg", "run/other/" + "a/" * 1500 + "x.jpg", "run/maps/y.png"]
-    assert [source.image for source in listed_sources(listed, "out")] == [listed[1]]
+    assert [source.image for source in listed_sources(listed, Search("out"))] == [listed[1]]
 
 
 def test_what_cannot_be_found_is_said(tmp_path):
@@ -243,7 +243,7 @@ def test_unreadable_folders_and_files_are_failures_not_silence(tmp_path):
             os.setuid(65534)
             from camcli.images.decode import decode_image
 
-            outcomes = [decode_image(source, 10**6) for source in discover_sources([str(tmp_path)], "/nonexistent")]
+            outcomes = [decode_image(source, 10**6) for source in discover_sources([str(tmp_path)], Search("/nonexistent"))]
             os.write(writer, "\n".join(f"{o.image}: {o.reason}" for o in outcomes).encode())
         finally:
             os._exit(0)

@@ -22,7 +22,8 @@ from camcli.images.decode import decode_image
 from camcli.images.header import MAX_SIDE, Header, read_header
 from camcli.images.jpeg import check_jpeg_end
 from camcli.pipeline.reading import painted_bytes
-from camcli.records import Failure, Image, Source
+from camcli.records import Failure, Image
+from camcli.source import Source
 from tests.conftest import ROOT, Result
 from tests.folders import TINY, failures_of, rows_of
 from tests.limited import KINDS, run_within
@@ -308,7 +309,7 @@ COSTS = """
 import sys
 from camcli.images.decode import decode_image
 from camcli.images.header import read_header
-from camcli.records import Source
+from camcli.source import Source
 def peak():
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
 path = sys.argv[1]

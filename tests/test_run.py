@@ -597,7 +597,7 @@ def test_an_old_output_folder_does_not_hide_the_photos_beside_it(camcli, imgs, t
 
 def test_what_could_not_be_read_is_tried_again_when_it_can(camcli, imgs, tmp_path, monkeypatch):
     """Permission comes back without a change of size or time."""
-    from camcli.images import decode
+    from camcli import source
 
     out = tmp_path / "out"
     real = os.open
@@ -607,8 +607,8 @@ def test_what_could_not_be_read_is_tried_again_when_it_can(camcli, imgs, tmp_pat
             raise PermissionError(13, "Permission denied")
         return real(path, *rest, **options)
 
-    monkeypatch.setattr(decode.os, "open", denied)
-    monkeypatch.setattr("camcli.output.folder.is_readable", lambda path: False)
+    monkeypatch.setattr(source.os, "open", denied)
+    monkeypatch.setattr("camcli.source.Source.is_readable", lambda source: False)
     assert camcli("run", imgs, "-o", out, *TINY).code == 1
     assert failures_of(out) == [{"image": "sub/b.png", "stage": "read", "error": "permission denied"}]
     assert "Nothing to do" in camcli("run", imgs, "-o", out, *TINY).err

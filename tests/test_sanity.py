@@ -23,11 +23,11 @@ from camcli.cam import METHODS, Method
 from camcli.cam.explain import explain_batch
 from camcli.config.run import RunConfig
 from camcli.errors import ModelError
-from camcli.images.discover import discover_sources
+from camcli.images.discover import Search, discover_sources
 from camcli.layout import SANITY_PICTURES
 from camcli.listener import SilentListener
 from camcli.pipeline.job import prepare_module
-from camcli.records import Grid, Layer, Preprocess, Source
+from camcli.records import Grid, Layer, Preprocess
 from camcli.sanity.check import MODES, Check, Measurement, check_maps
 from camcli.sanity.config import SanityConfig
 from camcli.sanity.plot import curves_figure
@@ -37,6 +37,7 @@ from camcli.sanity.strip import strip_png
 from camcli.sanity.study import prepare_study, read_inputs
 from camcli.sanity.verdict import KEEPS, KEPT, LOSES, LOST, NONE, PART, judge
 from camcli.sanity.write import FILES
+from camcli.source import Source
 from tests.conftest import ROOT, SAMPLES
 from tests.folders import state_of
 from tests.pictures import encoded, photo
@@ -487,7 +488,7 @@ def test_a_check_from_the_command_line(camcli, photos, tmp_path):
     assert "Nothing to do" in again.err
     assert again.out == done.out
     assert state_of(out) == before
-    found = [source.image for source in discover_sources([str(tmp_path)], "elsewhere")]
+    found = [source.image for source in discover_sources([str(tmp_path)], Search("elsewhere"))]
     assert found == [f"photos/{k}.png" for k in range(3)], "pictures of a check are taken for photos"
     assert set(SANITY_PICTURES) < set(FILES)
 

@@ -12,7 +12,8 @@ from PIL import Image as PillowImage
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import read_header
 from camcli.output.root import Root
-from camcli.records import Failure, stamp_of
+from camcli.records import Failure
+from camcli.source import Source
 from tests.folders import failures_of, rows_of, state_of
 
 NETWORK = ("--model", "tests.networks:brightness", "--layer", "cells")
@@ -124,7 +125,7 @@ def test_a_folder_with_images_that_failed_for_want_of_a_label_goes_on(camcli, la
         cut_last_image(out)
     settings = read_header(Root(str(out))).settings
     with OutputFolder(str(out), settings) as folder:
-        folder.ledger.append([Failure("dark/3.png", "label", f"no label in {table}", stamp_of(str(image)))])
+        folder.ledger.append([Failure("dark/3.png", "label", f"no label in {table}", Source("", str(image)).stamp())])
     assert camcli(*command).code == 0
     assert failures_of(out) == []
     assert len({row["image"] for row in rows_of(out)}) == (3 if flags else 2)

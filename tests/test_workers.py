@@ -41,7 +41,8 @@ from camcli.pipeline.tasks import (
     Settings,
 )
 from camcli.pipeline.worker import Tasks
-from camcli.records import Preprocess, Source
+from camcli.records import Preprocess
+from camcli.source import Source
 from camcli.timing import StageTimer
 from tests.faults import differences, fill_album, fill_with_copies, noise_file, violations_of_always
 from tests.folders import TINY, contents_of, failures_of, rows_of

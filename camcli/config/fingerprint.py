@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from camcli.config.field import option_name
-from camcli.config.run import RunConfig
+from camcli.config.run import WITHOUT_FILE, RunConfig
 from camcli.documents import read_document
 from camcli.errors import ConfigError
 from camcli.layout import EXCHANGE, FITTED_MARK, FITTED_WEIGHTS
@@ -33,7 +33,7 @@ def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
         ("model", _model_file(config.model)),
     )
     for name, path in files:
-        document = name == "labels" or (name == "class-from" and path != "folder")  # refused before a model is loaded
+        document = name == "labels" or (name == "class-from" and path not in WITHOUT_FILE)  # refused before a model is loaded
         if path is not None and (os.path.isfile(path) or (document and os.path.exists(path))):
             try:
                 settings[f"{name}-sha256"] = _digest(path, whole=document)

@@ -51,6 +51,9 @@ MOST_THREADS = 1024
 MOST_IMAGES = 65536
 """Maximum of ``--batch-size``."""
 
+WITHOUT_FILE = ("folder", "member")
+"""Values of ``--class-from`` that are no file."""
+
 RESIZE_MODES = ("crop", "squash", "pad")
 """How an image becomes the network's input; see ``camcli.images.geometry``."""
 
@@ -120,10 +123,10 @@ class RunConfig:
     )
     class_from: str | None = option(
         None,
-        "Explain the true class (ground truth). folder: the name of the image's folder. FILE: a CSV file with the columns image "
-        "and label. Adds the columns label and correct.",
+        "Explain the true class (ground truth). folder: the name of the image's folder. member: KEY.cls or KEY.json beside "
+        "KEY.jpg in an archive. FILE: a CSV file with the columns image and label. Adds the columns label and correct.",
         "Heatmap",
-        metavar="folder|FILE",
+        metavar="folder|member|FILE",
     )
     head: str = option(
         "softmax",
@@ -196,6 +199,9 @@ class RunConfig:
         "Input",
         short="-0",
         affects_results=False,
+    )
+    archives: bool = option(
+        False, "Also search the archives (tar, zip) that are inside the folders.", "Input", affects_results=False
     )
     limit: int | None = option(None, "Explain only the first N images.", "Input", metavar="N", at_least=1, affects_results=False)
     shard: str | None = option(

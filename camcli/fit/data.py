@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from camcli.errors import InputError
-from camcli.images.discover import discover_sources
+from camcli.images.discover import Search, discover_sources
 from camcli.layout import FITTED_MARK
-from camcli.records import Source, escape_name
+from camcli.records import escape_name
+from camcli.source import Source
 
 PARTS = ("train", "val")
 _FEWEST = 2
@@ -67,7 +68,7 @@ def read_dataset(folder: str, output: str) -> Dataset:
     root = os.path.abspath(folder)
     depth = 2 if divided else 1
     sources, labels, predefined_split = [], [], []
-    found = discover_sources([folder], output)
+    found = discover_sources([folder], Search(output))
     for source in found:
         parts = source.image.split("/")
         if len(parts) > depth and parts[depth - 1] in numbers:  # otherwise the image is in no class folder

@@ -18,7 +18,8 @@ from camcli.network.memory import fitting_batch_size
 from camcli.network.prepare import Preparation, prepare_network
 from camcli.pipeline.stages import InputImage, prepared_batches
 from camcli.pipeline.tasks import InputSettings
-from camcli.records import Failure, LoadedModel, Source
+from camcli.records import Failure, LoadedModel
+from camcli.source import Source
 
 
 @dataclass(frozen=True)

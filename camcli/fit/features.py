@@ -21,7 +21,8 @@ from camcli.output.openat import NOT_INSIDE
 from camcli.output.root import Root
 from camcli.pipeline.engine import out_of_memory
 from camcli.pipeline.stages import InputImage
-from camcli.records import Failure, Source, escape_name, stamp_of
+from camcli.records import Failure, escape_name
+from camcli.source import Source
 
 _CHUNK_NAME, _KEY_NAME = re.compile(r"\d{6,9}\.safetensors"), re.compile(r"[0-9a-f]{16}")
 _MOST_BYTES = 1 << 30
@@ -83,7 +84,7 @@ class FeatureCache:
 
     def get(self, source: Source) -> ImageFeatures | None:
         """The features of the image, if they were computed from the file as it is now; otherwise None."""
-        stamp = stamp_of(source.path)
+        stamp = source.stamp()
         return None if stamp is None else self._known.get((source.image, stamp.size, stamp.mtime_ns))
 
     def add(self, prepared: InputImage, features: np.ndarray) -> None:

@@ -20,7 +20,8 @@ from camcli.fit.linear_probe import class_weights
 from camcli.models.gap_classifier import GapClassifier
 from camcli.pipeline.engine import out_of_memory
 from camcli.pipeline.stages import InputImage
-from camcli.records import Failure, Source, escape_name
+from camcli.records import Failure, escape_name
+from camcli.source import Source
 
 LEARNING_RATE, RANDOM_LEARNING_RATE = 1e-4, 1e-3
 """Learning rates of AdamW for pretrained and for random weights; the linear layer gets ten times the former."""

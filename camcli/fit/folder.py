@@ -27,7 +27,7 @@ from camcli.output.locks import claimed
 from camcli.output.record import refuse_newer_format
 from camcli.output.root import Root
 from camcli.output.writers import json_bytes, output_error
-from camcli.records import Failure, escape_name, stamp_of, unescape_name
+from camcli.records import Failure, escape_name, unescape_name
 
 if TYPE_CHECKING:
     from camcli.models.sources.fitted import Fitted
@@ -41,7 +41,7 @@ def dataset_digest(dataset: Dataset) -> str:
     digest = hashlib.sha256()
     parts = dataset.predefined_split or [""] * len(dataset.sources)
     for source, label, part in zip(dataset.sources, dataset.labels, parts, strict=True):
-        stamp = stamp_of(source.path)
+        stamp = source.stamp()
         known = (stamp.size, stamp.mtime_ns) if stamp else None
         digest.update(json.dumps([source.image, dataset.classes[label], part, known]).encode())
     return digest.hexdigest()

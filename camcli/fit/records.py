@@ -11,7 +11,8 @@ from camcli.fit.finetune import Epoch, LabelledImages
 from camcli.fit.linear_probe import LinearProbe
 from camcli.fit.metrics import Metrics
 from camcli.models.gap_classifier import GapClassifier
-from camcli.records import Failure, Layer, LoadedModel, Source
+from camcli.records import Failure, Layer, LoadedModel
+from camcli.source import Source
 
 
 @dataclass(frozen=True)

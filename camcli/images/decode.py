@@ -8,15 +8,13 @@ decodes JPEG, Pillow all other formats.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import logging
-import os
-import stat
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import BinaryIO, TypeVar
 
 import cv2
@@ -27,12 +25,10 @@ from PIL import ImageOps, UnidentifiedImageError
 from camcli.errors import ImageError
 from camcli.images.header import FORMATS, MAX_HEADER, Header, read_header
 from camcli.images.jpeg import check_jpeg
-from camcli.records import Failure, Image, Source, Stamp, stamp_of
+from camcli.records import Failure, Image, Stamp
 from camcli.resources import allocations_can_fail, available_memory, release_memory
+from camcli.source import Source, os_reason
 from camcli.timing import StageTimer
-
-MAX_BYTES = 1 << 30
-"""Maximum file size in bytes; larger files are refused without reading them."""
 
 _AT_ONCE = 1 << 20
 """Files up to this size in bytes are read before their header is looked at: that takes one system call instead of forty."""
@@ -94,65 +90,47 @@ def decode_image(
     timer = timer or StageTimer()
     try:
         with timer.work("read"):
-            data, stamp, header = read_file(source.path, max_pixels=max_pixels, hashed=hashed, admit=admit)
+            data, stamp, header = read_source(source, max_pixels=max_pixels, hashed=hashed, admit=admit)
         if isinstance(data, ImageError):
             raise data
         with timer.work("decode"):
             return Image(decode_bytes(data, max_pixels, header), stamp)
     except ImageError as error:
         lacking = error.stage == "memory"
-        return Failure(source.image, error.stage, str(error), None if lacking else stamp or stamp_of(source.path))
+        return Failure(source.image, error.stage, str(error), None if lacking else stamp or source.stamp())
     except MemoryError:
         return Failure(source.image, "memory", NOT_ENOUGH)
     except OSError as error:
-        return Failure(source.image, "read", _os_reason(error), stamp)
+        return Failure(source.image, "read", os_reason(error), stamp)
 
 
 NOT_ENOUGH = "out of memory; the next run tries again"
 
 
-def read_file(
-    path: str, *, max_pixels: int, hashed: bool = False, admit: Admit = check_memory
+def read_source(
+    source: Source, *, max_pixels: int, hashed: bool = False, admit: Admit = check_memory
 ) -> tuple[bytes | ImageError, Stamp, Header | None]:
-    """The bytes of a file, its stamp, and the header of exactly these bytes if it is known.
+    """The bytes of a source, its stamp, and the header of exactly these bytes if it is known.
 
-    The stamp has a SHA-256 if ``hashed`` is set or the file is younger than YOUNG_NS.
-    If the header shows that the image is refused, the reason is returned instead of the bytes. Raises ImageError (stage ``read``)
-    for anything but a readable regular file, ImageError (stage ``decode``) for a file larger than MAX_BYTES, and what ``admit``
-    raises.
+    The stamp has a SHA-256 if ``hashed`` is set or the source is younger than YOUNG_NS.
+    If the header shows that the image is refused, the reason is returned instead of the bytes. Raises what ``source.open`` and
+    ``admit`` raise.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    except (OSError, ValueError) as error:
-        raise ImageError("read", _os_reason(error)) from error
-    try:
-        status = os.fstat(handle)
-        _check_regular(status)
-        with os.fdopen(os.dup(handle), "rb") as file:
-            small = status.st_size <= _AT_ONCE
-            opened: BinaryIO = io.BytesIO(file.read(status.st_size)) if small else file
-            header = _header_or_reason(opened, status.st_size, max_pixels)
+        with source.open() as contents:
+            size, stamp = contents.size, contents.stamp
+            small = size <= _AT_ONCE
+            opened: BinaryIO = io.BytesIO(contents.file.read(size)) if small else contents.file
+            header = _header_or_reason(opened, size, max_pixels)
             if isinstance(header, Header):
                 admit(header)
             opened.seek(0)
-            young = time.time_ns() - status.st_mtime_ns < YOUNG_NS
-            data, digest = _contents(opened, header, status.st_size, hashed=hashed or young)
+            young = time.time_ns() - stamp.mtime_ns < YOUNG_NS
+            data, digest = _contents(opened, header, size, hashed=hashed or young)
     except OSError as error:
-        raise ImageError("read", _os_reason(error)) from error
-    finally:
-        os.close(handle)
-    known = header if small and isinstance(header, Header) and isinstance(data, bytes) and len(data) == status.st_size else None
-    return data, Stamp(status.st_size, status.st_mtime_ns, digest), known
-
-
-def _check_regular(status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        unlisted = ", which could not be listed" if stat.S_ISDIR(status.st_mode) else ""
-        raise ImageError("read", f"not a regular file but a {_kind(status.st_mode)}{unlisted}")
-    if status.st_size == 0:
-        raise ImageError("read", "the file is empty")
-    if status.st_size > MAX_BYTES:
-        raise ImageError("decode", f"{status.st_size:,} bytes: more than {MAX_BYTES:,} are not read")
+        raise ImageError("read", os_reason(error)) from error
+    known = header if small and isinstance(header, Header) and isinstance(data, bytes) and len(data) == size else None
+    return data, replace(stamp, sha256=digest) if digest else stamp, known
 
 
 def _header_or_reason(file: BinaryIO, size: int, max_pixels: int) -> Header | ImageError:
@@ -334,23 +312,3 @@ def _foreign_reason(data: bytes) -> str:
     if "\ufffd" not in start and all(char.isprintable() or char.isspace() for char in start):
         return "not an image: it looks like text"
     return f"not a supported image ({', '.join(name for name in FORMATS if name != 'DIB')})"
-
-
-def _os_reason(error: Exception) -> str:
-    if getattr(error, "errno", None) == errno.ENXIO:  # raised by open for a socket, and for a device without a driver
-        return "not a regular file but a socket or a device"
-    reason = getattr(error, "strerror", None) or str(error)
-    return reason[:1].lower() + reason[1:]
-
-
-def _kind(mode: int) -> str:
-    for test, word in (
-        (stat.S_ISDIR, "folder"),
-        (stat.S_ISFIFO, "FIFO"),
-        (stat.S_ISSOCK, "socket"),
-        (stat.S_ISCHR, "character device"),
-        (stat.S_ISBLK, "block device"),
-    ):
-        if test(mode):
-            return word
-    return "special file"

@@ -3,7 +3,7 @@
 Folders are searched recursively in sorted order, without names that start with a dot. Inside a folder the extension decides whether
 a file is an image; a file that is named as an input is always tried. A link to a file is followed unless its target is a source
 too. Links to folders are not followed, so every search ends. In a folder with a run of camcli the overlays and maps are left out,
-so that no run explains the pictures of another.
+so that no run explains the pictures of another. An archive that is named as an input is searched like a folder.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from camcli.errors import InputError, RunError
+from camcli.images.archives import is_archive, members
+from camcli.images.braces import expanded
 from camcli.layout import OUTPUT_FOLDERS, OWN, SANITY_PICTURES
-from camcli.records import Source, escape_name
+from camcli.records import escape_name
+from camcli.source import Source
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"})
 """Extensions of image files inside folders, in lower case."""
@@ -27,21 +30,33 @@ _LONGEST_PATH = 4096
 """Maximum length of a path in bytes on Linux; other systems allow fewer."""
 
 
-def discover_sources(inputs: Sequence[str], output: str) -> list[Source]:
+@dataclass(frozen=True)
+class Search:
+    """How images are searched. ``output``: the overlays and maps of the run in this folder are left out.
+
+    ``archives``: archives inside folders are searched too. ``labelled``: also read the true classes that archives contain.
+    """
+
+    output: str
+    archives: bool = False
+    labelled: bool = False
+
+
+def discover_sources(inputs: Sequence[str], search: Search) -> list[Source]:
     """Every image in ``inputs``, in the order of the inputs, without duplicates.
 
     The name of a source is its path below the input folder; with several inputs, below their deepest common folder. A folder
-    that cannot be read becomes a source too, so that it is reported as a failure. The overlays and maps in ``output``, the run's
-    own folder, are left out. Raises InputError if an input does not exist or no image is found, and RunError if Python does not
-    read file names as UTF-8.
+    that cannot be read becomes a source too, so that it is reported as a failure. Raises InputError if an input does not exist or
+    no image is found, and RunError if Python does not read file names as UTF-8.
     """
     _refuse_other_encodings()
+    inputs = [path for given in inputs for path in expanded(given)]
     for given in inputs:
         if not os.path.lexists(given):
             raise InputError(f"there is no file or folder {escape_name(given)!r}.")
     paths = _each_folder_once(inputs, forgiving=False)
     root = os.path.commonpath([path if is_folder else os.path.dirname(path) for path, is_folder in paths.items()])
-    sources = _sources(paths, root, output, forgiving=False)
+    sources = _sources(paths, root, search, forgiving=False)
     if not sources:
         given_words = ", ".join(repr(escape_name(given)) for given in inputs)
         raise InputError(
@@ -50,7 +65,7 @@ def discover_sources(inputs: Sequence[str], output: str) -> list[Source]:
     return sources
 
 
-def listed_sources(paths: Iterable[str], output: str) -> list[Source]:
+def listed_sources(paths: Iterable[str], search: Search) -> list[Source]:
     """Every image of a list of ``paths`` from another program. Unlike in ``discover_sources``, a missing path becomes a source.
 
     A missing path is reported as a failure and does not stop the run. Overlays and maps of a run are left out. The name of a source
@@ -58,22 +73,22 @@ def listed_sources(paths: Iterable[str], output: str) -> list[Source]:
     InputError if no image is found, and RunError if Python does not read file names as UTF-8.
     """
     _refuse_other_encodings()
-    places = _without_outputs(_each_folder_once(list(paths), forgiving=True), os.path.abspath(output))
+    places = _without_outputs(_each_folder_once(list(paths), forgiving=True), os.path.abspath(search.output))
     here = os.getcwd()
     root = here if all(_is_inside(place, here) for place in places) else os.sep
-    sources = _sources(places, root, output, forgiving=True)
+    sources = _sources(places, root, search, forgiving=True)
     if not sources:
         raise InputError("nothing to do: no image among the paths on stdin.")
     return sources
 
 
-def named_sources(paths: Iterable[str], root: str, output: str) -> Iterator[Source | str]:
+def named_sources(paths: Iterable[str], root: str, search: Search) -> Iterator[Source | str]:
     """Yield the images of a list of ``paths`` that goes on, with names relative to ``root``; a path outside of it as it is.
 
     Otherwise as ``listed_sources``.
     """
-    places = _without_outputs(_each_folder_once(list(paths), forgiving=True), os.path.abspath(output))
-    yield from _sources({place: kind for place, kind in places.items() if _is_inside(place, root)}, root, output, forgiving=True)
+    places = _without_outputs(_each_folder_once(list(paths), forgiving=True), os.path.abspath(search.output))
+    yield from _sources({place: kind for place, kind in places.items() if _is_inside(place, root)}, root, search, forgiving=True)
     yield from (place for place in places if not _is_inside(place, root))
 
 
@@ -145,22 +160,27 @@ def _is_folder(given: str, *, forgiving: bool) -> bool:
         raise InputError(f"cannot access {escape_name(given)!r}: {getattr(error, 'strerror', None) or error}.") from error
 
 
-def _sources(paths: Mapping[str, bool], root: str, output: str, *, forgiving: bool) -> list[Source]:
+def _sources(paths: Mapping[str, bool], root: str, search: Search, *, forgiving: bool) -> list[Source]:
     """The images in ``paths``, named by their path below ``root``. ``forgiving``: an unreadable folder becomes a source."""
     below = root.rstrip(os.sep) + os.sep
     names: list[str] = []
     links: set[str] = set()
+    archives: set[str] = set()
     for path, is_folder in paths.items():
         if not is_folder:
             names.append(path[len(below) :])
+            if is_archive(path):
+                archives.add(names[-1])
             if os.path.islink(path):
                 links.add(names[-1])
             continue
         try:
-            for found, is_link in _walk(path, os.path.abspath(output)):
+            for found, is_link in _walk(path, search):
                 names.append(found[len(below) :])
                 if is_link:
                     links.add(names[-1])
+                if search.archives and is_archive(found):
+                    archives.add(names[-1])
         except InputError:
             if not forgiving:
                 raise
@@ -170,12 +190,23 @@ def _sources(paths: Mapping[str, bool], root: str, output: str, *, forgiving: bo
     if links:
         real = {os.path.realpath(os.path.join(root, name)) for name in names if name not in links}
         names = [name for name in names if name not in links or os.path.realpath(os.path.join(root, name)) not in real]
-    return [Source(root, name) for name in names]
+    if not archives:
+        return [Source(root, name) for name in names]
+    sources: list[Source] = []
+    for name in names:
+        source = Source(root, name)
+        sources += members(source, is_image, labelled=search.labelled) if name in archives else [source]
+    return sources
 
 
-def _walk(top: str, output: str) -> Iterator[tuple[str, bool]]:
-    """Yield (path, whether it is a link) of every image file below ``top``, in sorted order."""
-    pending = [_listed(top, output, is_top=True)]
+def is_image(name: str) -> bool:
+    """Whether the extension of a name is that of an image file."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _walk(top: str, search: Search) -> Iterator[tuple[str, bool]]:
+    """Yield (path, whether it is a link) of every image file below ``top``, in sorted order; with ``archives`` of archives too."""
+    pending = [_listed(top, search, is_top=True)]
     while pending:
         folder = pending[-1]
         if not folder.names:
@@ -187,7 +218,7 @@ def _walk(top: str, output: str) -> Iterator[tuple[str, bool]]:
             yield path, name in folder.links
             continue
         try:
-            pending.append(_listed(path, output, is_top=False))
+            pending.append(_listed(path, search, is_top=False))
         except OSError:
             yield path, False
 
@@ -205,9 +236,9 @@ class _Folder:
     links: frozenset[str]
 
 
-def _listed(path: str, output: str, *, is_top: bool) -> _Folder:
+def _listed(path: str, search: Search, *, is_top: bool) -> _Folder:
     """The folder at ``path``. Raises OSError if it cannot be read, InputError if it is the top folder."""
-    holds_run = path == output
+    holds_run = path == os.path.abspath(search.output)
     names: list[str] = []
     folders: set[str] = set()
     links: set[str] = set()
@@ -220,7 +251,7 @@ def _listed(path: str, output: str, *, is_top: bool) -> _Folder:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.add(name)
-                elif os.path.splitext(name)[1].lower() not in EXTENSIONS:
+                elif not is_image(name) and not (search.archives and is_archive(name)):
                     continue
                 elif entry.is_symlink():
                     links.add(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Mapping
@@ -17,41 +16,29 @@ from camcli.layout import FITTED_MARK, OUTPUT_FOLDERS, OUTPUT_NAMES, OWN, OWN_FO
 from camcli.output.advice import settings_advice
 from camcli.output.journal import Header
 from camcli.output.root import Root
-from camcli.records import Stamp, escape_name, stamp_of
+from camcli.records import Stamp, escape_name
+from camcli.source import Source
 
 _FOLDERS = frozenset({*OUTPUT_FOLDERS, *OWN_FOLDERS})
 """Names of the folders that camcli makes in an output folder; everything else that it makes there is a file."""
 
 
-def is_unchanged(earlier: Stamp | None, path: str) -> bool:
-    """Whether the file at ``path`` still has the stamp ``earlier``; None is the stamp of a missing file.
+def is_unchanged(earlier: Stamp | None, source: Source) -> bool:
+    """Whether ``source`` still has the stamp ``earlier``; None is the stamp of a source that is missing.
 
-    Compares the SHA-256 if it was recorded, otherwise size and modification time.
+    Compares the SHA-256 if it was recorded, otherwise size, modification time and version.
     """
-    now = stamp_of(path)
+    now = source.stamp()
     if earlier is None or now is None:
         return earlier is now
     if not earlier.sha256:
         return earlier == now
     if earlier.size != now.size:
         return False
-    digest = _sha256_of(path)
-    return earlier.mtime_ns == now.mtime_ns if digest is None else earlier.sha256 == digest  # None: unreadable now
-
-
-def _sha256_of(path: str) -> str | None:
-    if not is_readable(path):
-        return None
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
-
-
-def is_readable(path: str) -> bool:
-    """Whether ``path`` is a regular file that is not empty and that this process may read."""
-    return os.path.isfile(path) and os.path.getsize(path) > 0 and os.access(path, os.R_OK)
+    digest = source.sha256()
+    if digest is None:  # unreadable now
+        return (earlier.mtime_ns, earlier.version) == (now.mtime_ns, now.version)
+    return earlier.sha256 == digest
 
 
 def is_listable(path: str) -> bool:

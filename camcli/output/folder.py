@@ -16,7 +16,7 @@ from typing import Any
 
 from camcli.errors import SettingsError
 from camcli.layout import BOXES, FORMER_FILES, JOURNAL, LOCK, OUTPUT_NAMES, OVERLAYS, OWN, RUN_RECORD, UNFINISHED_RENDER
-from camcli.output.checks import check_place, is_readable, is_unchanged
+from camcli.output.checks import check_place, is_unchanged
 from camcli.output.files import row_files
 from camcli.output.journal import Entry, read_header
 from camcli.output.ledger import Ledger, files_in_table
@@ -30,7 +30,8 @@ from camcli.output.root import Root
 from camcli.output.unconfirmed import Unconfirmed
 from camcli.output.writers import output_error
 from camcli.output.writing import Rewriter, RunWriter, confirm_all, sweep
-from camcli.records import Checksum, Source
+from camcli.records import Checksum
+from camcli.source import Source
 
 _RETRIED = ("memory", NOT_A_FAILURE)
 """Stages of failures that do not depend on the file alone: every run retries these images."""
@@ -153,9 +154,9 @@ class OutputFolder:
                 return False
             if hashed and not entry.stage and not (entry.stamp and entry.stamp.sha256):
                 return False
-            if not is_unchanged(entry.stamp, source.path):
+            if not is_unchanged(entry.stamp, source):
                 return False
-            return not (entry.stage == "read" and is_readable(source.path))
+            return not (entry.stage == "read" and source.is_readable())
 
         return [source for source in sources if not is_done(source)]
 

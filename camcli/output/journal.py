@@ -90,6 +90,8 @@ class Entry:
             record.update(size=self.stamp.size, mtime_ns=self.stamp.mtime_ns)
             if self.stamp.sha256:
                 record["sha256"] = self.stamp.sha256
+            if self.stamp.version:
+                record["version"] = self.stamp.version
         record.update(stage=self.stage, predictions=ends[PREDICTIONS], failures=ends[FAILURES])
         if self.rows is not None:
             record["rows"] = self.rows
@@ -196,10 +198,11 @@ def _entry(record: dict[str, Any], ends: list[int], sizes: Sequence[int] | None)
     """The entry of a line; None if it is damaged or a table is too short for it. ``ends``: set to where its rows end."""
     values: list[Any] = [record.get(key) for key in ("image", "stage", "size", "mtime_ns")]
     image, stage, size, mtime_ns = values
-    sha256, rows, files = record.get("sha256", ""), record.get("rows"), record.get("files")
+    sha256, version, rows, files = record.get("sha256", ""), record.get("version", ""), record.get("rows"), record.get("files")
     now: list[Any] = [record.get("predictions"), record.get("failures")]
     whole = [
-        _is_name(image) and isinstance(stage, str) and _STAGE.fullmatch(stage) and isinstance(sha256, str),
+        _is_name(image) and isinstance(stage, str) and _STAGE.fullmatch(stage),
+        isinstance(sha256, str) and isinstance(version, str),
         (size is None and mtime_ns is None) or (_is_count(size) and type(mtime_ns) is int),
         rows is None or _is_count(rows),
         files is None or (isinstance(files, list) and all(map(_is_checksum, files))),
@@ -207,7 +210,7 @@ def _entry(record: dict[str, Any], ends: list[int], sizes: Sequence[int] | None)
     ]
     if not all(whole) or (sizes is not None and any(end > size for end, size in zip(now, sizes, strict=True))):
         return None
-    stamp = None if size is None else Stamp(size, mtime_ns, sha256)
+    stamp = None if size is None else Stamp(size, mtime_ns, sha256, version)
     checksums = None if files is None else tuple(Checksum(*file) for file in files)
     entry = Entry(str(image), stamp, str(stage), sum(now) - sum(ends), rows, checksums)
     ends[:] = now

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from camcli.output.checks import is_listable
 from camcli.output.journal import Entry
 from camcli.output.ledger import Ledger
-from camcli.records import Source
+from camcli.source import Source
 
 NOT_A_FAILURE = "label"
 """Stage that earlier versions recorded for an image without a label. It is not a failure any more."""

@@ -19,7 +19,8 @@ from camcli.output.record import checked_record, part_of
 from camcli.output.root import Root
 from camcli.output.unconfirmed import Unconfirmed
 from camcli.output.writers import json_bytes, output_error
-from camcli.records import Outcome, Source, Success
+from camcli.records import Outcome, Success
+from camcli.source import Source
 
 
 class RunWriter:

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from camcli.pipeline.pool import Pool
 from camcli.pipeline.tasks import Failed, PreparedImage, ReadTask
-from camcli.records import Failure, Source
+from camcli.records import Failure
+from camcli.source import Source
 
 _MOST_FAILURES = 64
 """Maximum number of failures in a batch, beside its images."""

@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Callable
 
 from camcli.errors import InputError
-from camcli.images.discover import named_sources, shard_of
-from camcli.records import Failure, Source, escape_name
+from camcli.images.discover import Search, named_sources, shard_of
+from camcli.records import Failure, escape_name
+from camcli.source import Source
 
 _SILENCE, _LONGEST = 0.2, 1.0
 """The first paths are those until no more came for so many seconds; but not longer than so many seconds after the first one."""
@@ -75,14 +76,14 @@ class PathStream:
 class LaterSources:
     """The images of ``stream`` that come after the first ones. ``root``: the folder that all names are relative to.
 
-    ``output``: overlays and maps of the run in this folder are left out. ``seen``: names that have come before. ``left``: how many
+    ``search``: as for the first ones. ``seen``: names that have come before. ``left``: how many
     may still come; None for any number. ``shard``: only the images of this shard, as (index, count).
     """
 
     def __init__(
-        self, stream: PathStream, root: str, output: str, seen: set[str], left: int | None, shard: tuple[int, int] | None
+        self, stream: PathStream, root: str, search: Search, seen: set[str], left: int | None, shard: tuple[int, int] | None
     ) -> None:
-        self._stream, self._root, self._output, self._seen, self._left, self._shard = stream, root, output, seen, left, shard
+        self._stream, self._root, self._search, self._seen, self._left, self._shard = stream, root, search, seen, left, shard
         self.handle = stream.handle
 
     @property
@@ -93,7 +94,7 @@ class LaterSources:
     def read(self) -> list[Source | Failure]:
         """The images that have come since, and a failure for each path outside of the root. Does not wait."""
         found: list[Source | Failure] = []
-        for source in named_sources(self._stream.read(), self._root, self._output):
+        for source in named_sources(self._stream.read(), self._root, self._search):
             name = source if isinstance(source, str) else source.image
             if name in self._seen or self._left == 0:
                 continue

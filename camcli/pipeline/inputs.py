@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from camcli.config.run import RunConfig
 from camcli.errors import InputError, LabelsError, SettingsError
-from camcli.images.discover import discover_sources, listed_sources, shard_of
+from camcli.images.discover import Search, discover_sources, listed_sources, shard_of
 from camcli.listener import Messages
 from camcli.pipeline.incoming import LaterSources, PathStream
-from camcli.records import Source, count_words, escape_name
+from camcli.pipeline.true_labels import MEMBER
+from camcli.records import count_words, escape_name
+from camcli.source import Source
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,11 @@ def find_inputs(places: Sequence[str], config: RunConfig, listener: Messages, pa
     worked on as they come; with ``--class-from``, which needs to know all images, they are read to the end first. Raises InputError
     if there is no image at all, and if the output folder is one of the inputs.
     """
+    search = Search(config.output, config.archives, labelled=config.class_from == MEMBER)
     if paths is None:
-        sources = discover_sources(places, config.output)
+        sources = discover_sources(places, search)
     else:
-        sources = listed_sources(paths.all() if config.class_from is not None else paths.first(), config.output)
+        sources = listed_sources(paths.all() if config.class_from is not None else paths.first(), search)
     if config.limit is not None and len(sources) > config.limit:
         left = len(sources) - config.limit
         listener.info(f"{config.limit:,} of {count_words(len(sources), 'image')}; --limit left {left:,} out.")
@@ -43,7 +46,7 @@ def find_inputs(places: Sequence[str], config: RunConfig, listener: Messages, pa
     root, later = sources[0].root, None
     if paths is not None and not paths.ended:
         left_over = None if config.limit is None else config.limit - len(sources)
-        later = LaterSources(paths, root, config.output, {source.image for source in sources}, left_over, config.part)
+        later = LaterSources(paths, root, search, {source.image for source in sources}, left_over, config.part)
     if config.part is not None:
         index, count = config.part
         sources = [source for source in sources if shard_of(source.image, count) == index]

@@ -30,7 +30,8 @@ from camcli.network.probe import probe_input
 from camcli.pipeline.findings import Names
 from camcli.pipeline.tasks import InputSettings
 from camcli.pipeline.true_labels import true_classes
-from camcli.records import Counts, Layer, LoadedModel, Preprocess, Source
+from camcli.records import Counts, Layer, LoadedModel, Preprocess
+from camcli.source import Source
 from camcli.timing import StageTimer
 
 

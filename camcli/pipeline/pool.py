@@ -26,7 +26,7 @@ from camcli.images.threads import single_threaded_opencv
 from camcli.pipeline.memory import Memory
 from camcli.pipeline.processes import LocalWorker, Worker, WorkerProcess, end_in_words, fill_standard_streams, shared_file
 from camcli.pipeline.tasks import Asking, Failed, PaintTask, PreparedImage, ReadTask, Result, Settings, Task
-from camcli.records import Failure, stamp_of
+from camcli.records import Failure
 from camcli.resources import available_cores, available_memory
 from camcli.timing import StageTimer
 
@@ -342,7 +342,7 @@ class Pool:
                 self._suspects.waiting.appendleft(task)
                 continue
             self._suspects.images.discard(task.number)
-            stamp = stamp_of(task.source.path)
+            stamp = task.source.stamp()
             failure = Failure(task.source.image, "crashed", f"a process that works on this image alone dies: {how}", stamp)
             if code == -signal.SIGKILL and "seconds" not in how:  # no file sends that signal, but the system does
                 failure = Failure(task.source.image, "memory", "the system ended the process that worked on this image alone")

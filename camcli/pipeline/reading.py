@@ -11,8 +11,9 @@ from camcli.images.decode import NOT_ENOUGH, decode_image, memory_words
 from camcli.images.geometry import InputWindow, prepare_pixels
 from camcli.images.header import MAX_SIDE, Header
 from camcli.pipeline.tasks import Settings
-from camcli.records import Failure, Image, Source
+from camcli.records import Failure, Image
 from camcli.resources import available_memory, limit_memory, release_memory
+from camcli.source import Source
 from camcli.timing import StageTimer
 
 _PAINTED = {"overlay": 6, "heatmap": 6, "contour": 10, "spotlight": 9, "side-by-side": 15}

@@ -25,8 +25,9 @@ from camcli.pipeline.inputs import Inputs, explainable, misspelt_names_first
 from camcli.pipeline.invocation import Invocation
 from camcli.pipeline.progress import RunProgress
 from camcli.pipeline.summary import RunListener, RunSummary
-from camcli.records import Counts, Failure, Outcome, Source, count_words, escape_name
+from camcli.records import Counts, Failure, Outcome, count_words, escape_name
 from camcli.runs import coco
+from camcli.source import Source
 from camcli.timing import StageTimer
 
 if TYPE_CHECKING:

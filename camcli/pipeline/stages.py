@@ -27,7 +27,8 @@ from camcli.pipeline.job import Job
 from camcli.pipeline.pool import Pool, count_workers
 from camcli.pipeline.stopping import Stopped, Watch
 from camcli.pipeline.tasks import Failed, InputSettings, Painted, PaintSettings, PaintTask, PreparedImage, Settings
-from camcli.records import Failure, Findings, Outcome, Source, Stamp, Success
+from camcli.records import Failure, Findings, Outcome, Stamp, Success
+from camcli.source import Source
 from camcli.timing import StageTimer
 
 _LONGEST_WAIT = 0.5

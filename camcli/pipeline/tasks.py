@@ -12,7 +12,8 @@ from camcli.config.run import RunConfig
 from camcli.images.geometry import InputWindow
 from camcli.output.root import Root
 from camcli.pipeline.findings import BatchFindings, Names
-from camcli.records import Checksum, Failure, Preprocess, QuicklyPickled, Row, Source, Stamp
+from camcli.records import Checksum, Failure, Preprocess, QuicklyPickled, Row, Stamp
+from camcli.source import Source
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,29 @@ from collections.abc import Collection, Sequence
 
 from camcli.documents import read_text
 from camcli.errors import ClassError, LabelsError
+from camcli.images.archives import Member
 from camcli.models.labels import find_class
-from camcli.records import Source, escape_name, unescape_name
+from camcli.records import escape_name, unescape_name
+from camcli.source import Source
 
 FOLDER = "folder"
 """The value of ``--class-from`` for labels that are the names of the images' folders, as in torchvision's ImageFolder."""
+
+MEMBER = "member"
+"""The value of ``--class-from`` for labels that archives contain beside the images, as in WebDataset."""
 
 
 def true_labels(class_from: str, sources: Sequence[Source]) -> dict[str, str]:
     """The labels as text: image -> label, for the images that have one.
 
-    ``class_from``: ``folder``, or a CSV file with the columns image and label. Images are named as in ``predictions.csv``; a
-    label is the name or index of a class. The table may also label images that are not in ``sources``. Raises LabelsError for an
-    invalid file.
+    ``class_from``: ``folder``, ``member``, or a CSV file with the columns image and label. Images are named as in
+    ``predictions.csv``; a label is the name or index of a class. The table may also label images that are not in ``sources``.
+    Raises LabelsError for an invalid file.
     """
     if class_from == FOLDER:
         return {source.image: os.path.basename(os.path.dirname(source.path)) for source in sources}
+    if class_from == MEMBER:
+        return {source.image: source.label for source in sources if isinstance(source, Member) and source.label}
     return _from_table(class_from, {source.image for source in sources})
 
 
@@ -52,7 +59,7 @@ def _from_table(path: str, images: Collection[str]) -> dict[str, str]:
     try:
         rows = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if row]
     except OSError as error:
-        raise LabelsError(f"--class-from {escape_name(path)}: {error.strerror}. Give a CSV file, or the word folder.") from error
+        raise LabelsError(f"--class-from {escape_name(path)}: {error.strerror}. Give a CSV file, folder or member.") from error
     except (ValueError, csv.Error) as error:
         raise LabelsError(f"--class-from {escape_name(path)} is not a CSV file in UTF-8: {error}.") from error
     if not rows or len(rows[0]) < 2:

@@ -134,7 +134,7 @@ def _is_same_file(earlier: Stamp, now: Stamp) -> bool:
     """Whether a file that was read twice had the same contents. Only one of the stamps may have a SHA-256: a young file has one."""
     if earlier.sha256 and now.sha256:
         return earlier.sha256 == now.sha256
-    return (earlier.size, earlier.mtime_ns) == (now.size, now.mtime_ns)
+    return (earlier.size, earlier.mtime_ns, earlier.version) == (now.size, now.mtime_ns, now.version)
 
 
 def _listen(inbox: queue.SimpleQueue[Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from camcli.config.run import LOOKS
 from camcli.errors import ImageError, InputError
+from camcli.images.archives import SourceFinder
 from camcli.images.decode import decode_image
 from camcli.images.geometry import input_window
 from camcli.images.limits import pillow_unlimited
@@ -23,10 +24,11 @@ from camcli.output.maps import read_map
 from camcli.output.record import checked_record
 from camcli.output.root import Root
 from camcli.output.writers import csv_line
-from camcli.records import Box, Checksum, Failure, Preprocess, Source, checksum_of, escape_name, preprocess_of, unescape_name
+from camcli.records import Box, Checksum, Failure, Preprocess, checksum_of, escape_name, preprocess_of, unescape_name
 from camcli.render.caption import caption_of_row
 from camcli.render.styles import Notes, Style, overlay_bytes, resize_to_fit, style_of
 from camcli.resources import available_cores
+from camcli.source import Source
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,9 @@ def _all_redrawn(explained: Sequence[tuple[Entry, _Rows]], look: _Look) -> Itera
     """For each image the checksums of its redrawn overlays, or the reason why they were kept."""
     with single_threaded_opencv(), ThreadPoolExecutor(available_cores(), "redraw") as pool:
         try:
-            yield from pool.map(lambda item: _redrawn(item[0], item[1], look), explained)
+            finder = SourceFinder(str(look.settings["inputs"]))
+            sources = [finder.find(entry.image) for entry, _ in explained]
+            yield from pool.map(lambda item, source: _redrawn(item[0], item[1], source, look), explained, sources)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -132,10 +136,9 @@ def _preprocess(folder: OutputFolder) -> Preprocess:
         ) from error
 
 
-def _redrawn(entry: Entry, rows: _Rows, look: _Look) -> list[Checksum] | str:
+def _redrawn(entry: Entry, rows: _Rows, source: Source, look: _Look) -> list[Checksum] | str:
     """The checksums of the redrawn overlays of an image, or the reason why they were kept."""
-    source = Source(str(look.settings["inputs"]), entry.image)
-    if not is_unchanged(entry.stamp, source.path):
+    if not is_unchanged(entry.stamp, source):
         return "the image is missing or has changed since"
     image = decode_image(source, int(look.settings["max-pixels"]))
     if isinstance(image, Failure):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import InputError, OutputError, SettingsError
+from camcli.images.archives import SourceFinder
 from camcli.layout import FORMER_FILES, JOURNAL, OUTPUT_FOLDERS, OWN, RUN_RECORD, TABLES, UNCONFIRMED, UNFINISHED_RENDER
 from camcli.output.checks import check_kinds, is_unchanged
 from camcli.output.exchange import LEFTOVERS, current_place
@@ -176,11 +177,13 @@ def _record(root: Root, entries: list[Entry]) -> Iterator[Problem]:
 
 
 def _inputs(settings: Mapping[str, Any], entries: list[Entry]) -> Iterator[Problem]:
+    finder = SourceFinder(str(settings.get("inputs", "")))
     for entry in entries:
-        place = os.path.join(str(settings.get("inputs", "")), entry.image)
-        if not os.path.lexists(place) and entry.stamp is not None:
+        source = finder.find(entry.image)
+        place = source.path
+        if source.stamp() is None and not os.path.lexists(place) and entry.stamp is not None:
             yield Problem(place, "the image is missing; its rows are kept")
-        elif entry.stage != "read" and not is_unchanged(entry.stamp, place):
+        elif entry.stage != "read" and not is_unchanged(entry.stamp, source):
             yield Problem(place, "the image has changed since: run the same command again to explain it")
 
 

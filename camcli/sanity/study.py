@@ -20,12 +20,13 @@ from camcli.network.probe import probe_input
 from camcli.network.threads import torch_threads
 from camcli.pipeline.job import Job, package_versions, prepare_job
 from camcli.pipeline.stopping import Stopped
-from camcli.records import Failure, Source, stamp_of
+from camcli.records import Failure
 from camcli.sanity.check import Check, available_methods, check_maps, eager_job
 from camcli.sanity.config import SanityConfig
 from camcli.sanity.randomize import LayerGroup, find_layer_groups
 from camcli.sanity.verdict import JUDGED_BY, KEEPS, LOSES, Verdict, judge
 from camcli.sanity.write import FORMAT, none_if_nan, write_check
+from camcli.source import Source
 
 _SHARED = ("model", "weights", "labels", "layer", "fit", "max-pixels")
 """Options of ``camcli run`` that affect the results of a check."""
@@ -53,7 +54,7 @@ def study_settings(config: SanityConfig, run: RunConfig, root: str) -> dict[str,
 
 def image_stamps(sources: Sequence[Source]) -> dict[str, Any]:
     """For each image name its size and modification time, as JSON values; None if there is no such file."""
-    stamps = {source.image: stamp_of(source.path) for source in sources}
+    stamps = {source.image: source.stamp() for source in sources}
     return {name: None if stamp is None else [stamp.size, stamp.mtime_ns] for name, stamp in stamps.items()}
 
 

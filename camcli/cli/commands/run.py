@@ -51,7 +51,9 @@ def run_command() -> Callable[..., None]:
             annotation=Annotated[
                 list[str],
                 typer.Argument(
-                    metavar="INPUTS", help="Folders and image files, or - to read paths from stdin, one a line.", show_default=False
+                    metavar="INPUTS",
+                    help="Folders, image files and archives (tar, zip), or - to read paths from stdin, one a line.",
+                    show_default=False,
                 ),
             ],
         ),

@@ -20,8 +20,9 @@ from camcli.cli.stdin import paths_on_stdin
 from camcli.config.run import RunConfig
 from camcli.pipeline.inputs import find_inputs, misspelt_names_first
 from camcli.pipeline.runner import announce
-from camcli.records import Failure, Source, count_words, escape_name
+from camcli.records import Failure, count_words, escape_name
 from camcli.sanity.config import SanityConfig
+from camcli.source import Source
 
 if TYPE_CHECKING:
     from camcli.sanity.study import Study
