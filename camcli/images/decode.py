@@ -297,6 +297,16 @@ def decode_opened(image: PillowImage.Image, max_pixels: int) -> np.ndarray:
         raise ImageError("decode", f"damaged or unsupported: {error}") from error
 
 
+_ARCHIVES = {
+    b"PK\3\4": "a zip archive: give it a name that ends in .zip",
+    b"\x1f\x8b": "compressed with gzip: if it is an archive, give it a name that ends in .tar.gz",
+    b"\x28\xb5\x2f\xfd": "an archive compressed with Zstandard, which is not supported: compress it with gzip",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive, which is not supported: convert it to zip",
+    b"Rar!": "a rar archive, which is not supported: convert it to zip",
+}
+"""How archives begin that are read as images, and what to say."""
+
+
 def _foreign_reason(data: bytes) -> str:
     if data[:2] == b"\xff\xd8":
         return "truncated JPEG: it ends before any image data"
@@ -308,6 +318,9 @@ def _foreign_reason(data: bytes) -> str:
         return "not an image but markup text (SVG, HTML or XML)"
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
         return "a HEIC photo, which is not supported: convert it to JPEG first"
+    for beginning, words in _ARCHIVES.items():
+        if data.startswith(beginning):
+            return f"not an image but {words}"
     start = data[:1024].decode("utf-8", "replace").rstrip("\ufffd")  # a character may be cut at the end
     if "\ufffd" not in start and all(char.isprintable() or char.isspace() for char in start):
         return "not an image: it looks like text"

@@ -51,7 +51,7 @@ def tar_entries(file: BinaryIO, size: int | None, longest: int | None = None) ->
             if info.size < 0 or info.offset < position:
                 raise ValueError("a negative size")
             position = info.offset_data
-            if held is not None:  # the archive goes on behind it, so it is complete
+            if held is not None:  # a stream goes on behind it, so it is complete
                 yield held
                 held = None
             if not info.isdir():
@@ -75,6 +75,8 @@ def tar_entries(file: BinaryIO, size: int | None, longest: int | None = None) ->
         raise
     except Exception as error:  # tarfile and the decompressors raise almost any exception for a forged file
         at = archive.offset if archive is not None else 0
+        if held is not None and (size is not None or file.tell() >= held.place.offset + held.place.size):
+            yield held  # only what follows is damaged
         raise ImageError("read", f"damaged or truncated archive, at byte {at:,}: {error}") from error
 
 
