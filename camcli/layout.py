@@ -21,7 +21,11 @@ ROW_FOLDERS = (OVERLAYS, MAPS, MASKS)
 
 REPORT_PAGE, REPORT_FOLDER = "report.html", "report"
 REPORT_ROWS, REPORT_MAPS, REPORT_THUMBNAILS = f"{REPORT_FOLDER}/rows.js", f"{REPORT_FOLDER}/maps", f"{REPORT_FOLDER}/thumbs"
-OUTPUT_FOLDERS = (*ROW_FOLDERS, REPORT_FOLDER)
+ROWS_PARQUET = "predictions.parquet"
+PART_FOLDERS = (ROWS_PARQUET,)
+"""Folders of part files that are derived from the tables."""
+
+OUTPUT_FOLDERS = (*ROW_FOLDERS, REPORT_FOLDER, *PART_FOLDERS)
 """Folders whose pictures are never taken for photos."""
 
 OUTPUT_NAMES = (*TABLES, RUN_RECORD, BOXES, REPORT_PAGE, *OUTPUT_FOLDERS)
@@ -40,6 +44,7 @@ UNFINISHED_RENDER = f"{OWN}/redrawing"
 """The look that an unfinished ``camcli render`` gives to the overlays."""
 
 REPORT_MANIFEST = f"{OWN}/report.jsonl"
+PARTS_MANIFEST = f"{OWN}/parts.jsonl"
 SCRATCH = f"{OWN}/scratch"
 """Folder for files until they are renamed to their final place. It is inside the output folder to be on the same file system."""
 

@@ -27,8 +27,8 @@ PRECISIONS = ("fp32", "bf16", "fp16", "tf32", "auto")
 COMPILE = ("off", "on", "auto")
 """When to compile the network; see ``camcli.network.prepare``."""
 
-ROW_FORMATS = ("csv", "jsonl")
-"""Row formats on stdout."""
+ROW_FORMATS = ("csv", "jsonl", "parquet")
+"""Row formats: the first two on stdout, the last in the output folder."""
 
 STYLES = ("overlay", "heatmap", "side-by-side", "contour", "spotlight")
 """Overlay styles; see ``camcli.render.styles``."""
@@ -175,7 +175,8 @@ class RunConfig:
     )
     format: str | None = option(
         None,
-        "Row format on stdout: csv, or jsonl for one JSON object a line. Also turns on --csv -. Default: csv.",
+        "Row format on stdout: csv, or jsonl for one JSON object a line; also turns on --csv -. parquet: also write the rows "
+        "into the output folder, as predictions.parquet. Default: csv.",
         "Output",
         choices=ROW_FORMATS,
         affects_results=False,
@@ -362,7 +363,12 @@ class RunConfig:
     @property
     def streams_rows(self) -> bool:
         """Whether rows are written to stdout."""
-        return self.csv is not None or self.format is not None
+        return self.csv is not None or self.format not in (None, "parquet")
+
+    @property
+    def stream_format(self) -> str:
+        """The format of the rows on stdout."""
+        return "jsonl" if self.format == "jsonl" else "csv"
 
     @property
     def part(self) -> tuple[int, int] | None:

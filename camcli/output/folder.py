@@ -24,6 +24,7 @@ from camcli.output.locks import claimed
 from camcli.output.manifest import remove_report
 from camcli.output.names import shard_name
 from camcli.output.order import NOT_A_FAILURE, in_order
+from camcli.output.parts import remove_parts
 from camcli.output.record import read_record
 from camcli.output.redrawing import redrawing_look
 from camcli.output.root import Root
@@ -120,6 +121,7 @@ class OutputFolder:
         self.ledger.clear()
         for name in (RUN_RECORD, BOXES, UNFINISHED_RENDER):
             self.root.remove(name)
+        remove_parts(self.root)
         remove_report(self.root, [file for file in files if file.startswith(f"{OVERLAYS}/")])
         sweep(self.root, self.ledger, self._unconfirmed)
 

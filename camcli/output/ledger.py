@@ -216,6 +216,12 @@ class Ledger:
             if rows is not None:
                 yield entry, rows
 
+    def sound_rows(self) -> Iterator[bytes]:
+        """The bytes of the rows of each explained image, in the order of the table. Skips damaged rows."""
+        for entry, data in self.rows():
+            if not entry.stage and (zlib.crc32(data) == entry.rows or self.own_rows(entry, data) is not None):
+                yield data
+
     def own_rows(self, entry: Entry, data: bytes) -> list[dict[str, str]] | None:
         """The rows of ``entry``, column -> cell, from ``data``, the bytes in their place; None if a row is damaged or foreign.
 

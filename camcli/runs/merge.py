@@ -18,6 +18,7 @@ from camcli.output.journal import Entry, Header, read_header
 from camcli.output.ledger import Ledger
 from camcli.output.locks import undisturbed
 from camcli.output.names import shard_name, shard_of_name
+from camcli.output.parquet import require_pyarrow, require_pyarrow_for, write_parquet
 from camcli.output.record import part_of, read_record, seconds_of
 from camcli.output.redrawing import check_one_look
 from camcli.output.root import Root
@@ -71,6 +72,9 @@ def _merged(path: str, root: Root) -> Merged:
             _check_counts(part, record, ledger)
         folder = stack.enter_context(OutputFolder(path, effective_settings(header.current)))
         rewriter = folder.rewriting()
+        if wants_parquet := any(part_of(record, "settings").get("format") == "parquet" for record in records):
+            require_pyarrow("predictions.parquet of the shards")
+        require_pyarrow_for(folder.root)
         contents = {entry.image: (entry, rows) for entry, rows in folder.ledger.rows() if not entry.stage}
         for part, ledger in zip(parts, ledgers, strict=True):
             for entry, rows in ledger.rows():
@@ -81,6 +85,7 @@ def _merged(path: str, root: Root) -> Merged:
         explained, failed = folder.totals()
         if part_of(records[0], "settings").get("boxes-json") is True:
             combined.write(BOXES, coco.coco_boxes(folder.ledger))
+        write_parquet(folder.root, folder.ledger, asked=wants_parquet)
         combined.finish(_combined_record(records, header.current, explained, failed))
     return Merged(len(parts), explained, failed)
 

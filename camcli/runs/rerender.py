@@ -20,6 +20,7 @@ from camcli.output.checks import is_unchanged
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, Header, read_header
 from camcli.output.maps import read_map
+from camcli.output.parquet import require_pyarrow_for, write_parquet
 from camcli.output.record import checked_record
 from camcli.output.root import Root
 from camcli.output.writers import csv_line
@@ -67,6 +68,7 @@ def redraw(path: str, changes: Mapping[str, Any], on_progress: OnProgress = lamb
     if not header.current.get("save-maps"):
         raise InputError(f"the run in {escape_name(path)!r} has stored no maps to redraw overlays from: run it with --save-maps.")
     with OutputFolder(path, header.current) as folder:
+        require_pyarrow_for(folder.root)
         begun = folder.redrawing or {}
         return redraw_folder(folder, {**begun, **{key: value for key, value in changes.items() if key in LOOKS}}, on_progress)
 
@@ -97,6 +99,7 @@ def redraw_folder(folder: OutputFolder, changes: Mapping[str, Any], on_progress:
             drawn += len(outcome)
             entries[entry.image] = replace(entry, files=_checksums(ledger.file_checksums(entry, rows), outcome))
     rewriter.exchange_look(wanted, _rows(look, entries))
+    write_parquet(folder.root, ledger)
     return Redrawn(drawn, tuple(left.items()))
 
 

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import InputError, OutputError, SettingsError
-from camcli.layout import FORMER_FILES, JOURNAL, OUTPUT_FOLDERS, OWN, RUN_RECORD, TABLES, UNCONFIRMED, UNFINISHED_RENDER
+from camcli.layout import (
+    FORMER_FILES,
+    JOURNAL,
+    OUTPUT_FOLDERS,
+    OWN,
+    ROWS_PARQUET,
+    RUN_RECORD,
+    TABLES,
+    UNCONFIRMED,
+    UNFINISHED_RENDER,
+)
 from camcli.output.checks import check_kinds, is_unchanged
 from camcli.output.exchange import LEFTOVERS, current_place
 from camcli.output.files import is_whole_file, stray_files
@@ -18,6 +28,8 @@ from camcli.output.journal import Entry, read_header, table_ends
 from camcli.output.ledger import Ledger
 from camcli.output.locks import undisturbed
 from camcli.output.names import shard_of_name
+from camcli.output.parquet import parts_of_other_rows
+from camcli.output.parts import read_parts
 from camcli.output.record import checked_record, part_of
 from camcli.output.root import Root
 from camcli.records import Checksum, escape_name, unescape_name
@@ -112,6 +124,7 @@ def _problems(root: Root, *, with_inputs: bool) -> Iterator[Problem]:
             yield Problem(name, f"it is {kind}; camcli makes only files and folders")
     for stray in stray_files(root, named):
         yield Problem(stray, "no row of the table names it")
+    yield from _parts(root, ledger)
     yield from _record(root, list(ledger.entries.values()))
     if with_inputs:
         yield from _inputs(ledger.settings, list(ledger.entries.values()))
@@ -150,6 +163,20 @@ def _checksum_of(root: Root, name: str) -> Checksum:
         while part := file.read(1 << 20):
             size, checksum = size + len(part), zlib.crc32(part, checksum)
     return Checksum(size, checksum)
+
+
+def _parts(root: Root, ledger: Ledger) -> Iterator[Problem]:
+    """The problems of Parquet files. They need not be opened: the manifest has their checksums and those of their rows."""
+    known = read_parts(root, ROWS_PARQUET)
+    stale = set(parts_of_other_rows(root, ledger)) if known else set()
+    for name in stale:
+        yield Problem(name, "it does not have the rows of predictions.csv; run the same command again to write it")
+    for name, part in known.items():
+        if name not in stale:
+            yield from _file(root, name, part.file)
+    for name in root.files(ROWS_PARQUET):
+        if name not in known:
+            yield Problem(name, "camcli did not write it, but programs that read the folder take it for rows")
 
 
 def _record(root: Root, entries: list[Entry]) -> Iterator[Problem]:
