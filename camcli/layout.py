@@ -75,14 +75,14 @@ def stem_of(overlay: str) -> str:
     return os.path.splitext(overlay.removeprefix(f"{OVERLAYS}/"))[0]
 
 
-def map_file(overlay: str) -> str:
-    """The path of the raw map that belongs to ``overlay``."""
-    return f"{MAPS}/{stem_of(overlay)}.npy"
+def map_file(stem: str) -> str:
+    """The path of a raw map. ``stem``: as for ``overlay_file``."""
+    return f"{MAPS}/{stem}.npy"
 
 
-def mask_file(overlay: str) -> str:
-    """The path of the mask that belongs to ``overlay``."""
-    return f"{MASKS}/{stem_of(overlay)}.png"
+def mask_file(stem: str) -> str:
+    """The path of a mask. ``stem``: as for ``overlay_file``."""
+    return f"{MASKS}/{stem}.png"
 
 
 def thumbnail_file(overlay: str) -> str:

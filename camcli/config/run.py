@@ -39,6 +39,8 @@ LOOKS = ("style", "legend", "caption", "colormap", "alpha", "threshold", "outlin
 IMAGE_FORMATS = ("jpg", "png", "webp")
 """File formats of overlays."""
 
+_BELOW = re.compile(r"below:(\d+\.?\d*|\.\d+)")
+
 BOXES = ("largest", "all")
 """Which connected regions of a map get a box; see ``camcli.render.regions``."""
 
@@ -184,7 +186,15 @@ class RunConfig:
     overwrite: bool = option(
         False, "Remove the earlier run from the output folder and start again.", "Output", affects_results=False
     )
-    save_maps: bool = option(False, "Also write the raw map of each overlay, (h, w) float32, as maps/.../NAME.npy.", "Output")
+    save_maps: bool = option(False, "Also write the raw maps, (h, w) float32, as maps/.../NAME.npy.", "Output")
+    overlays: bool = option(True, "Write overlays. --no-overlays: only tables, and maps and masks if asked for.", "Output")
+    overlays_for: tuple[str, ...] = option(
+        (),
+        "Write overlays of these images only; repeatable. wrong: the predicted class is not the true label of --class-from. "
+        "below:P: the predicted class has a probability below P. failures: a map is empty or not finite; the others are painted.",
+        "Output",
+        metavar="failures|wrong|below:P",
+    )
     report: bool = option(
         False,
         "At the end, also write report.html, a web page that shows the run; see camcli report.",
@@ -361,6 +371,19 @@ class RunConfig:
         return 0.35 if self.region_threshold is None else self.region_threshold
 
     @property
+    def overlay_limit(self) -> float | None:
+        """P of ``--overlays-for below:P``, the largest if there are several; None without one. Raises ConfigError."""
+        limits: list[float] = []
+        for word in self.overlays_for:
+            if word in ("failures", "wrong"):
+                continue
+            found = _BELOW.fullmatch(word)
+            if found is None or not 0 <= float(found[1]) <= 1:
+                raise ConfigError(f"--overlays-for {word!r} is not failures, wrong or below:P with P from 0 to 1, as in below:0.5.")
+            limits.append(float(found[1]))
+        return max(limits, default=None)
+
+    @property
     def streams_rows(self) -> bool:
         """Whether rows are written to stdout."""
         return self.csv is not None or self.format not in (None, "parquet")
@@ -387,6 +410,9 @@ class RunConfig:
     def settings(self) -> dict[str, Any]:
         """The options that affect results, as JSON values: equal settings give equal results."""
         values = binding_values(self) | {"shard": self.part and "/".join(map(str, self.part))}
+        limit = self.overlay_limit
+        chosen = {*self.overlays_for} & {"failures", "wrong"} | ({f"below:{limit:g}"} if limit is not None else set())
+        values["overlays-for"] = sorted(chosen)  # the same choice in other words is the same
         del values["region-threshold"]  # two thresholds in effect: their values count, not how they were given
         return values | {"box-threshold": self.box_threshold, "mask-threshold": self.mask_threshold}
 
@@ -398,6 +424,9 @@ class RunConfig:
         """The config, unchanged. Raises ConfigError when a value is outside its limits or options contradict each other."""
         check_values(self)
         _ = self.part
+        _ = self.overlay_limit
+        if "wrong" in self.overlays_for and self.class_from is None:
+            raise ConfigError("--overlays-for wrong needs the true labels: add --class-from folder or --class-from FILE.")
         if self.boxes_json and self.boxes is None:
             raise ConfigError("--boxes-json needs boxes: add --boxes largest or --boxes all.")
         if not self.method:

@@ -17,7 +17,6 @@ from typing import Any
 from camcli.errors import SettingsError
 from camcli.layout import BOXES, FORMER_FILES, JOURNAL, LOCK, OUTPUT_NAMES, OVERLAYS, OWN, RUN_RECORD, UNFINISHED_RENDER
 from camcli.output.checks import check_place, is_readable, is_unchanged
-from camcli.output.files import row_files
 from camcli.output.journal import Entry, read_header
 from camcli.output.ledger import Ledger, files_in_table
 from camcli.output.locks import claimed
@@ -129,8 +128,8 @@ class OutputFolder:
         """Remove the rows of the images ``stale`` from the tables. Raises OSError and OutputError."""
         if not stale:
             return
-        for _, rows in self.ledger.explained(image for image in self.ledger.entries if image in stale):
-            self._unconfirmed.mark_unconfirmed(row_files(rows, self.ledger.settings))
+        for entry, rows in self.ledger.explained(image for image in self.ledger.entries if image in stale):
+            self._unconfirmed.mark_unconfirmed(self.ledger.files(entry, rows))
         self.ledger.keep([image for image in self.ledger.entries if image not in stale])
 
     @property

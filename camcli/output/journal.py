@@ -10,7 +10,7 @@ and the table rows of that image are written:
 not record are cut off a table, and an image whose rows are missing in a table is explained again. ``sha256`` is the digest of the
 image file, if ``--hash`` is given or if size and time cannot show a change. ``rows`` is the CRC-32 of the image's rows, ``files``
 the size and CRC-32 of each of their files in order, and ``check`` the CRC-32 of the line up to that point. Journals of earlier
-versions have no ``rows``, ``files`` and ``check``; they can still be read.
+versions have no ``rows``, ``files`` and ``check``; they can still be read. ``folded`` is there if it is true; see ``Entry``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Entry:
     """The journal line of one image. ``stage``: the stage that failed, or empty. ``length``: bytes of its rows in the table.
 
     ``rows``: the CRC-32 of the rows. ``files``: the checksums of their files, in order. Both are None in a line of an earlier
-    version.
+    version. ``folded``: the names of its files have a hash, because the file system took them for those of another image.
     """
 
     image: str
@@ -77,6 +77,7 @@ class Entry:
     length: int
     rows: int | None = None
     files: tuple[Checksum, ...] | None = None
+    folded: bool = False
 
     @property
     def table(self) -> str:
@@ -95,6 +96,8 @@ class Entry:
             record["rows"] = self.rows
         if self.files is not None:
             record["files"] = list(self.files)
+        if self.folded:
+            record["folded"] = True
         return _line(record)
 
 
@@ -209,7 +212,7 @@ def _entry(record: dict[str, Any], ends: list[int], sizes: Sequence[int] | None)
         return None
     stamp = None if size is None else Stamp(size, mtime_ns, sha256)
     checksums = None if files is None else tuple(Checksum(*file) for file in files)
-    entry = Entry(str(image), stamp, str(stage), sum(now) - sum(ends), rows, checksums)
+    entry = Entry(str(image), stamp, str(stage), sum(now) - sum(ends), rows, checksums, record.get("folded") is True)
     ends[:] = now
     return entry
 

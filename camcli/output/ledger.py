@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, get_type_hints
 
 from camcli.errors import InputError, SettingsError
@@ -19,7 +21,7 @@ from camcli.output.checks import check_settings
 from camcli.output.exchange import current_place, exchanged, finish_exchange
 from camcli.output.files import row_files
 from camcli.output.journal import Entry, Header, entries_of, read_header, table_ends
-from camcli.output.names import is_own_overlay
+from camcli.output.names import folded, is_own_overlay
 from camcli.output.root import Root
 from camcli.output.writers import (
     FAILURE_COLUMNS,
@@ -139,8 +141,11 @@ class Ledger:
             self._root.remove(name)
         self.entries, self.redrawn = {}, {}
 
-    def append(self, outcomes: Sequence[Outcome]) -> None:
-        """Append the rows of images to their tables, then their lines to the journal. Raises OutputError."""
+    def append(self, outcomes: Sequence[Outcome], *, folds_case: bool = False) -> None:
+        """Append the rows of images to their tables, then their lines to the journal. Raises OutputError.
+
+        ``folds_case``: whether the files of the images were named for a file system that does not distinguish ``A`` from ``a``.
+        """
         entries: list[Entry] = []
         rows: dict[str, list[bytes]] = {}
         for outcome in outcomes:
@@ -148,7 +153,8 @@ class Ledger:
                 lines, stage, files = outcome.lines, "", outcome.checksums
             else:
                 lines, stage, files = failure_line(outcome), outcome.stage, ()
-            entries.append(Entry(outcome.image, outcome.stamp, stage, len(lines), zlib.crc32(lines), files))
+            is_folded = folds_case and outcome.image != folded(outcome.image)
+            entries.append(Entry(outcome.image, outcome.stamp, stage, len(lines), zlib.crc32(lines), files, is_folded))
             rows.setdefault(entries[-1].table, []).append(lines)
         before: dict[str, int] = {}
         table = PREDICTIONS
@@ -242,9 +248,13 @@ class Ledger:
             return None
         return rows
 
+    def files(self, entry: Entry, rows: list[dict[str, str]]) -> list[str]:
+        """The files of the ``rows`` of ``entry``, in order."""
+        return row_files(rows, self.settings, folded=entry.folded)
+
     def file_checksums(self, entry: Entry, rows: list[dict[str, str]]) -> list[tuple[str, Checksum | None]]:
         """The files of the ``rows`` of ``entry``, each with its recorded checksum or None."""
-        files = row_files(rows, self.settings)
+        files = self.files(entry, rows)
         known = entry.files if entry.files is not None and len(entry.files) == len(files) else (None,) * len(files)
         return list(zip(files, known, strict=True))
 
@@ -320,9 +330,9 @@ def files_in_table(root: Root) -> Iterator[str]:
     with contextlib.suppress(SettingsError):
         header = read_header(root)
         settings = settings if header is None else header.settings
-    for row in _table_rows(root):
-        if _is_row(row):
-            yield from row_files([row], settings)
+    for _, rows in itertools.groupby(filter(_is_row, _table_rows(root)), itemgetter("image")):
+        of_image = list(rows)
+        yield from {file: None for is_folded in (False, True) for file in row_files(of_image, settings, folded=is_folded)}
 
 
 def _is_row(row: Mapping[str, str]) -> bool:
@@ -334,8 +344,8 @@ def _is_row(row: Mapping[str, str]) -> bool:
             return False
         if not (_BOXES.fullmatch(row.get("bboxes", "")) and _SIZE.fullmatch(row.get("image_w", "0") + row.get("image_h", "0"))):
             return False
-        overlay = unescape_name(row["overlay"])
-        return not overlay or is_own_overlay(overlay, unescape_name(row["image"]), _prediction(row), _extras(row))
+        overlay, prediction, extras = unescape_name(row["overlay"]), _prediction(row), _extras(row)
+        return not overlay or is_own_overlay(overlay, unescape_name(row["image"]), prediction, extras)
     except (KeyError, ValueError):
         return False
 

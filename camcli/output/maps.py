@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from camcli.layout import map_file
-from camcli.output.files import ARRAY_START
+from camcli.output.files import ARRAY_START, row_stems
+from camcli.output.journal import Entry
+from camcli.output.ledger import Ledger
 from camcli.output.root import Root
 
 _MOST_BYTES = 1 << 30
 
 
-def read_map(root: Root, overlay: str) -> np.ndarray:
-    """The raw map of ``overlay`` in ``root``, (h, w) float32. Raises OSError, and ValueError if the file is not a map of camcli.
+class StoredMaps:
+    """The raw maps of the run in ``root``. ``has_maps``: whether it has stored any."""
+
+    def __init__(self, root: Root, ledger: Ledger) -> None:
+        self._root = root
+        self.has_maps = bool(ledger.settings.get("save-maps"))
+
+    def of_image(self, entry: Entry, rows: Sequence[Mapping[str, str]]) -> list[StoredMap | None]:
+        """The map of each of ``rows``, which are all rows of the image of ``entry``; None for a row without a stored map."""
+        if not self.has_maps:
+            return [None] * len(rows)
+        return [StoredMap(self._root, map_file(stem)) if stem else None for stem in row_stems(rows, folded=entry.folded)]
+
+
+@dataclass(frozen=True)
+class StoredMap:
+    """A raw map that is not read yet. ``name``: the path of its file in ``root``."""
+
+    root: Root
+    name: str
+
+    def read(self) -> np.ndarray:
+        """The map, (h, w) float32. Raises OSError, and ValueError if it is damaged."""
+        return read_map(self.root, self.name)
+
+
+def read_map(root: Root, name: str) -> np.ndarray:
+    """The raw map in the file ``name`` of ``root``, (h, w) float32. Raises OSError, and ValueError if it is not a map of camcli.
 
     Untrusted files are safe: the header is never evaluated, and no more memory is allocated than the file has bytes.
     """
-    name = map_file(overlay)
     data = root.read(name, _MOST_BYTES)
     found = ARRAY_START.match(data)
     if found is None:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from camcli.layout import OWN, PREDICTIONS, RUN_RECORD, UNFINISHED_RENDER
-from camcli.output.files import row_files
 from camcli.output.journal import Entry
 from camcli.output.ledger import Ledger
 from camcli.output.order import in_order
@@ -42,7 +41,7 @@ class RunWriter:
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         """Append the rows of images to their tables, then their lines to the journal. Raises OutputError."""
-        self._ledger.append(outcomes)
+        self._ledger.append(outcomes, folds_case=self.folds_case)
         try:
             self._unconfirmed.confirm([outcome.image for outcome in outcomes if isinstance(outcome, Success)])
         except OSError as error:
@@ -116,8 +115,8 @@ def sweep(root: Root, ledger: Ledger, unconfirmed: Unconfirmed) -> None:
     """Remove the files that are in the log and in no row: those of dropped rows, or of a run that was killed. Raises OSError."""
     names = unconfirmed.read()
     if names:
-        for _, rows in ledger.explained():
-            names.difference_update(row_files(rows, ledger.settings))
+        for entry, rows in ledger.explained():
+            names.difference_update(ledger.files(entry, rows))
         for name in sorted(names):
             root.remove(name)
             root.remove_folder(os.path.dirname(name))

@@ -215,6 +215,7 @@ def _summary(todo: Sequence[Source], counts: Counts, run: _Run, *, reported: boo
         seconds=run.invocation.seconds(),
         counts=counts,
         timer=run.timer,
+        has_overlays=run.config.overlays,
     )
 
 

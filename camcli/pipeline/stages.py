@@ -24,6 +24,7 @@ from camcli.pipeline.batches import Batch, Batches, ListedSources, Sources
 from camcli.pipeline.engine import Engine, Part
 from camcli.pipeline.findings import BatchFindings
 from camcli.pipeline.job import Job
+from camcli.pipeline.painting import wants_overlays
 from camcli.pipeline.pool import Pool, count_workers
 from camcli.pipeline.stopping import Stopped, Watch
 from camcli.pipeline.tasks import Failed, InputSettings, Painted, PaintSettings, PaintTask, PreparedImage, Settings
@@ -143,7 +144,7 @@ class _Run:
                 continue
             assert findings is not None
             tasks.append(self._paint_task(item, findings, position))
-            expected.append((item.source.image, self._files(tasks[-1].stems)))
+            expected.append((item.source.image, self._files(tasks[-1])))
             position += 1
         with self._timer.work("record"):
             self._writer.expect(expected)
@@ -153,11 +154,12 @@ class _Run:
         name = image.source.image
         self._stamps[image.number] = image.stamp
         label = None if self._job.labels is None else self._job.labels.get(name)
-        stems = self._stems(name, findings.of(position, self._job.names))
-        return PaintTask(image.number, image.source, image.stamp, stems, label, findings, position)
+        own = findings.of(position, self._job.names)
+        painted = wants_overlays(self._job.config, own, None if label is None else self._job.names.classes[label])
+        return PaintTask(image.number, image.source, image.stamp, self._stems(name, own), painted, label, findings, position)
 
     def _stems(self, image: str, findings: Findings) -> tuple[str, ...]:
-        """The names of the files of each map of an image; empty for a map that is not painted."""
+        """The names of the files of each map of an image; empty for a map that is not ``ok``."""
         return tuple(
             file_stem(
                 image,
@@ -170,10 +172,13 @@ class _Run:
             for heatmap in findings.heatmaps
         )
 
-    def _files(self, stems: Sequence[str]) -> list[str]:
+    def _files(self, task: PaintTask) -> list[str]:
         config = self._job.config
         settings = {"save-maps": config.save_maps, "masks": config.masks}
-        return [file for stem in stems if stem for file in files_of(overlay_file(stem, config.image_format), settings)]
+        overlays = [overlay_file(stem, config.image_format) if task.has_overlays else "" for stem in task.stems]
+        return [
+            file for stem, overlay in zip(task.stems, overlays, strict=True) if stem for file in files_of(stem, overlay, settings)
+        ]
 
     def _receive(self, *, wait: bool) -> None:
         """Handle the results of the workers; with ``wait``, wait for one."""

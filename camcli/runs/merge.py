@@ -12,7 +12,6 @@ from camcli.config.fingerprint import effective_settings
 from camcli.errors import ImageError, InputError, OutputError, SettingsError
 from camcli.layout import BOXES
 from camcli.output.checks import check_kinds, differences
-from camcli.output.files import row_files
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, Header, read_header
 from camcli.output.ledger import Ledger
@@ -94,7 +93,7 @@ def _log_replaced(folder: OutputFolder, rewriter: Rewriter, contents: Mapping[st
     """Log the files of rows that are replaced, so that those without a new row are removed afterwards."""
     for entry, rows in folder.ledger.explained():
         if contents.get(entry.image, (None,))[0] is not entry:
-            rewriter.mark_unconfirmed(row_files(rows, folder.ledger.settings))
+            rewriter.mark_unconfirmed(folder.ledger.files(entry, rows))
 
 
 def _parts(path: str, root: Root) -> list[Root]:
@@ -176,7 +175,7 @@ def _link_files(part: Root, folder: OutputFolder, rewriter: Rewriter, entry: Ent
             f"the rows of {escape_name(entry.image)!r} in {escape_name(part.path)!r} are damaged: run its command "
             "again, then merge."
         )
-    names = [] if entry.stage else row_files(rows, folder.ledger.settings)
+    names = [] if entry.stage else folder.ledger.files(entry, rows)
     if not folder.is_explained(entry.image):
         rewriter.mark_unconfirmed(names)  # until its row is written
     for name in names:

@@ -138,12 +138,19 @@ def _entries(root: Root, ledger: Ledger, named: set[str]) -> Iterator[Problem]:
             yield Problem(entry.table, f"the rows of {escape_name(entry.image)} are damaged: they do not match the journal")
             continue
         for row in () if entry.stage else rows:
-            if (row["status"] == "ok") != bool(row["overlay"]):
+            if not _may_have(ledger.settings, row["status"], bool(row["overlay"])):
                 overlay = unescape_name(row["overlay"])
                 yield Problem(entry.table, f"{row['image']}: status {row['status']} does not match the overlay {overlay!r}")
         for name, checksum in () if entry.stage else ledger.file_checksums(entry, rows):
             named.add(name)
             yield from _file(root, name, checksum)
+
+
+def _may_have(settings: Mapping[str, Any], status: str, has_overlay: bool) -> bool:
+    """Whether a run with ``settings`` can have written a row with ``status``, with or without an overlay."""
+    if has_overlay:
+        return status == "ok" and settings.get("overlays") is not False
+    return status != "ok" or settings.get("overlays") is False or bool(settings.get("overlays-for"))
 
 
 def _file(root: Root, name: str, checksum: Checksum | None) -> Iterator[Problem]:
