@@ -21,8 +21,8 @@ ROW_FOLDERS = (OVERLAYS, MAPS, MASKS)
 
 REPORT_PAGE, REPORT_FOLDER = "report.html", "report"
 REPORT_ROWS, REPORT_MAPS, REPORT_THUMBNAILS = f"{REPORT_FOLDER}/rows.js", f"{REPORT_FOLDER}/maps", f"{REPORT_FOLDER}/thumbs"
-ROWS_PARQUET = "predictions.parquet"
-PART_FOLDERS = (ROWS_PARQUET,)
+ROWS_PARQUET, MAPS_PARQUET = "predictions.parquet", "maps.parquet"
+PART_FOLDERS = (ROWS_PARQUET, MAPS_PARQUET)
 """Folders of part files that are derived from the tables."""
 
 OUTPUT_FOLDERS = (*ROW_FOLDERS, REPORT_FOLDER, *PART_FOLDERS)
@@ -34,6 +34,10 @@ OUTPUT_NAMES = (*TABLES, RUN_RECORD, BOXES, REPORT_PAGE, *OUTPUT_FOLDERS)
 # below OWN
 LOCK = f"{OWN}/lock"
 JOURNAL = f"{OWN}/journal.jsonl"
+MAPS_TABLE = f"{OWN}/maps.bin"
+BINARY_TABLES = (MAPS_TABLE,)
+"""Tables of arrays, of runs that ask for them; see ``output.packed``. Their order is that in ``Entry.packed``."""
+
 UNCONFIRMED = f"{OWN}/unconfirmed.jsonl"
 """Log of files that have no row yet; see ``output.unconfirmed``."""
 

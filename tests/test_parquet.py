@@ -329,12 +329,13 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
 
     class Ledger:
         def __init__(self):
+            self.settings = {}
             self.headers = {"predictions.csv": csv_line(prediction_columns(labelled=False, boxed=False))}
 
         def sound_rows(self):
             row = Row("a.jpg", 1, 0, "b", 1.0, 1.0, "b", 1.0, "l", "m", "ok", 1.0, 0, 0, 1, 1, "")
             for _ in range(1000):
-                yield prediction_line(row) * 3
+                yield None, prediction_line(row) * 3
 
     monkeypatch.setattr(parquet, "ROWS_A_PART", 100)
     monkeypatch.setattr(parquet, "encode_rows", lambda columns, data: held.append(data.count(b"\n")) or b"x")

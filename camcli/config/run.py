@@ -41,6 +41,9 @@ IMAGE_FORMATS = ("jpg", "png", "webp")
 
 _BELOW = re.compile(r"below:(\d+\.?\d*|\.\d+)")
 
+MAP_FORMATS = ("npy", "parquet")
+"""How raw maps are stored: a file for each map, or packed into a few."""
+
 BOXES = ("largest", "all")
 """Which connected regions of a map get a box; see ``camcli.render.regions``."""
 
@@ -186,7 +189,13 @@ class RunConfig:
     overwrite: bool = option(
         False, "Remove the earlier run from the output folder and start again.", "Output", affects_results=False
     )
-    save_maps: bool = option(False, "Also write the raw maps, (h, w) float32, as maps/.../NAME.npy.", "Output")
+    save_maps: bool = option(False, "Also write the raw maps, (h, w) float32, as maps/.../NAME.npy; see --maps-format.", "Output")
+    maps_format: str = option(
+        "npy",
+        "With --save-maps: npy for a file a map, or parquet for maps.parquet, a folder of a few files with all maps.",
+        "Output",
+        choices=MAP_FORMATS,
+    )
     overlays: bool = option(True, "Write overlays. --no-overlays: only tables, and maps and masks if asked for.", "Output")
     overlays_for: tuple[str, ...] = option(
         (),

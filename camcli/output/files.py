@@ -22,6 +22,11 @@ REPORT_START = b"<!doctype html>\n<!-- a report of camcli"
 """The beginning of every report, by which a report is told from any other page."""
 
 
+def packs_maps(settings: Mapping[str, Any]) -> bool:
+    """Whether a run with ``settings`` stores its raw maps in a binary table instead of files."""
+    return bool(settings.get("save-maps")) and settings.get("maps-format") == "parquet"
+
+
 def files_of(stem: str, overlay: str, settings: Mapping[str, Any]) -> list[str]:
     """The files of a row, as paths in the output folder.
 
@@ -29,7 +34,7 @@ def files_of(stem: str, overlay: str, settings: Mapping[str, Any]) -> list[str]:
     empty if it was not asked for.
     """
     files = [overlay] if overlay else []
-    if stem and settings.get("save-maps"):
+    if stem and settings.get("save-maps") and not packs_maps(settings):
         files.append(map_file(stem))
     if stem and settings.get("masks"):
         files.append(mask_file(stem))

@@ -170,12 +170,13 @@ class OutputFolder:
         """The images with rows that have changed since they were written, or with a file that is missing, empty or of another
         size. Found out once, when it is first asked.
         """
+        packed = [self.ledger.packed(name) for name in self.ledger.binaries]
 
         def is_whole(entry: Entry, data: bytes) -> bool:
             rows = self.ledger.own_rows(entry, data)
             if rows is None or entry.stage:
                 return rows is not None
-            return all(map(is_there, self.ledger.file_checksums(entry, rows)))
+            return all(table.is_whole(entry) for table in packed) and all(map(is_there, self.ledger.file_checksums(entry, rows)))
 
         def is_there(file: tuple[str, Checksum | None]) -> bool:
             size = size_of(file[0])

@@ -1,20 +1,28 @@
-"""The rows of ``predictions.csv`` as Parquet: ``predictions.parquet``, a folder of parts.
+"""Tables as Parquet: ``predictions.parquet`` and ``maps.parquet``, folders of parts.
 
 Only this module imports pyarrow, which is an optional dependency.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, get_type_hints
 
+import numpy as np
+
+from camcli.config.run import RunConfig
 from camcli.errors import ConfigError, OutputError
-from camcli.layout import PREDICTIONS, ROWS_PARQUET
+from camcli.layout import MAPS_PARQUET, MAPS_TABLE, PREDICTIONS, ROWS_PARQUET
+from camcli.output.files import packs_maps
+from camcli.output.journal import Entry
 from camcli.output.ledger import Ledger
-from camcli.output.parts import Wanted, read_parts, update_parts
+from camcli.output.packed import PackedTable, unpack_arrays
+from camcli.output.parts import Wanted, part_name, read_parts, update_parts
 from camcli.output.root import Root
 from camcli.output.writers import BOX_COLUMNS
 from camcli.records import Row, escape_name
@@ -22,7 +30,13 @@ from camcli.records import Row, escape_name
 ROWS_A_PART = 65_536
 """Rows of a part: about 15 MB of CSV, which bounds the memory."""
 
-_ENCODING = "1"
+MAP_BYTES_A_PART = 32 << 20
+"""Size of the maps of a part of ``maps.parquet``, in bytes."""
+
+MAP_COLUMNS = ("image", "rank", "class_index", "layer", "method", "height", "width", "map")
+"""The columns of ``maps.parquet``. ``map``: the values (height x width float32), row by row."""
+
+_ENCODING = b"1"
 """Version of how rows are encoded; parts of another version are written again."""
 
 _DICTIONARIES = ("class_name", "predicted_class", "layer", "method", "status", "label")
@@ -40,8 +54,18 @@ def require_pyarrow(why: str) -> None:
         raise ConfigError(f"{why} needs pyarrow, which cannot be imported here ({error}): pip install 'camcli[parquet]'") from error
 
 
-def require_pyarrow_for(root: Root) -> None:
-    """``require_pyarrow`` if ``root`` has its rows as Parquet, which are kept as its tables are. Raises OSError."""
+def require_pyarrow_of(config: RunConfig) -> None:
+    """``require_pyarrow`` if a run with ``config`` writes Parquet files."""
+    if config.format == "parquet":
+        require_pyarrow("--format parquet")
+    if packs_maps(config.as_dict()):
+        require_pyarrow("--maps-format parquet")
+
+
+def require_pyarrow_for(root: Root, settings: Mapping[str, Any]) -> None:
+    """``require_pyarrow`` if the run in ``root`` has Parquet files, which are kept as its tables are. Raises OSError."""
+    if packs_maps(settings):
+        require_pyarrow("--maps-format parquet")
     if has_parquet(root):
         require_pyarrow(f"{escape_name(root.at(ROWS_PARQUET))!r}, which is updated with the tables,")
 
@@ -52,25 +76,97 @@ def has_parquet(root: Root) -> bool:
 
 
 def write_parquet(root: Root, ledger: Ledger, *, asked: bool = False) -> None:
-    """Make ``predictions.parquet`` in ``root`` equal to the table of ``ledger``, if it exists or is ``asked`` for.
+    """Make the Parquet files in ``root`` equal to the tables of ``ledger``.
 
-    Rows that are damaged are left out, as everywhere. Raises OutputError.
+    ``predictions.parquet`` is written if it exists or is ``asked`` for, ``maps.parquet`` if the run packs its maps. Rows that are
+    damaged are left out, as everywhere. Raises OutputError.
     """
     if asked or has_parquet(root):
         update_parts(root, ROWS_PARQUET, wanted_parts(ledger))
+    if packs_maps(ledger.settings):
+        update_parts(root, MAPS_PARQUET, wanted_map_parts(ledger))
+
+
+def other_parts(root: Root, ledger: Ledger) -> list[str]:
+    """The parts in ``root`` that do not hold the rows of the tables, or are missing. Raises OSError."""
+    kinds = [(ROWS_PARQUET, wanted_parts, has_parquet(root)), (MAPS_PARQUET, wanted_map_parts, packs_maps(ledger.settings))]
+    names: list[str] = []
+    for folder, parts_of, is_there in kinds:
+        found = {name: part.digest for name, part in read_parts(root, folder).items()}
+        parts = parts_of(ledger) if is_there else ()
+        wanted = {part_name(folder, number): part.digest for number, part in enumerate(parts)}
+        names += [name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
+    return names
 
 
 def wanted_parts(ledger: Ledger) -> Iterator[Wanted]:
     """The parts of ``predictions.parquet``; there is at least one, so that an empty run has columns too."""
     header = ledger.headers[PREDICTIONS]
     columns = header.decode("utf-8").rstrip("\n").split(",")
-    lines = itertools.chain.from_iterable(rows.splitlines(keepends=True) for rows in ledger.sound_rows())
+    lines = itertools.chain.from_iterable(rows.splitlines(keepends=True) for _, rows in ledger.sound_rows())
     for number in itertools.count():
         data = b"".join(itertools.islice(lines, ROWS_A_PART))
         if not data and number:
             return
-        digest = hashlib.sha256(b"%s\n%s%s" % (_ENCODING.encode(), header, data)).hexdigest()
-        yield Wanted(digest, lambda data=data: encode_rows(columns, data))  # type: ignore[misc]
+        digest = hashlib.sha256(b"%s\n%s%s" % (_ENCODING, header, data)).hexdigest()
+        yield Wanted(digest, partial(encode_rows, columns, data))
+
+
+def wanted_map_parts(ledger: Ledger) -> Iterator[Wanted]:
+    """The parts of ``maps.parquet``; there is at least one.
+
+    A part ends with the image with which its maps have MAP_BYTES_A_PART or its rows ROWS_A_PART, so that later images do not change
+    it. The checksums of its maps stand for them: they need not be read to find out that a part is as it should be.
+    """
+    table = ledger.packed(MAPS_TABLE)
+    images: list[tuple[Entry, bytes]] = []
+    rows = size = number = 0
+    for entry, data in ledger.sound_rows():
+        images.append((entry, data))
+        rows, size = rows + data.count(b"\n"), size + sum(part.size for part in entry.packed)
+        if rows >= ROWS_A_PART or size >= MAP_BYTES_A_PART:
+            yield _map_part(ledger, table, images)
+            images, rows, size, number = [], 0, 0, number + 1
+    if images or not number:
+        yield _map_part(ledger, table, images)
+
+
+def _map_part(ledger: Ledger, table: PackedTable, images: Sequence[tuple[Entry, bytes]]) -> Wanted:
+    digest = hashlib.sha256(b"%s\n%s" % (_ENCODING, ledger.headers[PREDICTIONS]))
+    for entry, data in images:
+        digest.update(b"%s%d %d\n" % (data, *(entry.packed[ledger.binaries.index(MAPS_TABLE)] if entry.packed else (0, 0))))
+    return Wanted(digest.hexdigest(), partial(_encode_maps, ledger, table, images))
+
+
+def _encode_maps(ledger: Ledger, table: PackedTable, images: Sequence[tuple[Entry, bytes]]) -> bytes:
+    """A Parquet file with the maps of ``images``. Damaged maps are left out. Raises OSError."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    cells: dict[str, list[Any]] = {column: [] for column in MAP_COLUMNS}
+    values: list[np.ndarray] = []
+    for entry, data in images:
+        rows = ledger.own_rows(entry, data) or []
+        with contextlib.suppress(ValueError):
+            for number, found in unpack_arrays(table.read(entry)):
+                row = rows[number] if number < len(rows) else None
+                if row is None or found.ndim != 2:
+                    continue
+                for column in ("image", "layer", "method"):
+                    cells[column].append(row[column])
+                for column in ("rank", "class_index"):
+                    cells[column].append(int(row[column]))
+                cells["height"].append(found.shape[0])
+                cells["width"].append(found.shape[1])
+                values.append(found.astype(np.float32, copy=False).ravel())
+    ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
+    flat = np.concatenate(values) if values else np.empty(0, np.float32)
+    maps = pa.ListArray.from_arrays(pa.array(ends), pa.array(flat))
+    types = {column: _type_of(column) for column in MAP_COLUMNS[:5]} | {"height": pa.int32(), "width": pa.int32()}
+    columns = {column: pa.array(cells[column], kind) for column, kind in types.items()}
+    buffer = io.BytesIO()
+    parquet.write_table(pa.table({**columns, "map": maps}), buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def encode_rows(columns: Sequence[str], data: bytes) -> bytes:
@@ -125,12 +221,3 @@ def _type_of(column: str) -> Any:
 
 def _boxes(text: str) -> list[list[int]]:
     return [[int(number) for number in box.split(" ")] for box in text.split(";") if box]
-
-
-def parts_of_other_rows(root: Root, ledger: Ledger) -> Iterable[str]:
-    """The parts of ``predictions.parquet`` in ``root`` that do not hold the rows of the table, or are missing. Raises OSError."""
-    known = read_parts(root, ROWS_PARQUET)
-    digests = [part.digest for part in wanted_parts(ledger)]
-    found = {name: part.digest for name, part in known.items()}
-    wanted = {f"{ROWS_PARQUET}/part-{number:05d}.parquet": digest for number, digest in enumerate(digests)}
-    return [name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]

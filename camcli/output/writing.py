@@ -7,7 +7,7 @@ method ``finish`` writes ``run.json``. ``Rewriter`` replaces the rows of a finis
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from camcli.layout import OWN, PREDICTIONS, RUN_RECORD, UNFINISHED_RENDER
@@ -104,9 +104,12 @@ class Rewriter:
         self._root.remove(UNFINISHED_RENDER)
         sweep(self._root, self._ledger, self._unconfirmed)
 
-    def exchange(self, contents: Iterable[tuple[Entry, bytes]]) -> ArrangedRun:
-        """Replace all rows by ``contents`` at once, and remove files without a row. Raises OutputError, OSError."""
-        self._ledger.exchange(contents)
+    def exchange(self, contents: Iterable[tuple[Entry, bytes]], owner: Callable[[Entry], Ledger] | None = None) -> ArrangedRun:
+        """Replace all rows by ``contents`` at once, and remove files without a row. Raises OutputError, OSError.
+
+        ``owner``: as for ``Ledger.exchange``.
+        """
+        self._ledger.exchange(contents, owner)
         sweep(self._root, self._ledger, self._unconfirmed)
         return ArrangedRun(self._root)
 

@@ -91,7 +91,7 @@ class Painter:
                 notes = Notes(tuple(boxes), caption_of(heatmap))
                 overlay = overlay_bytes(canvas, heatmap.values, view.box, view.pixels, self._style, notes)
                 files[overlay_file(stem, config.image_format)] = overlay
-        if config.save_maps:
+        if config.save_maps and config.maps_format == "npy":
             buffer = io.BytesIO()
             np.save(buffer, heatmap.values.astype(np.float32))
             files[map_file(stem)] = buffer.getvalue()

@@ -19,7 +19,7 @@ from camcli.images.limits import pillow_unlimited
 from camcli.layout import BOXES
 from camcli.listener import Listener, Messages
 from camcli.output.folder import OutputFolder, recorded_settings
-from camcli.output.parquet import require_pyarrow, require_pyarrow_for, write_parquet
+from camcli.output.parquet import require_pyarrow_for, require_pyarrow_of, write_parquet
 from camcli.output.writing import RunWriter
 from camcli.pipeline.incoming import LaterSources, StreamedSources
 from camcli.pipeline.inputs import Inputs, explainable, misspelt_names_first
@@ -69,8 +69,7 @@ def run_images(
     ``named``: the fields of ``config`` that the user gave, for messages about options without effect. ``show_downloads``: show the
     progress of downloads on stderr. Raises CamcliError if the run cannot start or go on.
     """
-    if config.format == "parquet":
-        require_pyarrow("--format parquet")
+    require_pyarrow_of(config)
     for sentence in options_without_effect(config, named):
         listener.warn(sentence)
     sources = explainable(inputs.sources, config, listener)
@@ -85,7 +84,7 @@ def run_images(
         OutputFolder(config.output, settings, overwrite=config.overwrite, shard=config.part) as folder,
     ):
         if not config.overwrite:
-            require_pyarrow_for(folder.root)
+            require_pyarrow_for(folder.root, folder.ledger.settings)
             config = _with_redrawn_look(config, folder, listener)
         run = _Run(config, sources, inputs.later, folder, listener, invocation, show_downloads)
         todo = folder.pending(sources, retry_failed=config.retry_failed, hashed=config.hash)

@@ -19,6 +19,7 @@ from camcli.layout import overlay_file
 from camcli.network.threads import torch_threads
 from camcli.output.files import files_of
 from camcli.output.names import file_stem
+from camcli.output.packed import pack_arrays
 from camcli.output.writing import RunWriter
 from camcli.pipeline.batches import Batch, Batches, ListedSources, Sources
 from camcli.pipeline.engine import Engine, Part
@@ -56,7 +57,9 @@ def explain_images(
 
 
 class _Run:
-    """The images in progress. ``_explained``: the findings of images that are being painted, with their stamps, by number."""
+    """The images in progress. ``_stamps``: of the images that are being painted, by number; ``_packed``: their raw maps, if these
+    go into a binary table. They need not travel to a worker and back.
+    """
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class _Run:
         pool.begin(Settings(job.inputs, painting, 0, slots=job.batch_size + ahead), timer)
         self._batches = Batches(pool, sources, _images_at_once(job), window=job.batch_size + 2 * ahead)
         self._stamps: dict[int, Stamp] = {}
+        self._packed: dict[int, tuple[bytes, ...]] = {}
         self._done: dict[int, Outcome] = {}
         self._begun = self._recorded = 0  # how many images, from the first on
         self._show_layer = len({layer for layer, _ in job.names.results}) > 1
@@ -155,6 +159,8 @@ class _Run:
         self._stamps[image.number] = image.stamp
         label = None if self._job.labels is None else self._job.labels.get(name)
         own = findings.of(position, self._job.names)
+        if self._job.config.save_maps and self._job.config.maps_format == "parquet":
+            self._packed[image.number] = (pack_arrays(_maps(own)),)
         painted = wants_overlays(self._job.config, own, None if label is None else self._job.names.classes[label])
         return PaintTask(image.number, image.source, image.stamp, self._stems(name, own), painted, label, findings, position)
 
@@ -174,7 +180,7 @@ class _Run:
 
     def _files(self, task: PaintTask) -> list[str]:
         config = self._job.config
-        settings = {"save-maps": config.save_maps, "masks": config.masks}
+        settings = {"save-maps": config.save_maps, "maps-format": config.maps_format, "masks": config.masks}
         overlays = [overlay_file(stem, config.image_format) if task.has_overlays else "" for stem in task.stems]
         return [
             file for stem, overlay in zip(task.stems, overlays, strict=True) if stem for file in files_of(stem, overlay, settings)
@@ -192,9 +198,12 @@ class _Run:
             if isinstance(result, Painted):
                 image = self._batches.sources_of[result.number].image
                 stamp = self._stamps.pop(result.number)
-                self._done[result.number] = Success(image, stamp, result.rows, result.checksums, result.lines)
+                self._done[result.number] = Success(
+                    image, stamp, result.rows, result.checksums, result.lines, self._packed.pop(result.number, ())
+                )
             elif isinstance(result, Failed) and result.number in self._stamps:
                 del self._stamps[result.number]
+                self._packed.pop(result.number, None)
                 self._done[result.number] = result.failure
             else:
                 self._batches.add(result)
@@ -210,6 +219,13 @@ class _Run:
             with self._timer.work("record"):
                 self._writer.record(outcomes)
             yield from outcomes
+
+
+def _maps(findings: Findings) -> Iterator[tuple[int, np.ndarray]]:
+    """The raw maps of an image that are ``ok``, each with the number of its row."""
+    for number, heatmap in enumerate(findings.heatmaps):
+        if heatmap.status == "ok":
+            yield number, heatmap.values.astype(np.float32, copy=False)
 
 
 def _images_at_once(job: Job) -> int:

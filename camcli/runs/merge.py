@@ -73,14 +73,17 @@ def _merged(path: str, root: Root) -> Merged:
         rewriter = folder.rewriting()
         if wants_parquet := any(part_of(record, "settings").get("format") == "parquet" for record in records):
             require_pyarrow("predictions.parquet of the shards")
-        require_pyarrow_for(folder.root)
+        require_pyarrow_for(folder.root, folder.ledger.settings)
         contents = {entry.image: (entry, rows) for entry, rows in folder.ledger.rows() if not entry.stage}
+        owners = dict.fromkeys(contents, folder.ledger)
         for part, ledger in zip(parts, ledgers, strict=True):
             for entry, rows in ledger.rows():
                 _link_files(part, folder, rewriter, entry, ledger.own_rows(entry, rows))
                 contents[entry.image] = entry, rows
+                owners[entry.image] = ledger
         _log_replaced(folder, rewriter, contents)
-        combined = rewriter.exchange(contents[image] for image in sorted(contents, key=lambda image: image.split("/")))
+        ordered = sorted(contents, key=lambda image: image.split("/"))
+        combined = rewriter.exchange((contents[image] for image in ordered), lambda entry: owners[entry.image])
         explained, failed = folder.totals()
         if part_of(records[0], "settings").get("boxes-json") is True:
             combined.write(BOXES, coco.coco_boxes(folder.ledger))

@@ -72,7 +72,7 @@ def redraw(path: str, changes: Mapping[str, Any], on_progress: OnProgress = lamb
     if not header.current["overlays"]:
         raise InputError(f"the run in {escape_name(path)!r} was made with --no-overlays, so it has none to redraw.")
     with OutputFolder(path, header.current) as folder:
-        require_pyarrow_for(folder.root)
+        require_pyarrow_for(folder.root, folder.ledger.settings)
         begun = folder.redrawing or {}
         return redraw_folder(folder, {**begun, **{key: value for key, value in changes.items() if key in LOOKS}}, on_progress)
 

@@ -15,9 +15,8 @@ from camcli.layout import (
     JOURNAL,
     OUTPUT_FOLDERS,
     OWN,
-    ROWS_PARQUET,
+    PART_FOLDERS,
     RUN_RECORD,
-    TABLES,
     UNCONFIRMED,
     UNFINISHED_RENDER,
 )
@@ -28,7 +27,7 @@ from camcli.output.journal import Entry, read_header, table_ends
 from camcli.output.ledger import Ledger
 from camcli.output.locks import undisturbed
 from camcli.output.names import shard_of_name
-from camcli.output.parquet import parts_of_other_rows
+from camcli.output.parquet import other_parts
 from camcli.output.parts import read_parts
 from camcli.output.record import checked_record, part_of
 from camcli.output.root import Root
@@ -113,7 +112,7 @@ def _problems(root: Root, *, with_inputs: bool) -> Iterator[Problem]:
     if torn:
         yield Problem(JOURNAL, f"{torn} lines at its end are damaged, repeat an image, or have no rows in the tables")
     ends = table_ends(ledger.starts, ledger.entries.values())
-    for name in TABLES:
+    for name in ledger.headers:
         beyond = root.size(current_place(root, name)) - ends[name]
         if beyond > 0:
             yield Problem(name, f"{beyond} bytes at its end that the journal does not record")
@@ -132,11 +131,15 @@ def _problems(root: Root, *, with_inputs: bool) -> Iterator[Problem]:
 
 def _entries(root: Root, ledger: Ledger, named: set[str]) -> Iterator[Problem]:
     """The problems of the rows and files of each image. Adds the files that rows name to ``named``."""
+    packed = [(ledger.packed(name), name) for name in ledger.binaries]
     for entry, data in ledger.rows():
         rows = ledger.own_rows(entry, data)
         if rows is None:
             yield Problem(entry.table, f"the rows of {escape_name(entry.image)} are damaged: they do not match the journal")
             continue
+        for table, name in packed:
+            if not table.is_whole(entry):
+                yield Problem(name, f"the data of {escape_name(entry.image)} is damaged; run the same command again to write it")
         for row in () if entry.stage else rows:
             if not _may_have(ledger.settings, row["status"], bool(row["overlay"])):
                 overlay = unescape_name(row["overlay"])
@@ -174,16 +177,16 @@ def _checksum_of(root: Root, name: str) -> Checksum:
 
 def _parts(root: Root, ledger: Ledger) -> Iterator[Problem]:
     """The problems of Parquet files. They need not be opened: the manifest has their checksums and those of their rows."""
-    known = read_parts(root, ROWS_PARQUET)
-    stale = set(parts_of_other_rows(root, ledger)) if known else set()
+    stale = other_parts(root, ledger)
     for name in stale:
-        yield Problem(name, "it does not have the rows of predictions.csv; run the same command again to write it")
-    for name, part in known.items():
-        if name not in stale:
-            yield from _file(root, name, part.file)
-    for name in root.files(ROWS_PARQUET):
-        if name not in known:
-            yield Problem(name, "camcli did not write it, but programs that read the folder take it for rows")
+        yield Problem(name, "it does not have the rows of the tables; run the same command again to write it")
+    for folder in PART_FOLDERS:
+        known = read_parts(root, folder)
+        for name in known.keys() - set(stale):
+            yield from _file(root, name, known[name].file)
+        for name in root.files(folder):
+            if name not in known:
+                yield Problem(name, "camcli did not write it, but programs that read the folder take it for rows")
 
 
 def _record(root: Root, entries: list[Entry]) -> Iterator[Problem]:

@@ -24,7 +24,7 @@ from camcli.cli.silence import silent_c_libraries
 from camcli.cli.stdin import paths_on_stdin
 from camcli.cli.summary import failed_before_words, summarize, tell_report, tell_stages
 from camcli.config.run import RunConfig
-from camcli.output.parquet import require_pyarrow
+from camcli.output.parquet import require_pyarrow_of
 from camcli.output.writers import prediction_columns
 from camcli.pipeline.inputs import find_inputs
 from camcli.pipeline.invocation import Invocation
@@ -141,8 +141,7 @@ def execute(inputs: Sequence[str], config: RunConfig, named: Collection[str] = (
         Console.open_log(config.log_file)
     console = Console(quiet=config.quiet)
     console.log(f"camcli {__version__}: {escape_name(invocation.command)}")
-    if config.format == "parquet":  # before a million files are found
-        require_pyarrow("--format parquet")
+    require_pyarrow_of(config)  # before a million files are found
     keep_memory()
     wait_without_spinning()
     paths = paths_on_stdin(inputs, console, null=config.null)
