@@ -21,7 +21,11 @@ ROW_FOLDERS = (OVERLAYS, MAPS, MASKS)
 
 REPORT_PAGE, REPORT_FOLDER = "report.html", "report"
 REPORT_ROWS, REPORT_MAPS, REPORT_THUMBNAILS = f"{REPORT_FOLDER}/rows.js", f"{REPORT_FOLDER}/maps", f"{REPORT_FOLDER}/thumbs"
-OUTPUT_FOLDERS = (*ROW_FOLDERS, REPORT_FOLDER)
+ROWS_PARQUET, MAPS_PARQUET = "predictions.parquet", "maps.parquet"
+PART_FOLDERS = (ROWS_PARQUET, MAPS_PARQUET)
+"""Folders of part files that are derived from the tables."""
+
+OUTPUT_FOLDERS = (*ROW_FOLDERS, REPORT_FOLDER, *PART_FOLDERS)
 """Folders whose pictures are never taken for photos."""
 
 OUTPUT_NAMES = (*TABLES, RUN_RECORD, BOXES, REPORT_PAGE, *OUTPUT_FOLDERS)
@@ -30,6 +34,10 @@ OUTPUT_NAMES = (*TABLES, RUN_RECORD, BOXES, REPORT_PAGE, *OUTPUT_FOLDERS)
 # below OWN
 LOCK = f"{OWN}/lock"
 JOURNAL = f"{OWN}/journal.jsonl"
+MAPS_TABLE = f"{OWN}/maps.bin"
+BINARY_TABLES = (MAPS_TABLE,)
+"""Tables of arrays, of runs that ask for them; see ``output.packed``. Their order is that in ``Entry.packed``."""
+
 UNCONFIRMED = f"{OWN}/unconfirmed.jsonl"
 """Log of files that have no row yet; see ``output.unconfirmed``."""
 
@@ -40,6 +48,7 @@ UNFINISHED_RENDER = f"{OWN}/redrawing"
 """The look that an unfinished ``camcli render`` gives to the overlays."""
 
 REPORT_MANIFEST = f"{OWN}/report.jsonl"
+PARTS_MANIFEST = f"{OWN}/parts.jsonl"
 SCRATCH = f"{OWN}/scratch"
 """Folder for files until they are renamed to their final place. It is inside the output folder to be on the same file system."""
 
@@ -70,14 +79,14 @@ def stem_of(overlay: str) -> str:
     return os.path.splitext(overlay.removeprefix(f"{OVERLAYS}/"))[0]
 
 
-def map_file(overlay: str) -> str:
-    """The path of the raw map that belongs to ``overlay``."""
-    return f"{MAPS}/{stem_of(overlay)}.npy"
+def map_file(stem: str) -> str:
+    """The path of a raw map. ``stem``: as for ``overlay_file``."""
+    return f"{MAPS}/{stem}.npy"
 
 
-def mask_file(overlay: str) -> str:
-    """The path of the mask that belongs to ``overlay``."""
-    return f"{MASKS}/{stem_of(overlay)}.png"
+def mask_file(stem: str) -> str:
+    """The path of a mask. ``stem``: as for ``overlay_file``."""
+    return f"{MASKS}/{stem}.png"
 
 
 def thumbnail_file(overlay: str) -> str:

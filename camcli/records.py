@@ -313,7 +313,8 @@ def checksum_of(data: bytes) -> Checksum:
 class Success:
     """An image that was explained, written and recorded. ``rows``: one per class, layer and method.
 
-    ``checksums``: of the files that the rows name, in order. ``lines``: the rows as they are in the table.
+    ``checksums``: of the files that the rows name, in order. ``lines``: the rows as they are in the table. ``packed``: what is
+    appended to each binary table of the run.
     """
 
     image: str
@@ -321,6 +322,7 @@ class Success:
     rows: tuple[Row, ...]
     checksums: tuple[Checksum, ...] = ()
     lines: bytes = b""
+    packed: tuple[bytes, ...] = ()
 
 
 Outcome = Success | Failure

@@ -26,7 +26,7 @@ LISTING = frozenset({"models", "layers", "classes", "methods"})
 READING = frozenset({"verify"})
 """Commands that read an output folder and write nothing."""
 
-RICH = (*TINY[:4], "--topk", 1, "--save-maps", "--masks", "--boxes", "all")
+RICH = (*TINY[:4], "--topk", 1, "--save-maps", "--masks", "--boxes", "all", "--format", "parquet")
 """A run that leaves every kind of file."""
 
 

@@ -204,5 +204,15 @@ def leftovers(out: Path) -> list[str]:
     scratch = out / ".camcli" / "scratch"
     found = [str(path.relative_to(out)) for path in scratch.rglob("*")] if scratch.is_dir() else []
     found += [name for name in ("draft", "exchange") if (out / ".camcli" / name).exists()]
-    known = {".camcli", "overlays", "maps", "predictions.csv", "failures.csv", "run.json", "notes.txt"}
+    known = {
+        ".camcli",
+        "overlays",
+        "maps",
+        "predictions.csv",
+        "failures.csv",
+        "predictions.parquet",
+        "maps.parquet",
+        "run.json",
+        "notes.txt",
+    }
     return found + [path.name for path in out.iterdir() if path.name not in known] if out.is_dir() else found

@@ -125,7 +125,8 @@ def test_law_36_what_does_not_fit_is_said_and_tried_again(
 SHORT = """
 import json, os, resource, sys
 from camcli.images.decode import decode_image
-from camcli.records import Failure, Source
+from camcli.records import Failure
+from camcli.source import Source
 
 folder, free = sys.argv[1], [int(word) << 20 for word in sys.argv[2:]]
 names = sorted(os.listdir(folder))
@@ -185,7 +186,8 @@ SPARSE = {
 MEASURE = """
 import json, os, sys, time
 from camcli.images.decode import decode_image
-from camcli.records import Failure, Source
+from camcli.records import Failure
+from camcli.source import Source
 from PIL import Image
 Image.MAX_IMAGE_PIXELS = None  # as in a run
 def peak():

@@ -36,7 +36,8 @@ def summarize(summary: RunSummary, console: Console) -> None:
         console.error(failed_words(summary.new_failures, summary.folder))
     if reported := summary.failed - summary.new_failures:
         console.info(failed_before_words(reported, summary.folder))
-    console.info(f"Overlays in {escape_name(summary.overlays)}, table in {escape_name(summary.predictions)}.")
+    overlays = f"Overlays in {escape_name(summary.overlays)}, table" if summary.has_overlays else "Table"
+    console.info(f"{overlays} in {escape_name(summary.predictions)}.")
 
 
 _STAGE_WORDS = {

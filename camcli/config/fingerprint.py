@@ -79,6 +79,10 @@ def _without_effect(settings: Mapping[str, Any]) -> dict[str, str]:
         found["box-threshold"] = "--boxes"
     if not settings.get("masks") or settings.get("mask-method") == "otsu":
         found["mask-threshold"] = "--masks with --mask-method threshold or grabcut"
+    if not settings.get("save-maps"):
+        found["maps-format"] = "--save-maps"
+    if not settings.get("overlays", True):
+        found["overlays-for"] = "--overlays"
     if not settings.get("smooth"):
         found["noise"] = "--smooth"
     return found

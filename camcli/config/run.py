@@ -27,8 +27,8 @@ PRECISIONS = ("fp32", "bf16", "fp16", "tf32", "auto")
 COMPILE = ("off", "on", "auto")
 """When to compile the network; see ``camcli.network.prepare``."""
 
-ROW_FORMATS = ("csv", "jsonl")
-"""Row formats on stdout."""
+ROW_FORMATS = ("csv", "jsonl", "parquet")
+"""Row formats: the first two on stdout, the last in the output folder."""
 
 STYLES = ("overlay", "heatmap", "side-by-side", "contour", "spotlight")
 """Overlay styles; see ``camcli.render.styles``."""
@@ -38,6 +38,11 @@ LOOKS = ("style", "legend", "caption", "colormap", "alpha", "threshold", "outlin
 
 IMAGE_FORMATS = ("jpg", "png", "webp")
 """File formats of overlays."""
+
+_BELOW = re.compile(r"below:(\d+\.?\d*|\.\d+)")
+
+MAP_FORMATS = ("npy", "parquet")
+"""How raw maps are stored: a file for each map, or packed into a few."""
 
 BOXES = ("largest", "all")
 """Which connected regions of a map get a box; see ``camcli.render.regions``."""
@@ -178,7 +183,8 @@ class RunConfig:
     )
     format: str | None = option(
         None,
-        "Row format on stdout: csv, or jsonl for one JSON object a line. Also turns on --csv -. Default: csv.",
+        "Row format on stdout: csv, or jsonl for one JSON object a line; also turns on --csv -. parquet: also write the rows "
+        "into the output folder, as predictions.parquet. Default: csv.",
         "Output",
         choices=ROW_FORMATS,
         affects_results=False,
@@ -186,7 +192,21 @@ class RunConfig:
     overwrite: bool = option(
         False, "Remove the earlier run from the output folder and start again.", "Output", affects_results=False
     )
-    save_maps: bool = option(False, "Also write the raw map of each overlay, (h, w) float32, as maps/.../NAME.npy.", "Output")
+    save_maps: bool = option(False, "Also write the raw maps, (h, w) float32, as maps/.../NAME.npy; see --maps-format.", "Output")
+    maps_format: str = option(
+        "npy",
+        "With --save-maps: npy for a file a map, or parquet for maps.parquet, a folder of a few files with all maps.",
+        "Output",
+        choices=MAP_FORMATS,
+    )
+    overlays: bool = option(True, "Write overlays. --no-overlays: only tables, and maps and masks if asked for.", "Output")
+    overlays_for: tuple[str, ...] = option(
+        (),
+        "Write overlays of these images only; repeatable. wrong: the predicted class is not the true label of --class-from. "
+        "below:P: the predicted class has a probability below P. failures: a map is empty or not finite; the others are painted.",
+        "Output",
+        metavar="failures|wrong|below:P",
+    )
     report: bool = option(
         False,
         "At the end, also write report.html, a web page that shows the run; see camcli report.",
@@ -366,9 +386,27 @@ class RunConfig:
         return 0.35 if self.region_threshold is None else self.region_threshold
 
     @property
+    def overlay_limit(self) -> float | None:
+        """P of ``--overlays-for below:P``, the largest if there are several; None without one. Raises ConfigError."""
+        limits: list[float] = []
+        for word in self.overlays_for:
+            if word in ("failures", "wrong"):
+                continue
+            found = _BELOW.fullmatch(word)
+            if found is None or not 0 <= float(found[1]) <= 1:
+                raise ConfigError(f"--overlays-for {word!r} is not failures, wrong or below:P with P from 0 to 1, as in below:0.5.")
+            limits.append(float(found[1]))
+        return max(limits, default=None)
+
+    @property
     def streams_rows(self) -> bool:
         """Whether rows are written to stdout."""
-        return self.csv is not None or self.format is not None
+        return self.csv is not None or self.format not in (None, "parquet")
+
+    @property
+    def stream_format(self) -> str:
+        """The format of the rows on stdout."""
+        return "jsonl" if self.format == "jsonl" else "csv"
 
     @property
     def part(self) -> tuple[int, int] | None:
@@ -387,6 +425,9 @@ class RunConfig:
     def settings(self) -> dict[str, Any]:
         """The options that affect results, as JSON values: equal settings give equal results."""
         values = binding_values(self) | {"shard": self.part and "/".join(map(str, self.part))}
+        limit = self.overlay_limit
+        chosen = {*self.overlays_for} & {"failures", "wrong"} | ({f"below:{limit:g}"} if limit is not None else set())
+        values["overlays-for"] = sorted(chosen)  # the same choice in other words is the same
         del values["region-threshold"]  # two thresholds in effect: their values count, not how they were given
         return values | {"box-threshold": self.box_threshold, "mask-threshold": self.mask_threshold}
 
@@ -398,6 +439,9 @@ class RunConfig:
         """The config, unchanged. Raises ConfigError when a value is outside its limits or options contradict each other."""
         check_values(self)
         _ = self.part
+        _ = self.overlay_limit
+        if "wrong" in self.overlays_for and self.class_from is None:
+            raise ConfigError("--overlays-for wrong needs the true labels: add --class-from folder or --class-from FILE.")
         if self.boxes_json and self.boxes is None:
             raise ConfigError("--boxes-json needs boxes: add --boxes largest or --boxes all.")
         if not self.method:

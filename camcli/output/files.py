@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from camcli.layout import REPORT_PAGE, ROW_FOLDERS, map_file, mask_file
-from camcli.output.names import is_output_name
+from camcli.layout import REPORT_PAGE, ROW_FOLDERS, map_file, mask_file, stem_of
+from camcli.output.names import file_stem, is_output_name
 from camcli.output.root import Root
-from camcli.records import unescape_name
+from camcli.records import Prediction, unescape_name
 
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 ARRAY_START = re.compile(
@@ -22,21 +22,49 @@ REPORT_START = b"<!doctype html>\n<!-- a report of camcli"
 """The beginning of every report, by which a report is told from any other page."""
 
 
-def files_of(overlay: str, settings: Mapping[str, Any]) -> list[str]:
-    """The files of the row with the overlay ``overlay``, as paths in the output folder. A map that was not painted has none."""
-    if not overlay:
-        return []
-    files = [overlay]
-    if settings.get("save-maps"):
-        files.append(map_file(overlay))
-    if settings.get("masks"):
-        files.append(mask_file(overlay))
+def packs_maps(settings: Mapping[str, Any]) -> bool:
+    """Whether a run with ``settings`` stores its raw maps in a binary table instead of files."""
+    return bool(settings.get("save-maps")) and settings.get("maps-format") == "parquet"
+
+
+def files_of(stem: str, overlay: str, settings: Mapping[str, Any]) -> list[str]:
+    """The files of a row, as paths in the output folder.
+
+    ``stem``: the path of its files without folder and extension; empty for a map that is not ``ok``, which has none. ``overlay``:
+    empty if it was not asked for.
+    """
+    files = [overlay] if overlay else []
+    if stem and settings.get("save-maps") and not packs_maps(settings):
+        files.append(map_file(stem))
+    if stem and settings.get("masks"):
+        files.append(mask_file(stem))
     return files
 
 
-def row_files(rows: list[dict[str, str]], settings: Mapping[str, Any]) -> list[str]:
-    """The files of all ``rows`` of an image, in the order of the rows."""
-    return [file for row in rows for file in files_of(unescape_name(row["overlay"]), settings)]
+def row_stems(rows: Sequence[Mapping[str, str]], *, folded: bool) -> list[str]:
+    """For each of ``rows``, which are all rows of an image, the path of its files without folder and extension.
+
+    It is empty for a map that is not ``ok``. A row with an overlay names it; otherwise it is made from the other cells, as the run
+    has made it. ``folded``: whether the run has used ``folding`` of ``file_stem``.
+    """
+    shown = [column for column in ("layer", "method") if len({row[column] for row in rows}) > 1]
+    return [_stem(row, shown, folded) for row in rows]
+
+
+def _stem(row: Mapping[str, str], shown: Sequence[str], folded: bool) -> str:
+    if row["overlay"]:
+        return stem_of(unescape_name(row["overlay"]))
+    if row["status"] != "ok":
+        return ""
+    prediction = Prediction(int(row["rank"]), int(row["class_index"]), unescape_name(row["class_name"]), 0.0, 0.0)
+    extra = tuple(unescape_name(row[column]) for column in shown)
+    return file_stem(unescape_name(row["image"]), prediction, extra, folding=folded)
+
+
+def row_files(rows: Sequence[Mapping[str, str]], settings: Mapping[str, Any], *, folded: bool = False) -> list[str]:
+    """The files of all ``rows`` of an image, in the order of the rows. ``folded``: as for ``row_stems``."""
+    stems = row_stems(rows, folded=folded)
+    return [file for row, stem in zip(rows, stems, strict=True) for file in files_of(stem, unescape_name(row["overlay"]), settings)]
 
 
 def stray_files(root: Root, named: set[str]) -> Iterator[str]:

@@ -17,13 +17,13 @@ from typing import Any
 from camcli.errors import SettingsError
 from camcli.layout import BOXES, FORMER_FILES, JOURNAL, LOCK, OUTPUT_NAMES, OVERLAYS, OWN, RUN_RECORD, UNFINISHED_RENDER
 from camcli.output.checks import check_place, is_unchanged
-from camcli.output.files import row_files
 from camcli.output.journal import Entry, read_header
 from camcli.output.ledger import Ledger, files_in_table
 from camcli.output.locks import claimed
 from camcli.output.manifest import remove_report
 from camcli.output.names import shard_name
 from camcli.output.order import NOT_A_FAILURE, in_order
+from camcli.output.parts import remove_parts
 from camcli.output.record import read_record
 from camcli.output.redrawing import redrawing_look
 from camcli.output.root import Root
@@ -121,6 +121,7 @@ class OutputFolder:
         self.ledger.clear()
         for name in (RUN_RECORD, BOXES, UNFINISHED_RENDER):
             self.root.remove(name)
+        remove_parts(self.root)
         remove_report(self.root, [file for file in files if file.startswith(f"{OVERLAYS}/")])
         sweep(self.root, self.ledger, self._unconfirmed)
 
@@ -128,8 +129,8 @@ class OutputFolder:
         """Remove the rows of the images ``stale`` from the tables. Raises OSError and OutputError."""
         if not stale:
             return
-        for _, rows in self.ledger.explained(image for image in self.ledger.entries if image in stale):
-            self._unconfirmed.mark_unconfirmed(row_files(rows, self.ledger.settings))
+        for entry, rows in self.ledger.explained(image for image in self.ledger.entries if image in stale):
+            self._unconfirmed.mark_unconfirmed(self.ledger.files(entry, rows))
         self.ledger.keep([image for image in self.ledger.entries if image not in stale])
 
     @property
@@ -170,12 +171,13 @@ class OutputFolder:
         """The images with rows that have changed since they were written, or with a file that is missing, empty or of another
         size. Found out once, when it is first asked.
         """
+        packed = [self.ledger.packed(name) for name in self.ledger.binaries]
 
         def is_whole(entry: Entry, data: bytes) -> bool:
             rows = self.ledger.own_rows(entry, data)
             if rows is None or entry.stage:
                 return rows is not None
-            return all(map(is_there, self.ledger.file_checksums(entry, rows)))
+            return all(table.is_whole(entry) for table in packed) and all(map(is_there, self.ledger.file_checksums(entry, rows)))
 
         def is_there(file: tuple[str, Checksum | None]) -> bool:
             size = size_of(file[0])

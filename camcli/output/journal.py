@@ -10,7 +10,9 @@ and the table rows of that image are written:
 not record are cut off a table, and an image whose rows are missing in a table is explained again. ``sha256`` is the digest of the
 image file, if ``--hash`` is given or if size and time cannot show a change. ``rows`` is the CRC-32 of the image's rows, ``files``
 the size and CRC-32 of each of their files in order, and ``check`` the CRC-32 of the line up to that point. Journals of earlier
-versions have no ``rows``, ``files`` and ``check``; they can still be read.
+versions have no ``rows``, ``files`` and ``check``; they can still be read. ``folded`` is there if it is true; see ``Entry``. A run
+with binary tables also records, for each of them, its size after that image and the CRC-32 of the image's bytes in it, as
+``"maps": [52480, 912873211]``.
 """
 
 from __future__ import annotations
@@ -29,13 +31,16 @@ from camcli.config.field import default_values, from_json, option_name
 from camcli.config.run import RunConfig
 from camcli.documents import parse_json
 from camcli.errors import ConfigError, SettingsError
-from camcli.layout import FAILURES, JOURNAL, PREDICTIONS, TABLES
+from camcli.layout import BINARY_TABLES, FAILURES, JOURNAL, MAPS_TABLE, PREDICTIONS, TABLES
 from camcli.output.exchange import current_place
 from camcli.output.record import refuse_newer_format
 from camcli.output.root import Root
 from camcli.records import Checksum, Stamp, escape_name
 
 VERSION = 1
+
+_KEYS = {MAPS_TABLE: "maps"}
+"""The key of each binary table in a line."""
 
 _STAGE = re.compile(r"[a-z]{0,20}")
 _MOST_LINE = 1 << 20
@@ -68,7 +73,8 @@ class Entry:
     """The journal line of one image. ``stage``: the stage that failed, or empty. ``length``: bytes of its rows in the table.
 
     ``rows``: the CRC-32 of the rows. ``files``: the checksums of their files, in order. Both are None in a line of an earlier
-    version.
+    version. ``folded``: the names of its files have a hash, because the file system took them for those of another image.
+    ``packed``: size and CRC-32 of its bytes in each binary table of the run; empty if it has none.
     """
 
     image: str
@@ -77,11 +83,20 @@ class Entry:
     length: int
     rows: int | None = None
     files: tuple[Checksum, ...] | None = None
+    folded: bool = False
+    packed: tuple[Checksum, ...] = ()
 
     @property
     def table(self) -> str:
         """The table that contains the rows of the image."""
         return FAILURES if self.stage else PREDICTIONS
+
+    def add_to(self, ends: dict[str, int]) -> None:
+        """Add the lengths of its rows to ``ends``, the sizes of the tables."""
+        ends[self.table] += self.length
+        if self.packed:
+            for name, part in zip((name for name in BINARY_TABLES if name in ends), self.packed, strict=True):
+                ends[name] += part.size
 
     def line(self, ends: Mapping[str, int]) -> bytes:
         """The entry as a line of the journal. ``ends``: the sizes of the tables after its rows."""
@@ -93,10 +108,14 @@ class Entry:
             if self.stamp.version:
                 record["version"] = self.stamp.version
         record.update(stage=self.stage, predictions=ends[PREDICTIONS], failures=ends[FAILURES])
+        for place, name in enumerate(name for name in BINARY_TABLES if name in ends):
+            record[_KEYS[name]] = [ends[name], self.packed[place].crc32 if self.packed else 0]
         if self.rows is not None:
             record["rows"] = self.rows
         if self.files is not None:
             record["files"] = list(self.files)
+        if self.folded:
+            record["folded"] = True
         return _line(record)
 
 
@@ -153,13 +172,14 @@ def entries_of(file: BinaryIO, starts: Mapping[str, int], sizes: Mapping[str, in
     ``starts``: sizes of the tables' header lines in bytes. ``sizes``: sizes of the tables; None to trust the journal.
     """
     entries: list[Entry] = []
-    ends = [starts[name] for name in TABLES]
+    binaries = [name for name in BINARY_TABLES if name in starts]
+    ends = [starts[name] for name in (*TABLES, *binaries)]
     torn = 0
-    limits = None if sizes is None else [sizes[name] for name in TABLES]
+    limits = None if sizes is None else [sizes[name] for name in (*TABLES, *binaries)]
     file.readline(_MOST_LINE)
     for line in _lines(file):
         record = None if torn else _parsed(line)
-        entry = None if record is None else _entry(record, ends, limits)
+        entry = None if record is None else _entry(record, ends, limits, binaries)
         if entry is None:
             torn += 1
         else:
@@ -176,7 +196,7 @@ def table_ends(starts: Mapping[str, int], entries: Iterable[Entry]) -> dict[str,
     """The sizes of tables that contain exactly the rows of ``entries``. ``starts``: sizes of their header lines in bytes."""
     ends = dict(starts)
     for entry in entries:
-        ends[entry.table] += entry.length
+        entry.add_to(ends)
     return ends
 
 
@@ -194,12 +214,18 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _entry(record: dict[str, Any], ends: list[int], sizes: Sequence[int] | None) -> Entry | None:
-    """The entry of a line; None if it is damaged or a table is too short for it. ``ends``: set to where its rows end."""
+def _entry(record: dict[str, Any], ends: list[int], sizes: Sequence[int] | None, binaries: Sequence[str]) -> Entry | None:
+    """The entry of a line; None if it is damaged or a table is too short for it.
+
+    ``ends``: set to where its rows end in each table. ``binaries``: the binary tables of the run.
+    """
     values: list[Any] = [record.get(key) for key in ("image", "stage", "size", "mtime_ns")]
     image, stage, size, mtime_ns = values
     sha256, version, rows, files = record.get("sha256", ""), record.get("version", ""), record.get("rows"), record.get("files")
-    now: list[Any] = [record.get("predictions"), record.get("failures")]
+    packed: list[Any] = [record.get(_KEYS[name]) for name in binaries]
+    if not all(map(_is_checksum, packed)):
+        return None
+    now: list[Any] = [record.get("predictions"), record.get("failures"), *(end for end, _ in packed)]
     whole = [
         _is_name(image) and isinstance(stage, str) and _STAGE.fullmatch(stage),
         isinstance(sha256, str) and isinstance(version, str),
@@ -212,7 +238,10 @@ def _entry(record: dict[str, Any], ends: list[int], sizes: Sequence[int] | None)
         return None
     stamp = None if size is None else Stamp(size, mtime_ns, sha256, version)
     checksums = None if files is None else tuple(Checksum(*file) for file in files)
-    entry = Entry(str(image), stamp, str(stage), sum(now) - sum(ends), rows, checksums)
+    parts = [Checksum(end - before, crc32) for (end, crc32), before in zip(packed, ends[len(TABLES) :], strict=True)]
+    length = sum(now[: len(TABLES)]) - sum(ends[: len(TABLES)])
+    own = tuple(parts) if any(part.size for part in parts) else ()
+    entry = Entry(str(image), stamp, str(stage), length, rows, checksums, record.get("folded") is True, own)
     ends[:] = now
     return entry
 

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, get_type_hints
 
 from camcli.errors import InputError, SettingsError
-from camcli.layout import FAILURES, JOURNAL, PREDICTIONS, TABLES
+from camcli.layout import BINARY_TABLES, FAILURES, JOURNAL, MAPS_TABLE, PREDICTIONS, TABLES
 from camcli.output.checks import check_settings
 from camcli.output.exchange import current_place, exchanged, finish_exchange
-from camcli.output.files import row_files
+from camcli.output.files import packs_maps, row_files
 from camcli.output.journal import Entry, Header, entries_of, read_header, table_ends
-from camcli.output.names import is_own_overlay
+from camcli.output.names import folded, is_own_overlay
+from camcli.output.packed import PackedSources, PackedTable
 from camcli.output.root import Root
 from camcli.output.writers import (
     FAILURE_COLUMNS,
@@ -28,22 +31,26 @@ from camcli.output.writers import (
     output_error,
     prediction_columns,
 )
-from camcli.records import Checksum, Outcome, Prediction, Row, Success, escape_name, unescape_name
+from camcli.records import Checksum, Outcome, Prediction, Row, Success, checksum_of, escape_name, unescape_name
 
-_PLACES = (*TABLES, JOURNAL)
 _TYPES = {name: kind for name, kind in get_type_hints(Row).items() if kind in (int, float)}
 _BOXES = re.compile(r"(\d{1,9}( \d{1,9}){3}(;\d{1,9}( \d{1,9}){3})*)?")
 _SIZE = re.compile(r"\d{1,18}")
+_BINARY_START = b"camcli arrays 1\n"
+"""The first bytes of a binary table."""
+
 _MOST_ROWS = 64 << 20
 """Maximum size of the rows of one image, in bytes."""
 
 
 def _table_headers(settings: Mapping[str, Any]) -> dict[str, bytes]:
     """The header line of each table of a run with ``settings``."""
+    binaries = [MAPS_TABLE] if packs_maps(settings) else []
     labelled, boxed = settings.get("class-from") is not None, settings.get("boxes") is not None
     return {
         PREDICTIONS: csv_line(prediction_columns(labelled=labelled, boxed=boxed)),
         FAILURES: csv_line(FAILURE_COLUMNS),
+        **dict.fromkeys(binaries, _BINARY_START),
     }
 
 
@@ -51,8 +58,9 @@ class Ledger:
     """The tables and the journal in ``root``, for a run with ``settings``. Whoever writes with it must hold the folder's lock.
 
     ``entries``: image -> journal entry, in the order of the rows. ``headers``: the header line of each table; ``starts``: its
-    size in bytes. ``redrawn``: the settings that ``camcli render`` has changed since. ``is_torn``: a table has rows that the
-    journal does not record; the next ``load`` cuts them off. Nothing is opened for writing before the first ``append``.
+    size in bytes. ``binaries``: the binary tables of the run. ``redrawn``: the settings that ``camcli render`` has changed since.
+    ``is_torn``: a table has rows that the journal does not record; the next ``load`` cuts them off. Nothing is opened for writing
+    before the first ``append``.
     """
 
     def __init__(self, root: Root, settings: Mapping[str, Any], redrawn: Mapping[str, Any] | None = None) -> None:
@@ -62,7 +70,9 @@ class Ledger:
         self._root = root
         self.headers = _table_headers(settings)
         self.starts = {name: len(header) for name, header in self.headers.items()}
-        self._columns = {name: header.decode("utf-8").rstrip("\n").split(",") for name, header in self.headers.items()}
+        self.binaries = [name for name in self.headers if name in BINARY_TABLES]
+        self._places = (*self.headers, JOURNAL)
+        self._columns = {name: self.headers[name].decode("utf-8").rstrip("\n").split(",") for name in TABLES}
         self.is_torn = False
         self._handles: dict[str, int] = {}
         self._ends: dict[str, int] = {}
@@ -78,7 +88,7 @@ class Ledger:
         Raises SettingsError if the earlier runs had other settings, if another program has rewritten a table, or if there are
         tables but no journal.
         """
-        finish_exchange(self._root, _PLACES)
+        finish_exchange(self._root, self._places)
         earlier = read_header(self._root)
         if earlier is None:
             if any(self._root.exists(name) for name in TABLES):
@@ -88,11 +98,11 @@ class Ledger:
                 )
             return
         self.settings, self.redrawn = check_settings(self._root.path, earlier, self.settings)
-        for name in TABLES:
+        for name in self.headers:
             self._check_start(name)
         torn = self.read()
         ends = table_ends(self.starts, self.entries.values())
-        for name in TABLES:
+        for name in self.headers:
             if self._root.size(name) > ends[name]:
                 self._root.truncate(name, ends[name])
         if torn:
@@ -103,7 +113,7 @@ class Ledger:
 
         Changes nothing in the folder, also when a process died while it replaced the tables. Raises OSError.
         """
-        sizes = {name: self._root.size(current_place(self._root, name)) for name in TABLES}
+        sizes = {name: self._root.size(current_place(self._root, name)) for name in self.headers}
         with self._root.open(current_place(self._root, JOURNAL)) as file:
             kept, torn = entries_of(file, self.starts, sizes)
         self.entries = {}
@@ -134,22 +144,30 @@ class Ledger:
         """Remove tables and journal. Raises OSError."""
         self.close()
         with contextlib.suppress(OSError):
-            finish_exchange(self._root, _PLACES)
-        for name in (JOURNAL, *TABLES):
+            finish_exchange(self._root, (*TABLES, *BINARY_TABLES, JOURNAL))
+        for name in (JOURNAL, *TABLES, *BINARY_TABLES):
             self._root.remove(name)
         self.entries, self.redrawn = {}, {}
 
-    def append(self, outcomes: Sequence[Outcome]) -> None:
-        """Append the rows of images to their tables, then their lines to the journal. Raises OutputError."""
+    def append(self, outcomes: Sequence[Outcome], *, folds_case: bool = False) -> None:
+        """Append the rows of images to their tables, then their lines to the journal. Raises OutputError.
+
+        ``folds_case``: whether the files of the images were named for a file system that does not distinguish ``A`` from ``a``.
+        """
         entries: list[Entry] = []
         rows: dict[str, list[bytes]] = {}
         for outcome in outcomes:
             if isinstance(outcome, Success):
                 lines, stage, files = outcome.lines, "", outcome.checksums
+                packed = tuple(map(checksum_of, outcome.packed)) if any(outcome.packed) else ()
             else:
                 lines, stage, files = failure_line(outcome), outcome.stage, ()
-            entries.append(Entry(outcome.image, outcome.stamp, stage, len(lines), zlib.crc32(lines), files))
+                packed = ()
+            is_folded = folds_case and outcome.image != folded(outcome.image)
+            entries.append(Entry(outcome.image, outcome.stamp, stage, len(lines), zlib.crc32(lines), files, is_folded, packed))
             rows.setdefault(entries[-1].table, []).append(lines)
+            for name, data in zip(self.binaries, outcome.packed if packed and isinstance(outcome, Success) else (), strict=False):
+                rows.setdefault(name, []).append(data)
         before: dict[str, int] = {}
         table = PREDICTIONS
         try:
@@ -177,7 +195,7 @@ class Ledger:
             return
         if not self._root.exists(JOURNAL):
             self._root.write(JOURNAL, self.header.line())
-        for name in _PLACES:
+        for name in self._places:
             self._handles[name] = self._root.append(name)
             self._ends[name] = os.fstat(self._handles[name]).st_size
             if self._ends[name] == 0:
@@ -200,7 +218,7 @@ class Ledger:
             tables = {
                 name: stack.enter_context(self._root.open(current_place(self._root, name))) for name in TABLES if self.entries
             }
-            offsets, ends = {}, dict(self.starts)
+            offsets, ends = {}, {name: self.starts[name] for name in TABLES}
             for entry in self.entries.values():
                 offsets[entry.image] = ends[entry.table]
                 ends[entry.table] += entry.length
@@ -215,6 +233,12 @@ class Ledger:
             rows = None if entry.stage else self.own_rows(entry, data)
             if rows is not None:
                 yield entry, rows
+
+    def sound_rows(self) -> Iterator[tuple[Entry, bytes]]:
+        """The entry of each explained image and the bytes of its rows, in the order of the table. Skips damaged rows."""
+        for entry, data in self.rows():
+            if not entry.stage and (zlib.crc32(data) == entry.rows or self.own_rows(entry, data) is not None):
+                yield entry, data
 
     def own_rows(self, entry: Entry, data: bytes) -> list[dict[str, str]] | None:
         """The rows of ``entry``, column -> cell, from ``data``, the bytes in their place; None if a row is damaged or foreign.
@@ -236,9 +260,13 @@ class Ledger:
             return None
         return rows
 
+    def files(self, entry: Entry, rows: list[dict[str, str]]) -> list[str]:
+        """The files of the ``rows`` of ``entry``, in order."""
+        return row_files(rows, self.settings, folded=entry.folded)
+
     def file_checksums(self, entry: Entry, rows: list[dict[str, str]]) -> list[tuple[str, Checksum | None]]:
         """The files of the ``rows`` of ``entry``, each with its recorded checksum or None."""
-        files = row_files(rows, self.settings)
+        files = self.files(entry, rows)
         known = entry.files if entry.files is not None and len(entry.files) == len(files) else (None,) * len(files)
         return list(zip(files, known, strict=True))
 
@@ -246,15 +274,24 @@ class Ledger:
         """Keep only ``images`` in tables and journal, in that order. Raises OutputError."""
         self.exchange(self.rows(images))
 
-    def exchange(self, contents: Iterable[tuple[Entry, bytes]]) -> None:
-        """Replace tables and journal at once by ``contents``, entries with their rows. Raises OutputError."""
+    def packed(self, name: str) -> PackedTable:
+        """The binary table ``name``, for reading."""
+        return PackedTable(self._root, self, name)
+
+    def exchange(self, contents: Iterable[tuple[Entry, bytes]], owner: Callable[[Entry], Ledger] | None = None) -> None:
+        """Replace tables and journal at once by ``contents``, entries with their rows. Raises OutputError.
+
+        ``owner``: the ledger whose binary tables have the arrays of an entry; by default this one.
+        """
         self.close()
         kept: list[Entry] = []
-        with exchanged(self._root, _PLACES) as files:
+        with exchanged(self._root, self._places) as files, PackedSources(self.binaries) as sources:
             for name, header in self.headers.items():
                 files[name].write(header)
             for entry, rows in contents:
                 files[entry.table].write(rows)
+                if entry.packed:
+                    sources.copy(entry, self if owner is None else owner(entry), files)
                 kept.append(entry)
             files[JOURNAL].writelines(self._journal_lines(kept))
         self.entries = {entry.image: entry for entry in kept}
@@ -264,7 +301,7 @@ def _lines_after(entries: Iterable[Entry], ends: Mapping[str, int]) -> Iterator[
     """The lines of ``entries`` in the journal. ``ends``: the sizes of the tables before their rows."""
     ends = dict(ends)
     for entry in entries:
-        ends[entry.table] += entry.length
+        entry.add_to(ends)
         yield entry.line(ends)
 
 
@@ -314,9 +351,9 @@ def files_in_table(root: Root) -> Iterator[str]:
     with contextlib.suppress(SettingsError):
         header = read_header(root)
         settings = settings if header is None else header.settings
-    for row in _table_rows(root):
-        if _is_row(row):
-            yield from row_files([row], settings)
+    for _, rows in itertools.groupby(filter(_is_row, _table_rows(root)), itemgetter("image")):
+        of_image = list(rows)
+        yield from {file: None for is_folded in (False, True) for file in row_files(of_image, settings, folded=is_folded)}
 
 
 def _is_row(row: Mapping[str, str]) -> bool:
@@ -328,8 +365,8 @@ def _is_row(row: Mapping[str, str]) -> bool:
             return False
         if not (_BOXES.fullmatch(row.get("bboxes", "")) and _SIZE.fullmatch(row.get("image_w", "0") + row.get("image_h", "0"))):
             return False
-        overlay = unescape_name(row["overlay"])
-        return not overlay or is_own_overlay(overlay, unescape_name(row["image"]), _prediction(row), _extras(row))
+        overlay, prediction, extras = unescape_name(row["overlay"]), _prediction(row), _extras(row)
+        return not overlay or is_own_overlay(overlay, unescape_name(row["image"]), prediction, extras)
     except (KeyError, ValueError):
         return False
 

@@ -79,7 +79,7 @@ def prediction_columns(*, labelled: bool, boxed: bool) -> tuple[str, ...]:
 def prediction_line(row: Row) -> bytes:
     """A row of ``predictions.csv``: names escaped by ``records.escape_name``, numbers with six significant digits."""
     columns = PREDICTION_COLUMNS if row.label is None else (*PREDICTION_COLUMNS, *LABEL_COLUMNS)
-    cells = [_cell(getattr(row, column)) for column in columns]
+    cells = [cell_text(getattr(row, column)) for column in columns]
     return csv_line((*cells, *(() if row.boxes is None else _box_cells(row.boxes))))
 
 
@@ -97,7 +97,7 @@ def failure_line(failure: Failure) -> bytes:
 
 def table_line(values: tuple[Any, ...]) -> bytes:
     """A row of any table: names escaped by ``records.escape_name``, numbers with six significant digits, None as an empty cell."""
-    return csv_line(tuple(map(_cell, values)))
+    return csv_line(tuple(map(cell_text, values)))
 
 
 def json_bytes(value: Any) -> bytes:
@@ -105,7 +105,8 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode("utf-8")
 
 
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """The text of a cell."""
     if value is None:
         return ""
     if isinstance(value, bool):

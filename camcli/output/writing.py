@@ -7,11 +7,10 @@ method ``finish`` writes ``run.json``. ``Rewriter`` replaces the rows of a finis
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from camcli.layout import OWN, PREDICTIONS, RUN_RECORD, UNFINISHED_RENDER
-from camcli.output.files import row_files
 from camcli.output.journal import Entry
 from camcli.output.ledger import Ledger
 from camcli.output.order import in_order
@@ -43,7 +42,7 @@ class RunWriter:
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         """Append the rows of images to their tables, then their lines to the journal. Raises OutputError."""
-        self._ledger.append(outcomes)
+        self._ledger.append(outcomes, folds_case=self.folds_case)
         try:
             self._unconfirmed.confirm([outcome.image for outcome in outcomes if isinstance(outcome, Success)])
         except OSError as error:
@@ -106,9 +105,12 @@ class Rewriter:
         self._root.remove(UNFINISHED_RENDER)
         sweep(self._root, self._ledger, self._unconfirmed)
 
-    def exchange(self, contents: Iterable[tuple[Entry, bytes]]) -> ArrangedRun:
-        """Replace all rows by ``contents`` at once, and remove files without a row. Raises OutputError, OSError."""
-        self._ledger.exchange(contents)
+    def exchange(self, contents: Iterable[tuple[Entry, bytes]], owner: Callable[[Entry], Ledger] | None = None) -> ArrangedRun:
+        """Replace all rows by ``contents`` at once, and remove files without a row. Raises OutputError, OSError.
+
+        ``owner``: as for ``Ledger.exchange``.
+        """
+        self._ledger.exchange(contents, owner)
         sweep(self._root, self._ledger, self._unconfirmed)
         return ArrangedRun(self._root)
 
@@ -117,8 +119,8 @@ def sweep(root: Root, ledger: Ledger, unconfirmed: Unconfirmed) -> None:
     """Remove the files that are in the log and in no row: those of dropped rows, or of a run that was killed. Raises OSError."""
     names = unconfirmed.read()
     if names:
-        for _, rows in ledger.explained():
-            names.difference_update(row_files(rows, ledger.settings))
+        for entry, rows in ledger.explained():
+            names.difference_update(ledger.files(entry, rows))
         for name in sorted(names):
             root.remove(name)
             root.remove_folder(os.path.dirname(name))

@@ -8,19 +8,35 @@ import itertools
 import cv2
 import numpy as np
 
+from camcli.config.run import RunConfig
 from camcli.errors import ImageError
 from camcli.images.decode import NOT_ENOUGH
 from camcli.images.geometry import InputWindow
 from camcli.layout import map_file, mask_file, overlay_file
-from camcli.output.writers import prediction_line
+from camcli.output.writers import cell_text, prediction_line
 from camcli.pipeline.tasks import Failed, Painted, PaintSettings, PaintTask
-from camcli.records import Box, Boxes, Checksum, Failure, Heatmap, Prediction, Row, checksum_of
+from camcli.records import Box, Boxes, Checksum, Failure, Findings, Heatmap, Prediction, Row, checksum_of
 from camcli.render.caption import caption_of
 from camcli.render.encode import encode_image
 from camcli.render.maps import place_map, scale_map
 from camcli.render.regions import find_boxes, segment
 from camcli.render.styles import Canvas, Notes, overlay_bytes, resize_to_fit, style_of
 from camcli.timing import StageTimer
+
+
+def wants_overlays(config: RunConfig, findings: Findings, label: str | None) -> bool:
+    """Whether the run writes overlays of an image. ``label``: the name of its true class; None if it is not known.
+
+    Probabilities are compared as they are in the table, so that the rows with an overlay are those that it shows.
+    """
+    if not config.overlays or not config.overlays_for:
+        return config.overlays
+    limit = config.overlay_limit
+    return (
+        ("wrong" in config.overlays_for and label is not None and label != findings.best.class_name)
+        or ("failures" in config.overlays_for and any(heatmap.status != "ok" for heatmap in findings.heatmaps))
+        or (limit is not None and float(cell_text(findings.best.probability)) < limit)
+    )
 
 
 class Painter:
@@ -40,7 +56,7 @@ class Painter:
         findings = task.findings.of(task.position, self._settings.names)
         try:
             with self._timer.work("render"):
-                canvas = resize_to_fit(pixels, self._config.max_side)
+                canvas = resize_to_fit(pixels, self._config.max_side) if task.has_overlays else None
             painted = [
                 self._row(heatmap, stem, findings.best, task, pixels, canvas, view)
                 for heatmap, stem in zip(findings.heatmaps, task.stems, strict=True)
@@ -56,9 +72,9 @@ class Painter:
         return Painted(task.number, rows, lines, tuple(itertools.chain.from_iterable(checksums)))
 
     def _write_files(
-        self, heatmap: Heatmap, stem: str, pixels: np.ndarray, canvas: Canvas, view: InputWindow
+        self, heatmap: Heatmap, stem: str, pixels: np.ndarray, canvas: Canvas | None, view: InputWindow
     ) -> tuple[tuple[Box, ...], tuple[Checksum, ...]]:
-        """Write the overlay, and the raw map and mask if the config asks for them. Returns boxes and checksums."""
+        """Write overlay, raw map and mask, as far as the config asks for them. Returns boxes and checksums."""
         config = self._config
         files: dict[str, bytes] = {}  # in the order of ``output.files.files_of``
         mask = b""
@@ -71,15 +87,16 @@ class Painter:
                 if config.masks:
                     region = segment(pixels, placed, view.pixels, config.mask_method, config.mask_threshold)
                     mask = encode_image(region, "png", config.quality)
-            notes = Notes(tuple(boxes), caption_of(heatmap))
-            overlay = overlay_bytes(canvas, heatmap.values, view.box, view.pixels, self._style, notes)
-            files[overlay_file(stem, config.image_format)] = overlay
-        if config.save_maps:
+            if canvas is not None:
+                notes = Notes(tuple(boxes), caption_of(heatmap))
+                overlay = overlay_bytes(canvas, heatmap.values, view.box, view.pixels, self._style, notes)
+                files[overlay_file(stem, config.image_format)] = overlay
+        if config.save_maps and config.maps_format == "npy":
             buffer = io.BytesIO()
             np.save(buffer, heatmap.values.astype(np.float32))
-            files[map_file(overlay_file(stem, config.image_format))] = buffer.getvalue()
+            files[map_file(stem)] = buffer.getvalue()
         if config.masks:
-            files[mask_file(overlay_file(stem, config.image_format))] = mask
+            files[mask_file(stem)] = mask
         with self._timer.work("write"):
             for name, data in files.items():
                 self._files.write(name, data)
@@ -92,13 +109,13 @@ class Painter:
         best: Prediction,
         task: PaintTask,
         pixels: np.ndarray,
-        canvas: Canvas,
+        canvas: Canvas | None,
         view: InputWindow,
     ) -> tuple[Row, tuple[Checksum, ...]]:
         """Paint and write one map. Returns its row and the checksums of its files."""
         overlay, boxes, checksums = "", tuple[Box, ...](), tuple[Checksum, ...]()
         if stem:
-            overlay = overlay_file(stem, self._config.image_format)
+            overlay = overlay_file(stem, self._config.image_format) if canvas is not None else ""
             boxes, checksums = self._write_files(heatmap, stem, pixels, canvas, view)
         height, width = pixels.shape[:2]
         seen = view.pixels

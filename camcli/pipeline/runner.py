@@ -19,6 +19,7 @@ from camcli.images.limits import pillow_unlimited
 from camcli.layout import BOXES
 from camcli.listener import Listener, Messages
 from camcli.output.folder import OutputFolder, recorded_settings
+from camcli.output.parquet import require_pyarrow_for, require_pyarrow_of, write_parquet
 from camcli.output.writing import RunWriter
 from camcli.pipeline.incoming import LaterSources, StreamedSources
 from camcli.pipeline.inputs import Inputs, explainable, misspelt_names_first
@@ -69,6 +70,7 @@ def run_images(
     ``named``: the fields of ``config`` that the user gave, for messages about options without effect. ``show_downloads``: show the
     progress of downloads on stderr. Raises CamcliError if the run cannot start or go on.
     """
+    require_pyarrow_of(config)
     for sentence in options_without_effect(config, named):
         listener.warn(sentence)
     sources = explainable(inputs.sources, config, listener)
@@ -83,6 +85,7 @@ def run_images(
         OutputFolder(config.output, settings, overwrite=config.overwrite, shard=config.part) as folder,
     ):
         if not config.overwrite:
+            require_pyarrow_for(folder.root, folder.ledger.settings)
             config = _with_redrawn_look(config, folder, listener)
         run = _Run(config, sources, inputs.later, folder, listener, invocation, show_downloads)
         todo = folder.pending(sources, retry_failed=config.retry_failed, hashed=config.hash)
@@ -133,6 +136,7 @@ def _nothing_to_do(run: _Run) -> RunSummary:
     folder.tidy()
     if run.config.boxes_json and not folder.root.exists(BOXES):
         folder.root.write(BOXES, coco.coco_boxes(folder.ledger))
+    write_parquet(folder.root, folder.ledger, asked=run.config.format == "parquet")
     explained, failed = folder.totals(run.sources)
     run.listener.info(f"Nothing to do: {count_words(explained, 'image')} already explained in {escape_name(folder.place)}.")
     report = _report(run, threading.Event())
@@ -163,6 +167,7 @@ def _explain(todo: list[Source], run: _Run, stop: AbstractContextManager[threadi
                 arranged = writer.arrange(run.sources)
                 if run.config.boxes_json:
                     arranged.write(BOXES, coco.coco_boxes(folder.ledger))
+                write_parquet(folder.root, folder.ledger, asked=run.config.format == "parquet")
             summary = _summary(todo, counts, run, reported=failures_were_reported)
             listener.summary(summary)
             arranged.finish(_record(job, summary, run))
@@ -210,6 +215,7 @@ def _summary(todo: Sequence[Source], counts: Counts, run: _Run, *, reported: boo
         seconds=run.invocation.seconds(),
         counts=counts,
         timer=run.timer,
+        has_overlays=run.config.overlays,
     )
 
 

@@ -19,11 +19,13 @@ from camcli.layout import overlay_file
 from camcli.network.threads import torch_threads
 from camcli.output.files import files_of
 from camcli.output.names import file_stem
+from camcli.output.packed import pack_arrays
 from camcli.output.writing import RunWriter
 from camcli.pipeline.batches import Batch, Batches, ListedSources, Sources
 from camcli.pipeline.engine import Engine, Part
 from camcli.pipeline.findings import BatchFindings
 from camcli.pipeline.job import Job
+from camcli.pipeline.painting import wants_overlays
 from camcli.pipeline.pool import Pool, count_workers
 from camcli.pipeline.stopping import Stopped, Watch
 from camcli.pipeline.tasks import Failed, InputSettings, Painted, PaintSettings, PaintTask, PreparedImage, Settings
@@ -56,7 +58,9 @@ def explain_images(
 
 
 class _Run:
-    """The images in progress. ``_explained``: the findings of images that are being painted, with their stamps, by number."""
+    """The images in progress. ``_stamps``: of the images that are being painted, by number; ``_packed``: their raw maps, if these
+    go into a binary table. They need not travel to a worker and back.
+    """
 
     def __init__(
         self,
@@ -78,6 +82,7 @@ class _Run:
         pool.begin(Settings(job.inputs, painting, 0, slots=job.batch_size + ahead), timer)
         self._batches = Batches(pool, sources, _images_at_once(job), window=job.batch_size + 2 * ahead)
         self._stamps: dict[int, Stamp] = {}
+        self._packed: dict[int, tuple[bytes, ...]] = {}
         self._done: dict[int, Outcome] = {}
         self._begun = self._recorded = 0  # how many images, from the first on
         self._show_layer = len({layer for layer, _ in job.names.results}) > 1
@@ -144,7 +149,7 @@ class _Run:
                 continue
             assert findings is not None
             tasks.append(self._paint_task(item, findings, position))
-            expected.append((item.source.image, self._files(tasks[-1].stems)))
+            expected.append((item.source.image, self._files(tasks[-1])))
             position += 1
         with self._timer.work("record"):
             self._writer.expect(expected)
@@ -154,11 +159,14 @@ class _Run:
         name = image.source.image
         self._stamps[image.number] = image.stamp
         label = None if self._job.labels is None else self._job.labels.get(name)
-        stems = self._stems(name, findings.of(position, self._job.names))
-        return PaintTask(image.number, image.source, image.stamp, stems, label, findings, position)
+        own = findings.of(position, self._job.names)
+        if self._job.config.save_maps and self._job.config.maps_format == "parquet":
+            self._packed[image.number] = (pack_arrays(_maps(own)),)
+        painted = wants_overlays(self._job.config, own, None if label is None else self._job.names.classes[label])
+        return PaintTask(image.number, image.source, image.stamp, self._stems(name, own), painted, label, findings, position)
 
     def _stems(self, image: str, findings: Findings) -> tuple[str, ...]:
-        """The names of the files of each map of an image; empty for a map that is not painted."""
+        """The names of the files of each map of an image; empty for a map that is not ``ok``."""
         return tuple(
             file_stem(
                 image,
@@ -171,10 +179,13 @@ class _Run:
             for heatmap in findings.heatmaps
         )
 
-    def _files(self, stems: Sequence[str]) -> list[str]:
+    def _files(self, task: PaintTask) -> list[str]:
         config = self._job.config
-        settings = {"save-maps": config.save_maps, "masks": config.masks}
-        return [file for stem in stems if stem for file in files_of(overlay_file(stem, config.image_format), settings)]
+        settings = {"save-maps": config.save_maps, "maps-format": config.maps_format, "masks": config.masks}
+        overlays = [overlay_file(stem, config.image_format) if task.has_overlays else "" for stem in task.stems]
+        return [
+            file for stem, overlay in zip(task.stems, overlays, strict=True) if stem for file in files_of(stem, overlay, settings)
+        ]
 
     def _receive(self, *, wait: bool) -> None:
         """Handle the results of the workers; with ``wait``, wait for one."""
@@ -188,9 +199,12 @@ class _Run:
             if isinstance(result, Painted):
                 image = self._batches.sources_of[result.number].image
                 stamp = self._stamps.pop(result.number)
-                self._done[result.number] = Success(image, stamp, result.rows, result.checksums, result.lines)
+                self._done[result.number] = Success(
+                    image, stamp, result.rows, result.checksums, result.lines, self._packed.pop(result.number, ())
+                )
             elif isinstance(result, Failed) and result.number in self._stamps:
                 del self._stamps[result.number]
+                self._packed.pop(result.number, None)
                 self._done[result.number] = result.failure
             else:
                 self._batches.add(result)
@@ -206,6 +220,13 @@ class _Run:
             with self._timer.work("record"):
                 self._writer.record(outcomes)
             yield from outcomes
+
+
+def _maps(findings: Findings) -> Iterator[tuple[int, np.ndarray]]:
+    """The raw maps of an image that are ``ok``, each with the number of its row."""
+    for number, heatmap in enumerate(findings.heatmaps):
+        if heatmap.status == "ok":
+            yield number, heatmap.values.astype(np.float32, copy=False)
 
 
 def _images_at_once(job: Job) -> int:

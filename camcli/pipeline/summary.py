@@ -24,7 +24,7 @@ class RunSummary:
     ``state``: ``finished``, or ``interrupted`` if it was stopped before the last image. ``explained``, ``failed`` and
     ``pending``: how many of all inputs are explained, have failed, and are still to explain, counting earlier runs.
     ``new_failures``: failures that no earlier run has reported. ``seconds``: time since the command started. ``counts``: the
-    images of this run alone. ``report``: the report, if one was written.
+    images of this run alone. ``report``: the report, if one was written. ``has_overlays``: False with ``--no-overlays``.
     """
 
     folder: str
@@ -37,6 +37,7 @@ class RunSummary:
     counts: Counts = field(default_factory=Counts)
     timer: StageTimer = field(default_factory=StageTimer)
     report: Report | None = None
+    has_overlays: bool = True
 
     @property
     def predictions(self) -> str:

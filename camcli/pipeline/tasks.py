@@ -71,17 +71,18 @@ class ReadTask(QuicklyPickled):
 
 @dataclass(frozen=True, slots=True)
 class PaintTask(QuicklyPickled):
-    """Paint and write the overlays of image ``number``.
+    """Write the files of image ``number``.
 
     ``stamp``: of the file that was explained. ``stems``: for each map the path of its files without folder and extension, empty
-    for a map that is not painted. ``label``: the index of the true class; None if it is not known. ``findings``: the results of a
-    batch, and ``position``: which of them are of this image.
+    for a map that has none. ``has_overlays``: whether overlays are among these files. ``label``: the index of the true class; None
+    if it is not known. ``findings``: the results of a batch, and ``position``: which of them are of this image.
     """
 
     number: int
     source: Source
     stamp: Stamp
     stems: tuple[str, ...]
+    has_overlays: bool
     label: int | None
     findings: BatchFindings
     position: int

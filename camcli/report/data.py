@@ -17,7 +17,7 @@ import numpy as np
 
 from camcli.config.run import RESIZE_MODES, STYLES
 from camcli.output.ledger import Ledger
-from camcli.output.maps import read_map
+from camcli.output.maps import StoredMap, StoredMaps
 from camcli.output.root import Root
 from camcli.records import escape_name, unescape_name
 from camcli.report.maps import MapChunks, border_share, entropy
@@ -90,6 +90,7 @@ def gather(root: Root, ledger: Ledger) -> Gathered:
     )
     inputs = ledger.settings.get("inputs")
     originals = inputs if is_file_name(inputs) else None
+    maps = StoredMaps(root, ledger)
     for entry, data in ledger.rows():
         rows = ledger.own_rows(entry, data)
         if rows is None:
@@ -101,9 +102,9 @@ def gather(root: Root, ledger: Ledger) -> Gathered:
             for key, value in (("image", number), ("stage", entry.stage), ("error", rows[0]["error"])):
                 found.failures[key].append(value)
             continue
-        for row in rows:
+        for row, stored in zip(rows, maps.of_image(entry, rows), strict=True):
             _add_row(found, number, entry.image, row)
-            _add_map(found, root, row, ledger.settings)
+            _add_map(found, stored, has_maps=maps.has_maps)
     return found
 
 
@@ -182,24 +183,22 @@ def _overlay_url(overlay: str, image: str) -> str:
     return quoted(overlay[len(beginning) :]) if overlay.startswith(f"{beginning}.") else f"/{quoted(overlay)}" if overlay else ""
 
 
-def _add_map(found: Gathered, root: Root, row: Mapping[str, str], settings: Mapping[str, Any]) -> None:
-    values = None
-    if settings.get("save-maps"):
-        if row["overlay"]:
-            values = _raw_map(root, unescape_name(row["overlay"]))
+def _add_map(found: Gathered, stored: StoredMap | None, *, has_maps: bool) -> None:
+    values = None if stored is None else _raw_map(stored)
+    if has_maps:
         found.maps.add(len(found.rows["image"]) - 1, values)
     for column, measure in (("entropy", entropy), ("border", border_share)):
         value = None if values is None else measure(values)
         found.rows[column].append(None if value is None else round(value, 5))
 
 
-def _raw_map(root: Root, overlay: str) -> np.ndarray | None:
-    """The raw map of ``overlay``, (h, w) float32; None if there is none or it is damaged.
+def _raw_map(stored: StoredMap) -> np.ndarray | None:
+    """A raw map, (h, w) float32; None if it is missing or damaged.
 
     Raises OSError if it exists and cannot be read, so that no page is written that lacks it.
     """
     try:
-        return read_map(root, overlay)
+        return stored.read()
     except ValueError:
         return None
     except OSError as error:

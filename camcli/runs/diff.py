@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from camcli.errors import InputError
-from camcli.layout import map_file
+from camcli.output.journal import Entry
 from camcli.output.ledger import read_ledger
-from camcli.output.maps import read_map
+from camcli.output.maps import StoredMaps
 from camcli.output.root import Root
 from camcli.records import Box, escape_name, unescape_name
 from camcli.render.maps import place_map, scale_map
@@ -69,7 +69,8 @@ class Comparison:
 class _Run:
     root: Root
     rows: Mapping[str, list[dict[str, str]]]
-    has_maps: bool
+    entries: Mapping[str, Entry]
+    maps: StoredMaps
 
 
 def compare_runs(first: str, second: str, threshold: float = 0.15) -> Comparison:
@@ -97,13 +98,14 @@ def compare_runs(first: str, second: str, threshold: float = 0.15) -> Comparison
 def _read(path: str) -> _Run:
     ledger = read_ledger(path)
     rows = {entry.image: own for entry, own in ledger.explained()}
-    return _Run(Root(path), rows, bool(ledger.settings.get("save-maps")))
+    root = Root(path)
+    return _Run(root, rows, ledger.entries, StoredMaps(root, ledger))
 
 
 def _change(image: str, runs: tuple[_Run, _Run], threshold: float) -> Change:
     rows = runs[0].rows[image], runs[1].rows[image]
     one, other = _matched(*rows)
-    maps = _map_of(one, runs[0]), _map_of(other, runs[1])
+    maps = _map_of(image, one, runs[0]), _map_of(image, other, runs[1])
     seen = _both_see(one, other)
     correlation = overlap = None
     if maps[0] is not None and maps[1] is not None and seen is not None:
@@ -132,14 +134,13 @@ def _matched(first: list[dict[str, str]], second: list[dict[str, str]]) -> tuple
     return first[0], second[0]
 
 
-def _map_of(row: Mapping[str, str], run: _Run) -> np.ndarray | None:
-    if not run.has_maps or not row["overlay"]:
-        return None
-    overlay = unescape_name(row["overlay"])
+def _map_of(image: str, row: Mapping[str, str], run: _Run) -> np.ndarray | None:
+    rows = run.rows[image]
+    stored = run.maps.of_image(run.entries[image], rows)[next(place for place, own in enumerate(rows) if own is row)]
     try:
-        return read_map(run.root, overlay)
+        return None if stored is None else stored.read()
     except (OSError, ValueError) as error:
-        place = run.root.at(map_file(overlay))
+        place = run.root.at(stored.name) if stored is not None else ""
         raise InputError(f"the map {escape_name(place)!r} cannot be read: {error}. To check the folder: camcli verify") from error
 
 

@@ -12,12 +12,12 @@ from camcli.config.fingerprint import effective_settings
 from camcli.errors import ImageError, InputError, OutputError, SettingsError
 from camcli.layout import BOXES
 from camcli.output.checks import check_kinds, differences
-from camcli.output.files import row_files
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, Header, read_header
 from camcli.output.ledger import Ledger
 from camcli.output.locks import undisturbed
 from camcli.output.names import shard_name, shard_of_name
+from camcli.output.parquet import require_pyarrow, require_pyarrow_for, write_parquet
 from camcli.output.record import part_of, read_record, seconds_of
 from camcli.output.redrawing import check_one_look
 from camcli.output.root import Root
@@ -71,16 +71,23 @@ def _merged(path: str, root: Root) -> Merged:
             _check_counts(part, record, ledger)
         folder = stack.enter_context(OutputFolder(path, effective_settings(header.current)))
         rewriter = folder.rewriting()
+        if wants_parquet := any(part_of(record, "settings").get("format") == "parquet" for record in records):
+            require_pyarrow("predictions.parquet of the shards")
+        require_pyarrow_for(folder.root, folder.ledger.settings)
         contents = {entry.image: (entry, rows) for entry, rows in folder.ledger.rows() if not entry.stage}
+        owners = dict.fromkeys(contents, folder.ledger)
         for part, ledger in zip(parts, ledgers, strict=True):
             for entry, rows in ledger.rows():
                 _link_files(part, folder, rewriter, entry, ledger.own_rows(entry, rows))
                 contents[entry.image] = entry, rows
+                owners[entry.image] = ledger
         _log_replaced(folder, rewriter, contents)
-        combined = rewriter.exchange(contents[image] for image in sorted(contents, key=lambda image: image.split("/")))
+        ordered = sorted(contents, key=lambda image: image.split("/"))
+        combined = rewriter.exchange((contents[image] for image in ordered), lambda entry: owners[entry.image])
         explained, failed = folder.totals()
         if part_of(records[0], "settings").get("boxes-json") is True:
             combined.write(BOXES, coco.coco_boxes(folder.ledger))
+        write_parquet(folder.root, folder.ledger, asked=wants_parquet)
         combined.finish(_combined_record(records, header.current, explained, failed))
     return Merged(len(parts), explained, failed)
 
@@ -89,7 +96,7 @@ def _log_replaced(folder: OutputFolder, rewriter: Rewriter, contents: Mapping[st
     """Log the files of rows that are replaced, so that those without a new row are removed afterwards."""
     for entry, rows in folder.ledger.explained():
         if contents.get(entry.image, (None,))[0] is not entry:
-            rewriter.mark_unconfirmed(row_files(rows, folder.ledger.settings))
+            rewriter.mark_unconfirmed(folder.ledger.files(entry, rows))
 
 
 def _parts(path: str, root: Root) -> list[Root]:
@@ -171,7 +178,7 @@ def _link_files(part: Root, folder: OutputFolder, rewriter: Rewriter, entry: Ent
             f"the rows of {escape_name(entry.image)!r} in {escape_name(part.path)!r} are damaged: run its command "
             "again, then merge."
         )
-    names = [] if entry.stage else row_files(rows, folder.ledger.settings)
+    names = [] if entry.stage else folder.ledger.files(entry, rows)
     if not folder.is_explained(entry.image):
         rewriter.mark_unconfirmed(names)  # until its row is written
     for name in names:

@@ -20,7 +20,8 @@ from camcli.layout import OVERLAYS, RUN_RECORD
 from camcli.output.checks import is_unchanged
 from camcli.output.folder import OutputFolder
 from camcli.output.journal import Entry, Header, read_header
-from camcli.output.maps import read_map
+from camcli.output.maps import StoredMaps
+from camcli.output.parquet import require_pyarrow_for, write_parquet
 from camcli.output.record import checked_record
 from camcli.output.root import Root
 from camcli.output.writers import csv_line
@@ -47,6 +48,7 @@ class _Look:
     preprocess: Preprocess
     style: Style
     folder: OutputFolder
+    maps: StoredMaps
 
     def overlay_of(self, row: Mapping[str, str]) -> str:
         """The new path of the overlay of a row, in the output folder; empty if the map is not painted."""
@@ -62,13 +64,17 @@ OnProgress = Callable[[int, int], None]
 def redraw(path: str, changes: Mapping[str, Any], on_progress: OnProgress = lambda _done, _of: None) -> Redrawn:
     """Redraw every overlay of the run in ``path`` with ``changes`` to its settings; only settings in LOOKS are changed.
 
+    Overlays that ``--overlays-for`` has left out stay left out.
     The folder records the new look, and the run resumes with it. An image that is missing or has changed since keeps its overlay
     and is in the result. Raises InputError if there is no finished run with stored maps, and what OutputFolder raises.
     """
     header = _header(path)
     if not header.current.get("save-maps"):
         raise InputError(f"the run in {escape_name(path)!r} has stored no maps to redraw overlays from: run it with --save-maps.")
+    if not header.current["overlays"]:
+        raise InputError(f"the run in {escape_name(path)!r} was made with --no-overlays, so it has none to redraw.")
     with OutputFolder(path, header.current) as folder:
+        require_pyarrow_for(folder.root, folder.ledger.settings)
         begun = folder.redrawing or {}
         return redraw_folder(folder, {**begun, **{key: value for key, value in changes.items() if key in LOOKS}}, on_progress)
 
@@ -82,7 +88,9 @@ def redraw_folder(folder: OutputFolder, changes: Mapping[str, Any], on_progress:
     ledger = folder.ledger
     present = ledger.header.current
     wanted = {key: changes.get(key, present[key]) for key in LOOKS if key in present}
-    look = _Look({**present, **wanted}, _preprocess(folder), style_of({**present, **wanted}), folder)
+    look = _Look(
+        {**present, **wanted}, _preprocess(folder), style_of({**present, **wanted}), folder, StoredMaps(folder.root, ledger)
+    )
     explained = list(ledger.explained())
     left: dict[str, str] = {}
     entries: dict[str, Entry] = {}
@@ -99,6 +107,7 @@ def redraw_folder(folder: OutputFolder, changes: Mapping[str, Any], on_progress:
             drawn += len(outcome)
             entries[entry.image] = replace(entry, files=_checksums(ledger.file_checksums(entry, rows), outcome))
     rewriter.exchange_look(wanted, _rows(look, entries))
+    write_parquet(folder.root, ledger)
     return Redrawn(drawn, tuple(left.items()))
 
 
@@ -138,6 +147,8 @@ def _preprocess(folder: OutputFolder) -> Preprocess:
 
 def _redrawn(entry: Entry, rows: _Rows, source: Source, look: _Look) -> list[Checksum] | str:
     """The checksums of the redrawn overlays of an image, or the reason why they were kept."""
+    if not any(row["overlay"] for row in rows):
+        return []
     if not is_unchanged(entry.stamp, source):
         return "the image is missing or has changed since"
     image = decode_image(source, int(look.settings["max-pixels"]))
@@ -147,11 +158,11 @@ def _redrawn(entry: Entry, rows: _Rows, source: Source, look: _Look) -> list[Che
     view = input_window((width, height), look.preprocess, str(look.settings["fit"]))
     canvas = resize_to_fit(image.pixels, look.settings["max-side"])
     drawn: list[Checksum] = []
-    for row in rows:
-        if not row["overlay"]:
+    for row, stored in zip(rows, look.maps.of_image(entry, rows), strict=True):
+        if not row["overlay"] or stored is None:
             continue
         try:
-            values = read_map(look.folder.root, unescape_name(row["overlay"]))
+            values = stored.read()
             boxes = tuple(Box(*map(int, box.split(" "))) for box in row.get("bboxes", "").split(";") if box)
             overlay = overlay_bytes(canvas, values, view.box, view.pixels, look.style, Notes(boxes, caption_of_row(row)))
             look.folder.root.write(look.overlay_of(row), overlay)

@@ -11,7 +11,16 @@ from typing import Any
 
 from camcli.errors import InputError, OutputError, SettingsError
 from camcli.images.archives import SourceFinder
-from camcli.layout import FORMER_FILES, JOURNAL, OUTPUT_FOLDERS, OWN, RUN_RECORD, TABLES, UNCONFIRMED, UNFINISHED_RENDER
+from camcli.layout import (
+    FORMER_FILES,
+    JOURNAL,
+    OUTPUT_FOLDERS,
+    OWN,
+    PART_FOLDERS,
+    RUN_RECORD,
+    UNCONFIRMED,
+    UNFINISHED_RENDER,
+)
 from camcli.output.checks import check_kinds, is_unchanged
 from camcli.output.exchange import LEFTOVERS, current_place
 from camcli.output.files import is_whole_file, stray_files
@@ -19,6 +28,8 @@ from camcli.output.journal import Entry, read_header, table_ends
 from camcli.output.ledger import Ledger
 from camcli.output.locks import undisturbed
 from camcli.output.names import shard_of_name
+from camcli.output.parquet import other_parts
+from camcli.output.parts import read_parts
 from camcli.output.record import checked_record, part_of
 from camcli.output.root import Root
 from camcli.records import Checksum, escape_name, unescape_name
@@ -102,7 +113,7 @@ def _problems(root: Root, *, with_inputs: bool) -> Iterator[Problem]:
     if torn:
         yield Problem(JOURNAL, f"{torn} lines at its end are damaged, repeat an image, or have no rows in the tables")
     ends = table_ends(ledger.starts, ledger.entries.values())
-    for name in TABLES:
+    for name in ledger.headers:
         beyond = root.size(current_place(root, name)) - ends[name]
         if beyond > 0:
             yield Problem(name, f"{beyond} bytes at its end that the journal does not record")
@@ -113,6 +124,7 @@ def _problems(root: Root, *, with_inputs: bool) -> Iterator[Problem]:
             yield Problem(name, f"it is {kind}; camcli makes only files and folders")
     for stray in stray_files(root, named):
         yield Problem(stray, "no row of the table names it")
+    yield from _parts(root, ledger)
     yield from _record(root, list(ledger.entries.values()))
     if with_inputs:
         yield from _inputs(ledger.settings, list(ledger.entries.values()))
@@ -120,18 +132,29 @@ def _problems(root: Root, *, with_inputs: bool) -> Iterator[Problem]:
 
 def _entries(root: Root, ledger: Ledger, named: set[str]) -> Iterator[Problem]:
     """The problems of the rows and files of each image. Adds the files that rows name to ``named``."""
+    packed = [(ledger.packed(name), name) for name in ledger.binaries]
     for entry, data in ledger.rows():
         rows = ledger.own_rows(entry, data)
         if rows is None:
             yield Problem(entry.table, f"the rows of {escape_name(entry.image)} are damaged: they do not match the journal")
             continue
+        for table, name in packed:
+            if not table.is_whole(entry):
+                yield Problem(name, f"the data of {escape_name(entry.image)} is damaged; run the same command again to write it")
         for row in () if entry.stage else rows:
-            if (row["status"] == "ok") != bool(row["overlay"]):
+            if not _may_have(ledger.settings, row["status"], bool(row["overlay"])):
                 overlay = unescape_name(row["overlay"])
                 yield Problem(entry.table, f"{row['image']}: status {row['status']} does not match the overlay {overlay!r}")
         for name, checksum in () if entry.stage else ledger.file_checksums(entry, rows):
             named.add(name)
             yield from _file(root, name, checksum)
+
+
+def _may_have(settings: Mapping[str, Any], status: str, has_overlay: bool) -> bool:
+    """Whether a run with ``settings`` can have written a row with ``status``, with or without an overlay."""
+    if has_overlay:
+        return status == "ok" and settings.get("overlays") is not False
+    return status != "ok" or settings.get("overlays") is False or bool(settings.get("overlays-for"))
 
 
 def _file(root: Root, name: str, checksum: Checksum | None) -> Iterator[Problem]:
@@ -151,6 +174,20 @@ def _checksum_of(root: Root, name: str) -> Checksum:
         while part := file.read(1 << 20):
             size, checksum = size + len(part), zlib.crc32(part, checksum)
     return Checksum(size, checksum)
+
+
+def _parts(root: Root, ledger: Ledger) -> Iterator[Problem]:
+    """The problems of Parquet files. They need not be opened: the manifest has their checksums and those of their rows."""
+    stale = other_parts(root, ledger)
+    for name in stale:
+        yield Problem(name, "it does not have the rows of the tables; run the same command again to write it")
+    for folder in PART_FOLDERS:
+        known = read_parts(root, folder)
+        for name in known.keys() - set(stale):
+            yield from _file(root, name, known[name].file)
+        for name in root.files(folder):
+            if name not in known:
+                yield Problem(name, "camcli did not write it, but programs that read the folder take it for rows")
 
 
 def _record(root: Root, entries: list[Entry]) -> Iterator[Problem]:

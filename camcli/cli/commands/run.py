@@ -24,6 +24,7 @@ from camcli.cli.silence import silent_c_libraries
 from camcli.cli.stdin import paths_on_stdin
 from camcli.cli.summary import failed_before_words, summarize, tell_report, tell_stages
 from camcli.config.run import RunConfig
+from camcli.output.parquet import require_pyarrow_of
 from camcli.output.writers import prediction_columns
 from camcli.pipeline.inputs import find_inputs
 from camcli.pipeline.invocation import Invocation
@@ -106,7 +107,7 @@ class _RunConsole(ConsoleListener):
         self.todo = todo
         if self._config.streams_rows:
             columns = prediction_columns(labelled=self._config.class_from is not None, boxed=self._config.boxes is not None)
-            self._rows = RowStream(self._data, self._config.format or "csv", columns)
+            self._rows = RowStream(self._data, self._config.stream_format, columns)
 
     def done_before(self, rows: bytes) -> None:
         """Write the rows of an image that an earlier run explained."""
@@ -142,6 +143,7 @@ def execute(inputs: Sequence[str], config: RunConfig, named: Collection[str] = (
         Console.open_log(config.log_file)
     console = Console(quiet=config.quiet)
     console.log(f"camcli {__version__}: {escape_name(invocation.command)}")
+    require_pyarrow_of(config)  # before a million files are found
     keep_memory()
     wait_without_spinning()
     paths = paths_on_stdin(inputs, console, null=config.null)

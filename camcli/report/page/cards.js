@@ -51,7 +51,9 @@ function thumbnail(row) {
   const box = element("span", "thumb");
   const url = thumbUrl(row);
   if (!url) {
-    box.append(element("p", "", "not painted: the map is " + (word(rows.status[row]) === "empty" ? "empty" : "not finite")));
+    const status = word(rows.status[row]);
+    const why = status === "ok" ? "no overlay was asked for" : "not painted: the map is " + (status === "empty" ? "empty" : "not finite");
+    box.append(element("p", "", why));
     return box;
   }
   box.append(pictureOf(url, "its thumbnail is not there"));

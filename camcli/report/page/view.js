@@ -93,7 +93,8 @@ function showPictures(item) {
   byId("opacity").disabled = false;
   overlay.style.opacity = String(Number(byId("opacity").value) / 100);
   const url = isFailure(item) ? "" : overlayUrl(item);
-  if (!url) say(isFailure(item) ? "This image was not explained." : "Nothing is painted: the map is " + statusOf(item) + ".");
+  if (!url && statusOf(item) === "ok") say("The run was not asked for an overlay of this image.");
+  else if (!url) say(isFailure(item) ? "This image was not explained." : "Nothing is painted: the map is " + statusOf(item) + ".");
   const picture = new Image();
   picture.onload = () => still(() => {
     overlay.src = url;
