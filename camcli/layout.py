@@ -30,6 +30,9 @@ OUTPUT_NAMES = (*TABLES, RUN_RECORD, BOXES, REPORT_PAGE, *OUTPUT_FOLDERS)
 # below OWN
 LOCK = f"{OWN}/lock"
 JOURNAL = f"{OWN}/journal.jsonl"
+CLUSTER = f"{OWN}/cluster"
+"""Mark of a run on a cluster, while it goes on. By it a worker knows that it sees the folder of the program that started it."""
+
 UNCONFIRMED = f"{OWN}/unconfirmed.jsonl"
 """Log of files that have no row yet; see ``output.unconfirmed``."""
 
