@@ -5,6 +5,7 @@ It knows how far each shard is, passes on the wish to stop, and gives up shards 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ MOST_DEATHS = 3
 
 A death after which the shard has more images than before does not count: it may be the end of a node that was borrowed for a while.
 """
+
+_LONGEST_SILENCE = 60.0
+"""Seconds without a report, which comes every second, after which the worker of a shard is taken for dead."""
 
 GO, STOP, GIVE_UP = "go", "stop", "give up"
 """What a worker is told when it asks to begin a shard."""
@@ -38,29 +42,40 @@ class Coordinator:
         self._left: dict[int, tuple[int, int]] = {}
         self._starts: dict[int, list[int]] = {}
         self._reasons: dict[int, str] = {}
+        self._heard: dict[int, float] = {}
 
     def begin(self, shard: int, recorded: int) -> Permission:
         """Ask to begin a shard. ``recorded``: how many images its journal has now."""
         if self._stopping:
+            self._heard.pop(shard, None)
             return Permission(STOP)
         starts = self._starts.setdefault(shard, [])
         if starts[-MOST_DEATHS:] == [recorded] * MOST_DEATHS:
             return Permission(GIVE_UP, False, self._reasons.get(shard, ""))
         starts.append(recorded)
+        self._heard[shard] = time.monotonic()
         return Permission(GO, len(starts) == 1)
 
-    def report(self, shard: int, left: int, failed: int) -> bool:
-        """Take the progress of a shard: how many images are left, and how many failed. Returns whether the worker is to stop."""
+    def report(self, shard: int, left: int, failed: int, is_last: bool) -> bool:
+        """Take the progress of a shard: how many images are left, and how many failed. Returns whether the worker is to stop.
+
+        ``is_last``: the worker has ended its work on the shard.
+        """
         self._left[shard] = left, failed
+        self._heard[shard] = time.monotonic()
+        if is_last:
+            del self._heard[shard]
         return self._stopping
 
     def dying(self, shard: int, reason: str) -> None:
         """Take the reason for which a worker ends itself."""
         self._reasons[shard] = reason
 
-    def stop(self) -> None:
-        """Let the workers finish the images in progress and begin no other shard."""
+    def stop(self) -> int:
+        """Let the workers finish the images in progress and begin no other shard. Returns how many shards are in progress."""
         self._stopping = True
+        now = time.monotonic()
+        return sum(now - heard < _LONGEST_SILENCE for heard in self._heard.values())
 
     def progress(self) -> Mapping[int, tuple[int, int]]:
         """How many images each shard has left, and how many failed."""

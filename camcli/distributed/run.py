@@ -42,6 +42,9 @@ _POLL = 0.5
 _LONG_WAIT = 30.0
 """Seconds without any worker at work, after which a message says so."""
 
+_LAST_RESULTS = 5.0
+"""Seconds in which the last results come from the workers when a run is interrupted."""
+
 _MOST_NAMED = 5
 """Maximum number of unfinished shards that an error names."""
 
@@ -155,7 +158,8 @@ def _explained(run: _Run, root: Root, stop: AbstractContextManager[threading.Eve
                 shards = Shards(todo, plan, workers, handle, collected.add)
                 _follow(run, shards, handle, collected, event)
     collected.raise_error()
-    if event.is_set() and any(result.state == "interrupted" for result in collected.results):
+    finished = {result.index for result in collected.results if result.state != "interrupted"}
+    if event.is_set() and any(shard.index not in finished for shard in todo):
         return collected.results, True
     _refuse_unfinished(run, collected.results, shards.error)
     return collected.results, False
@@ -247,8 +251,10 @@ def _follow(run: _Run, shards: Shards, handle: CoordinatorHandle, collected: _Co
         ended = shards.ended.wait(_POLL)
         collected.tell()
         try:
-            if stop.is_set() or collected.has_error:
-                handle.call("stop")
+            if (stop.is_set() or collected.has_error) and not handle.call("stop"):
+                shards.ended.wait(_LAST_RESULTS)  # the shards that have not begun may wait for a worker for ever
+                collected.tell()
+                return
             progress: Mapping[int, tuple[int, int]] = handle.call("progress")
             if not is_waiting and time.monotonic() - begun > _LONG_WAIT:
                 is_waiting = True

@@ -131,9 +131,9 @@ class ShardWorker:
         """Context in which a thread reports the progress. Yields the event that it sets when the worker is to stop."""
         stop, ended = threading.Event(), threading.Event()
 
-        def report() -> None:
+        def report(is_last: bool = False) -> None:
             with contextlib.suppress(Exception):  # a report that is lost is followed by another one
-                if self._coordinator.call("report", shard.index, listener.left, len(listener.failures)):
+                if self._coordinator.call("report", shard.index, listener.left, len(listener.failures), is_last):
                     stop.set()
 
         def report_often() -> None:
@@ -147,7 +147,7 @@ class ShardWorker:
         finally:
             ended.set()
             thread.join()
-            report()
+            report(is_last=True)
 
 
 class _MessageList:
