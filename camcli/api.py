@@ -237,6 +237,10 @@ def run(
     found = find_inputs(places, config, listener)
     held = nullcontext(stop or threading.Event())
     named = {field.name for field in option_fields(RunConfig) if _argument(field) in options}
+    if config.engine == "ray":
+        from camcli.distributed.run import run_on_cluster
+
+        return run_on_cluster(config, found, listener, held, invocation=invocation, named=named)
     return run_images(config, found, listener, held, invocation=invocation, named=named)
 
 

@@ -37,6 +37,8 @@ JOURNAL = f"{OWN}/journal.jsonl"
 MAPS_TABLE = f"{OWN}/maps.bin"
 BINARY_TABLES = (MAPS_TABLE,)
 """Tables of arrays, of runs that ask for them; see ``output.packed``. Their order is that in ``Entry.packed``."""
+CLUSTER = f"{OWN}/cluster"
+"""Mark of a run on a cluster, while it goes on. By it a worker knows that it sees the folder of the program that started it."""
 
 UNCONFIRMED = f"{OWN}/unconfirmed.jsonl"
 """Log of files that have no row yet; see ``output.unconfirmed``."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections import OrderedDict
 
 import torch
@@ -94,3 +97,27 @@ def reads_values() -> nn.Module:
             return super().forward(x if float(x.sum()) > 0 else x + 1)
 
     return Looks(Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
+
+
+def slow_brightness() -> nn.Module:
+    """A fifth of a second a batch: time to interrupt a run."""
+
+    class Slow(Brightness):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.2)
+            return super().forward(x)
+
+    return Slow(Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
+
+
+def kills_at_red() -> nn.Module:
+    """A forward pass that ends its process at an image that is all red, as a fault of a driver does."""
+
+    class Kills(Brightness):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            means = x.mean((2, 3))
+            if bool((means[:, 0] - means[:, 1:].amax(1) > 0.9).any()):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().forward(x)
+
+    return Kills(Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))

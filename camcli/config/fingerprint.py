@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from camcli.config.field import option_name
-from camcli.config.run import WITHOUT_FILE, RunConfig
+from camcli.config.run import CLUSTER_OPTIONS, WITHOUT_FILE, RunConfig
 from camcli.documents import read_document
 from camcli.errors import ConfigError
 from camcli.layout import EXCHANGE, FITTED_MARK, FITTED_WEIGHTS
@@ -96,6 +96,8 @@ def options_without_effect(config: RunConfig, given: Collection[str]) -> list[st
     idle = _without_effect(config.settings())
     if "box-threshold" in idle and "mask-threshold" in idle:
         idle["region-threshold"] = f"{idle['box-threshold']}, or {idle['mask-threshold']}"
+    if config.engine != "ray":
+        idle |= dict.fromkeys(CLUSTER_OPTIONS, "--engine ray")
     return [
         f"--{name} has no effect without {needed}."
         for field in dataclasses.fields(config)

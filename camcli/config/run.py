@@ -59,6 +59,12 @@ MOST_IMAGES = 65536
 WITHOUT_FILE = ("folder", "member")
 """Values of ``--class-from`` that are no file."""
 
+ENGINES = ("local", "ray")
+"""Where a run is done: on this machine, or on a Ray cluster; see ``camcli.distributed``."""
+
+CLUSTER_OPTIONS = ("address", "gpus-per-worker", "cpus-per-worker", "images-per-shard")
+"""Options that have an effect with ``--engine ray`` only."""
+
 RESIZE_MODES = ("crop", "squash", "pad")
 """How an image becomes the network's input; see ``camcli.images.geometry``."""
 
@@ -347,6 +353,48 @@ class RunConfig:
         at_most=MOST_THREADS,
         affects_results=False,
     )
+    engine: str = option(
+        "local",
+        "local: this machine. ray: divide the images into shards, explain these on a running Ray cluster, and merge them.",
+        "Cluster",
+        choices=ENGINES,
+        affects_results=False,
+    )
+    address: str = option(
+        "auto",
+        "Address of the Ray cluster, which this machine must belong to. auto: the cluster that runs on this machine.",
+        "Cluster",
+        metavar="auto|HOST:PORT",
+        affects_results=False,
+    )
+    gpus_per_worker: float | None = option(
+        None,
+        "GPUs of one Ray worker; a fraction lets workers share a GPU, 0 is for clusters without GPUs. Default: 1, or 0 with "
+        "--device cpu.",
+        "Cluster",
+        metavar="N",
+        at_least=0.0,
+        at_most=1.0,
+        affects_results=False,
+    )
+    cpus_per_worker: int | None = option(
+        None,
+        "CPU cores of one Ray worker. Default: the cores of a node divided among its GPUs; without GPUs 4, or all cores of a "
+        "smaller node.",
+        "Cluster",
+        metavar="N",
+        at_least=1,
+        at_most=MOST_THREADS,
+        affects_results=False,
+    )
+    images_per_shard: int = option(
+        1024,
+        "Average number of images in a shard. An output folder keeps the number of shards that it began with.",
+        "Cluster",
+        metavar="N",
+        at_least=1,
+        affects_results=False,
+    )
     max_pixels: int = option(
         178_000_000, "Refuse images with more pixels (width x height) than this.", "Speed", metavar="N", at_least=1
     )
@@ -448,4 +496,21 @@ class RunConfig:
             raise ConfigError("--method is empty: name a method, such as gradcam.")
         if self.top_count == 0 and not self.class_ and not self.class_from:
             raise ConfigError("--topk 0 leaves no class to explain: name one with --class, or use --topk 1.")
+        if self.engine == "ray":
+            self._check_for_cluster()
         return self
+
+    def _check_for_cluster(self) -> None:
+        """Raise ConfigError for an option that makes no sense on a cluster."""
+        if self.shard is not None:
+            raise ConfigError("--shard and --engine ray exclude each other: Ray explains all shards.")
+        if self.streams_rows:
+            raise ConfigError("--engine ray cannot write rows to stdout: leave out --csv and --format, and read predictions.csv.")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"--device {self.device} does not go with --engine ray, which assigns the GPUs: use cuda or cpu.")
+        if self.device == "cpu" and self.gpus_per_worker:
+            raise ConfigError("--device cpu and --gpus-per-worker exclude each other.")
+        if self.device == "cuda" and self.gpus_per_worker == 0:
+            raise ConfigError("--device cuda needs --gpus-per-worker of more than 0.")
+        if self.precision == "auto":
+            raise ConfigError("--precision auto may differ between machines: with --engine ray name one, such as bf16.")

@@ -7,7 +7,7 @@ interruption it can be called again: it explains only the images that are not in
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What several runs with the same options have in common, such as the shards of a run, and what is known of their images.
+
+    ``job``: returns the loaded model, the same at each call. ``settings``: of all the runs, from ``run_settings``, except for the
+    shard. ``labels``: the true labels of the images of this run, image -> label; None without ``--class-from``.
+    """
+
+    job: Callable[[], Job]
+    settings: Mapping[str, Any]
+    labels: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
 class _Run:
     """A run whose folder is locked.
 
@@ -51,6 +64,7 @@ class _Run:
     listener: RunListener
     invocation: Invocation
     show_downloads: bool
+    prepared: Prepared | None
     timer: StageTimer = field(default_factory=StageTimer)
 
 
@@ -63,22 +77,27 @@ def run_images(
     invocation: Invocation,
     named: Collection[str] = (),
     show_downloads: bool = False,
+    prepared: Prepared | None = None,
 ) -> RunSummary:
     """Explain every image of ``inputs`` that is not in the folder ``config.output`` yet. Returns the summary.
 
     ``stop`` is entered when the first image begins; after its event is set, the images in progress are finished and the run ends.
     ``named``: the fields of ``config`` that the user gave, for messages about options without effect. ``show_downloads``: show the
-    progress of downloads on stderr. Raises CamcliError if the run cannot start or go on.
+    progress of downloads on stderr. ``prepared``: what a caller has done already that explains several shards; it has chosen the
+    images by their labels and resolved ``precision`` too. Raises CamcliError if the run cannot start or go on.
     """
     require_pyarrow_of(config)
-    for sentence in options_without_effect(config, named):
-        listener.warn(sentence)
-    sources = explainable(inputs.sources, config, listener)
-    config = with_former_defaults(config, recorded_settings(config.output, config.part, overwrite=config.overwrite))
-    if config.precision == "auto":  # the settings of the folder contain the resolved precision
-        with listener.loading(replace(config, model="")):
-            config = replace(config, precision=_resolved_precision(config))
-    settings = run_settings(config, inputs.root)
+    if prepared is not None:
+        sources, settings = inputs.sources, {**prepared.settings, "shard": config.settings()["shard"]}
+    else:
+        for sentence in options_without_effect(config, named):
+            listener.warn(sentence)
+        sources = explainable(inputs.sources, config, listener)
+        config = with_former_defaults(config, recorded_settings(config.output, config.part, overwrite=config.overwrite))
+        if config.precision == "auto":  # the settings of the folder contain the resolved precision
+            with listener.loading(replace(config, model="")):
+                config = replace(config, precision=_resolved_precision(config))
+        settings = run_settings(config, inputs.root)
     with (
         misspelt_names_first(config),
         pillow_unlimited(),
@@ -87,7 +106,7 @@ def run_images(
         if not config.overwrite:
             require_pyarrow_for(folder.root, folder.ledger.settings)
             config = _with_redrawn_look(config, folder, listener)
-        run = _Run(config, sources, inputs.later, folder, listener, invocation, show_downloads)
+        run = _Run(config, sources, inputs.later, folder, listener, invocation, show_downloads, prepared)
         todo = folder.pending(sources, retry_failed=config.retry_failed, hashed=config.hash)
         listener.begins(len(todo))
         _send_earlier_rows(todo, run)
@@ -221,7 +240,13 @@ def _summary(todo: Sequence[Source], counts: Counts, run: _Run, *, reported: boo
 
 def _loaded(todo: Sequence[Source], run: _Run) -> Job:
     """The loaded model, ready to explain ``todo``."""
-    listener = run.listener
+    listener, prepared = run.listener, run.prepared
+    if prepared is not None:
+        from camcli.pipeline.true_labels import label_classes
+
+        job, table = prepared.job(), run.config.class_from
+        labels = None if table is None else label_classes(table, prepared.labels or {}, job.model.classes)
+        return replace(job, config=run.config, labels=labels)
     with listener.loading(run.config):
         from camcli.pipeline.job import prepare_job
 

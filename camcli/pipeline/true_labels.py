@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from camcli.documents import read_text
 from camcli.errors import ClassError, LabelsError
@@ -40,7 +40,14 @@ def true_classes(class_from: str, sources: Sequence[Source], classes: Sequence[s
 
     Raises ClassError for a folder or label that is not one of ``classes``, and LabelsError for an invalid file.
     """
-    labels = true_labels(class_from, sources)
+    return label_classes(class_from, true_labels(class_from, sources), classes)
+
+
+def label_classes(class_from: str, labels: Mapping[str, str], classes: Sequence[str]) -> dict[str, int]:
+    """The classes of ``labels``, which ``true_labels`` has read from ``class_from``: image -> class index.
+
+    Raises ClassError for a label that is not one of ``classes``.
+    """
     indices: dict[str, int] = {}
     wrong: dict[str, str] = {}
     for label in dict.fromkeys(labels.values()):

@@ -21,9 +21,10 @@ from camcli.cli.options import config_parameters, gathered_config, given_options
 from camcli.cli.row_stream import RowStream
 from camcli.cli.signals import BROKEN_PIPE, SIGNALS
 from camcli.cli.silence import silent_c_libraries
-from camcli.cli.stdin import paths_on_stdin
+from camcli.cli.stdin import STDIN, paths_on_stdin
 from camcli.cli.summary import failed_before_words, summarize, tell_report, tell_stages
 from camcli.config.run import RunConfig
+from camcli.errors import ConfigError
 from camcli.output.parquet import require_pyarrow_of
 from camcli.output.writers import prediction_columns
 from camcli.pipeline.inputs import find_inputs
@@ -146,6 +147,8 @@ def execute(inputs: Sequence[str], config: RunConfig, named: Collection[str] = (
     require_pyarrow_of(config)  # before a million files are found
     keep_memory()
     wait_without_spinning()
+    if config.engine == "ray" and STDIN in inputs:
+        raise ConfigError("--engine ray cannot read paths from stdin: name folders and files.")
     paths = paths_on_stdin(inputs, console, null=config.null)
     with (
         silent_c_libraries(),
@@ -153,16 +156,17 @@ def execute(inputs: Sequence[str], config: RunConfig, named: Collection[str] = (
         contextlib.closing(_RunConsole(console, config, data)) as listener,
     ):
         found = find_inputs(inputs, config, listener, paths)
+        stop = SIGNALS.deferred(console.interrupt_message("Finishing the images in progress"))
+        show_downloads = console.on_terminal and not console.quiet
         try:
-            summary = run_images(
-                config,
-                found,
-                listener,
-                SIGNALS.deferred(console.interrupt_message("Finishing the images in progress")),
-                invocation=invocation,
-                named=named,
-                show_downloads=console.on_terminal and not console.quiet,
-            )
+            if config.engine == "ray":
+                from camcli.distributed.run import run_on_cluster
+
+                summary = run_on_cluster(config, found, listener, stop, invocation=invocation, named=named)
+            else:
+                summary = run_images(
+                    config, found, listener, stop, invocation=invocation, named=named, show_downloads=show_downloads
+                )
         except _StdoutClosedError:
             return _stdout_was_closed(0, listener.todo, console)
     return _end(summary, listener, config, console)
