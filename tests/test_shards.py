@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
+import subprocess
 
 import pytest
 
 from camcli.images.discover import shard_of
+from tests.conftest import ROOT
 from tests.folders import TINY, contents_of, failures_of, rows_of, state_of
 from tests.pictures import encoded, photo
 
@@ -314,3 +317,37 @@ def test_parts_inside_the_images_are_never_their_input(camcli, imgs):
         assert "Nothing to do" in camcli("run", imgs, "-o", imgs / "out", *TINY, "--shard", part).err
     camcli("merge", imgs / "out")
     assert len(rows_of(imgs / "out")) == 6
+
+
+def test_the_script_for_slurm_explains_each_shard_once():
+    """The array has the shards 0 to N - 1, and a task with its number runs the command of its shard."""
+    path = ROOT / "configs" / "slurm-array.sbatch"
+    subprocess.run(["bash", "-n", path], check=True)
+    text = path.read_text(encoding="utf-8")
+    options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)$", text, re.MULTILINE))
+    assert len(options) == text.count("\n#SBATCH ")
+    assert options.keys() >= {"array", "gres", "cpus-per-task", "mem", "time", "signal"}
+    assert re.fullmatch(r"0-\d+", options["array"])
+    assert text.index("\n#SBATCH") < text.index("\nsrun "), "Slurm reads no option behind the first command"
+    for code, expected in ((0, 0), (1, 0), (2, 2), (3, 3), (143, 143)):
+        stub = f'srun() {{ echo "$@"; return {code}; }}\n'
+        environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "16"}
+        done = subprocess.run(["bash", "-c", stub + text], env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, "--shard 3/16" in done.stdout) == (expected, True)
+
+
+def test_the_job_for_kubernetes_explains_each_shard_once():
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    job = yaml.safe_load((ROOT / "configs" / "kubernetes-job.yaml").read_text(encoding="utf-8"))
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    assert (job["apiVersion"], job["kind"], spec["completionMode"]) == ("batch/v1", "Job", "Indexed")
+    assert pod["restartPolicy"] == "Never", "backoffLimitPerIndex asks for it"
+    (container,) = pod["containers"]
+    assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
+    (script,) = container["args"]
+    assert f'--shard "$JOB_COMPLETION_INDEX/{spec["completions"]}"' in script
+    for code, expected in ((0, 0), (1, 0), (3, 3)):
+        stub = f'camcli() {{ echo "$@"; return {code}; }}\n'
+        environment = {**os.environ, "JOB_COMPLETION_INDEX": "3"}
+        done = subprocess.run([*container["command"], stub + script], env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, "--shard 3/16" in done.stdout) == (expected, True), done.stderr

@@ -99,7 +99,10 @@ def run_on_cluster(
             results, is_interrupted = _explained(run, root, stop) if run.todo else ([], False)
         if is_interrupted:
             summary = _summary(run, results, "interrupted")
-            listener.summary(summary)
+            listener.info(
+                f"{count_words(summary.explained, 'image')} explained so far, {summary.failed:,} failed. Their shards are in "
+                f"{escape_name(root.path)} and are merged when all are finished."
+            )
             return summary
         return _merged(run, root, results)
 
