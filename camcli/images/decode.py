@@ -113,8 +113,8 @@ def read_source(
     """The bytes of a source, its stamp, and the header of exactly these bytes if it is known.
 
     The stamp has a SHA-256 if ``hashed`` is set or the source is younger than YOUNG_NS.
-    If the header shows that the image is refused, the reason is returned instead of the bytes. Raises what ``source.open`` and
-    ``admit`` raise.
+    If the header shows that the image is refused, the reason is returned instead of the bytes. Raises ImageError, as
+    ``source.open`` and ``admit``.
     """
     try:
         with source.open() as contents:

@@ -32,7 +32,7 @@ _CHUNK = 1 << 20
 
 
 def pack_arrays(arrays: Iterable[tuple[int, np.ndarray]]) -> bytes:
-    """Records of (number of the row, float32 or float16 array)."""
+    """Records of (number of the row, array of float32 or float16 of any shape ``(...,)``)."""
     parts: list[bytes] = []
     for row, values in arrays:
         kind = _TYPES.index(values.dtype.newbyteorder("<").str)
