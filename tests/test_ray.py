@@ -362,7 +362,7 @@ def test_the_number_of_shards_is_that_of_the_folder_once_it_has_begun(tmp_path):
 
 
 def test_each_image_is_in_the_shard_of_its_name(many):
-    sources = discover_sources([str(many)], "out")
+    sources = discover_sources([str(many)], Search("out"))
     labels = {source.image: "x" for source in sources[:5]}
     found = shards.divide(sources, 4, labels)
     assert sorted((s for shard in found for s in shard.sources), key=sources.index) == sources

@@ -60,7 +60,7 @@ class Tables(SimpleNamespace):
     """What ``gather`` needs of a ledger: rows, one image each, and settings."""
 
     def rows(self):
-        yield from ((SimpleNamespace(image=image, stage=""), rows) for image, rows in self.images.items())
+        yield from ((SimpleNamespace(image=image, stage="", folded=False), rows) for image, rows in self.images.items())
 
     def own_rows(self, _entry, data):
         return data

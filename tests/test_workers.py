@@ -362,7 +362,7 @@ def tasks_of(settings: Settings) -> Tasks:
 
 
 def paint_task(read: PreparedImage, stem: str = "x") -> PaintTask:
-    return PaintTask(read.number, read.source, read.stamp, (stem,), None, findings_of_one(), 0)
+    return PaintTask(read.number, read.source, read.stamp, (stem,), True, None, findings_of_one(), 0)
 
 
 def test_a_file_that_changed_before_another_worker_paints_it_fails_until_the_next_run(tmp_path):

@@ -13,6 +13,10 @@ _LONGEST_HEADER = 1 << 20
 """Maximum size in bytes of a header with a long name or other records; a larger one is forged."""
 
 
+class _Damaged(Exception):  # noqa: N818 - part of a message
+    """What is wrong with an archive."""
+
+
 class _Headers:
     """A file of which tarfile reads only headers. ``skips``: the maximum number of bytes between two headers."""
 
@@ -20,15 +24,15 @@ class _Headers:
         self._file, self._skips = file, skips
 
     def read(self, size: int) -> bytes:
-        """``size`` bytes. Raises ValueError for more than a header has."""
+        """``size`` bytes. Raises _Damaged for more than a header has."""
         if not 0 <= size <= _LONGEST_HEADER:
-            raise ValueError(f"a header of {size:,} bytes")
+            raise _Damaged(f"a header of {size:,} bytes")
         return self._file.read(size)
 
     def seek(self, position: int) -> int:
         """Set the position."""
         if self._skips is not None and position > self._file.tell() + self._skips:
-            raise ValueError(f"a member of more than {self._skips:,} bytes in a compressed archive")
+            raise _Damaged(f"a member of more than {self._skips:,} bytes in a compressed archive")
         return self._file.seek(position)
 
     def tell(self) -> int:
@@ -49,7 +53,7 @@ def tar_entries(file: BinaryIO, size: int | None, longest: int | None = None) ->
         info = archive.next()
         while info is not None:
             if info.size < 0 or info.offset < position:
-                raise ValueError("a negative size")
+                raise _Damaged("a negative size")
             position = info.offset_data
             if held is not None:  # a stream goes on behind it, so it is complete
                 yield held
@@ -58,7 +62,7 @@ def tar_entries(file: BinaryIO, size: int | None, longest: int | None = None) ->
                 held = Entry(info.name, Place(info.offset_data, info.size, info.size), _refusal(info))
                 if size is not None and info.offset_data + info.size > size:
                     held = None
-                    raise ValueError(f"its member {info.name[:200]!r} is cut off")
+                    raise _Damaged(f"its member {info.name[:200]!r} is cut off")
             # it would keep a kilobyte for each
             archive.members = []  # type: ignore[attr-defined]
             info = archive.next()
@@ -68,9 +72,9 @@ def tar_entries(file: BinaryIO, size: int | None, longest: int | None = None) ->
             yield held
             held = None
         if block.strip(b"\0"):
-            raise ValueError("a damaged header")
+            raise _Damaged("a damaged header")
         if len(block) < tarfile.BLOCKSIZE:
-            raise ValueError("the blocks of zeros that end an archive are missing")
+            raise _Damaged("the blocks of zeros that end an archive are missing")
     except MemoryError:
         raise
     except Exception as error:  # tarfile and the decompressors raise almost any exception for a forged file

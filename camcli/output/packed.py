@@ -14,13 +14,13 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
-
 from camcli.output.exchange import current_place
 from camcli.output.journal import Entry
 from camcli.output.root import Root
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from camcli.output.ledger import Ledger
 
 _HEAD = struct.Struct("<IBB")
@@ -33,6 +33,8 @@ _CHUNK = 1 << 20
 
 def pack_arrays(arrays: Iterable[tuple[int, np.ndarray]]) -> bytes:
     """Records of (number of the row, array of float32 or float16 of any shape ``(...,)``)."""
+    import numpy as np  # the command line's help does without
+
     parts: list[bytes] = []
     for row, values in arrays:
         kind = _TYPES.index(values.dtype.newbyteorder("<").str)
@@ -42,7 +44,12 @@ def pack_arrays(arrays: Iterable[tuple[int, np.ndarray]]) -> bytes:
 
 
 def unpack_arrays(data: bytes) -> Iterator[tuple[int, np.ndarray]]:
-    """What ``pack_arrays`` has packed. Raises ValueError for anything else, and allocates no more than ``data`` has bytes."""
+    """What ``pack_arrays`` has packed: (number of the row, array of any shape ``(...,)``).
+
+    Raises ValueError for anything else, and allocates no more than ``data`` has bytes.
+    """
+    import numpy as np
+
     at = 0
     while at < len(data):
         try:

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, get_type_hints
 
-import numpy as np
-
 from camcli.config.run import RunConfig
 from camcli.errors import ConfigError, OutputError
 from camcli.layout import MAPS_PARQUET, MAPS_TABLE, PREDICTIONS, ROWS_PARQUET
@@ -144,6 +142,8 @@ def _encode_maps(ledger: Ledger, table: PackedTable, images: Sequence[tuple[Entr
     from pyarrow import parquet
 
     cells: dict[str, list[Any]] = {column: [] for column in MAP_COLUMNS}
+    import numpy as np  # the command line's help does without
+
     values: list[np.ndarray] = []
     for entry, data in images:
         rows = ledger.own_rows(entry, data) or []
