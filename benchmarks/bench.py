@@ -148,6 +148,9 @@ def bench_free_network(arguments: argparse.Namespace, place: Path, report: dict[
         say(f"a network that costs nothing, {name}")
         photos = make_corpus(place / f"free-{name}", 32 if arguments.quick else count, width, height, kind=kind.lower())
         found[name] = free_network.measured(photos, rounds)
+        if name == "500x375 JPEG":
+            report["archives"] = free_network.archives(photos, rounds)
+            print(free_network.archives_table(report["archives"]), end="\n\n", flush=True)
         shutil.rmtree(photos)
     report["free_network"] = found
     print(free_network.table(found), end="\n\n", flush=True)

@@ -1,7 +1,7 @@
 """What the steps around the network cost: a run with a network that costs nothing, against the bare chain of the same steps.
 
     python -m benchmarks.free_network bare FOLDER            prints JSON
-    python -m benchmarks.free_network run FOLDER WORKERS     prints JSON
+    python -m benchmarks.free_network run PLACE WORKERS      prints JSON; PLACE: a folder, a tar or a zip
 
 Each is a process of its own. The bare chain is what anyone would write for one photo after another, in one thread: read, decode,
 resize, normalize, enlarge a map, colour, blend, encode, write.
@@ -68,6 +68,35 @@ def measured(photos: Path, rounds: int) -> dict[str, dict[str, float]]:
     return {name: {key: median(one[key] for one in runs) for key in runs[0]} for name, runs in found.items()}
 
 
+def archives(photos: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """A run with two workers over ``photos`` as a folder, tar, zip and compressed tar, alternating: medians as in ``measured``.
+
+    ``ratio`` and ``cpu_ratio``: seconds and CPU time an image against the folder of the same round.
+    """
+    import shutil
+
+    found: dict[str, list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as top:
+        packed = [shutil.make_archive(f"{top}/photos", kind, photos) for kind in ("tar", "zip", "gztar")]
+        for _ in range(rounds):
+            folder = _process("run", str(photos), "2")
+            found.setdefault("folder", []).append({**folder, "ratio": 1.0, "cpu_ratio": 1.0})
+            for place in packed:
+                run = _process("run", place, "2")
+                run["ratio"], run["cpu_ratio"] = folder["rate"] / run["rate"], run["cpu_ms"] / folder["cpu_ms"]
+                found.setdefault(Path(place).name.removeprefix("photos."), []).append(run)
+    return {name: {key: median(one[key] for one in runs) for key in runs[0]} for name, runs in found.items()}
+
+
+def archives_table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """Markdown: the measurements of ``archives``."""
+    lines = ["| photos in | images a second | time, x folder | CPU, ms an image | x folder |", "| --- | --: | --: | --: | --: |"]
+    for name, row in found.items():
+        numbers = [f"{row['rate']:.0f}", f"{row['ratio']:.2f}", f"{row['cpu_ms']:.2f}", f"{row['cpu_ratio']:.2f}"]
+        lines.append(f"| {name} | {' | '.join(numbers)} |")
+    return "\n".join(lines)
+
+
 def _process(*arguments: str) -> dict[str, float]:
     environment = {**os.environ, **(_ONE_THREAD if arguments[0] == "bare" else {})}
     command = [sys.executable, "-m", "benchmarks.free_network", *arguments]
@@ -114,8 +143,8 @@ def _rates(first: tuple[float, float], last: tuple[float, float], images: int) -
     return {"rate": images / (last[0] - first[0]), "cpu_ms": 1000 * (last[1] - first[1]) / images}
 
 
-def _run(photos: Sequence[Path], workers: int) -> dict[str, float]:
-    """A run as the command does it, measured from the first photos to the last."""
+def _run(place: str, count: int, workers: int) -> dict[str, float]:
+    """A run over ``place`` with ``count`` photos as the command does it, measured from the first photos to the last."""
     from camcli.resources import keep_memory, wait_without_spinning
 
     keep_memory()
@@ -125,7 +154,7 @@ def _run(photos: Sequence[Path], workers: int) -> dict[str, float]:
     from camcli.pipeline.summary import SilentRunListener
     from camcli.records import Success
 
-    warm, ticks = int(_WARM * len(photos)), os.sysconf("SC_CLK_TCK")
+    warm, ticks = int(_WARM * count), os.sysconf("SC_CLK_TCK")
     clocks: list[tuple[float, float, float, float]] = []
     in_network = [0.0]
 
@@ -158,20 +187,20 @@ def _run(photos: Sequence[Path], workers: int) -> dict[str, float]:
 
         def explained(self, outcome: Success) -> None:
             self.done += 1
-            if self.done in (warm, len(photos) - 1):
+            if self.done in (warm, count - 1):
                 clocks.append((time.perf_counter(), time.process_time(), children(), in_network[0]))
 
     timed("explain")
     with tempfile.TemporaryDirectory() as top:
         camcli.run(
-            [str(photos[0].parent)],
+            [place],
             output=os.path.join(top, "heatmaps"),
             model="benchmarks.free_network:free_network_module",
             workers=workers,
             listener=Clock(),
         )
     (wall, main, rest, network), last = clocks
-    images = len(photos) - 1 - warm
+    images = count - 1 - warm
     found = _rates((wall, main + rest), (last[0], last[1] + last[2]), images)
     return {**found, "main_ms": 1000 * (last[1] - main) / images, "network_ms": 1000 * (last[3] - network) / images}
 
@@ -225,9 +254,13 @@ def arithmetic(row: Mapping[str, float], cores: int = 16) -> str:
 
 def main() -> None:
     """Measure once in this process, and print JSON."""
-    kind, folder, *rest = sys.argv[1:]
-    photos = sorted(Path(folder).iterdir())
-    print(json.dumps(_bare(photos) if kind == "bare" else _run(photos, int(rest[0]))))
+    kind, place, *rest = sys.argv[1:]
+    if kind == "bare":
+        print(json.dumps(_bare(sorted(Path(place).iterdir()))))
+    else:
+        from camcli.images.discover import Search, discover_sources
+
+        print(json.dumps(_run(place, len(discover_sources([place], Search("heatmaps"))), int(rest[0]))))
 
 
 if __name__ == "__main__":
