@@ -33,7 +33,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	@log=$$(mktemp); echo "mypy, lint-imports and the checks of JavaScript run beside the tests; they are shown at the end."; \
 	{ $(BIN)/mypy && $(BIN)/lint-imports && tests/javascript/check.sh; } > $$log 2>&1 & gates=$$!; \
-	$(BIN)/python -m pytest -n 2 --dist worksteal; tests=$$?; \
+	$(BIN)/python -m pytest -n 2 --dist worksteal --timeout 600; tests=$$?; \
 	wait $$gates; gates=$$?; cat $$log; rm $$log; exit $$((tests | gates))
 
 oracle: $(VENV)/.installed-dev
