@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
+import select
 import shutil
 import signal
 import socket
@@ -46,24 +47,33 @@ SLOW = ("--model", "tests.networks:slow_brightness", "--layer", "cells", "--clas
 
 
 class TwoNodes:
-    """A cluster on loopback: two nodes with one core each. ``mark``: a variable in the environment of all its processes."""
+    """A cluster on loopback: two nodes with one core each. ``mark``: a variable in the environment of all its processes.
+
+    The cluster is at home in a process of its own (tests/two_nodes.py): its threads do not meet the forks of other tests.
+    """
 
     def __init__(self, folder):
-        from ray.cluster_utils import Cluster
-
         self.mark = f"CAMCLI_TEST_CLUSTER={folder}"
-        before = dict(os.environ)
         name, _, value = self.mark.partition("=")
-        os.environ.update({name: value, "PYTHONPATH": python_path(folder), "RAY_USAGE_STATS_ENABLED": "0"})
-        self._node = {"num_cpus": 1, "object_store_memory": 80 << 20}
+        self.environment = {**os.environ, name: value, "PYTHONPATH": python_path(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+        self._log = folder / "log"
+        with open(self._log, "wb") as log:
+            self._home = subprocess.Popen(
+                [sys.executable, "-m", "tests.two_nodes"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0,
+                env=self.environment, cwd=Path(__file__).parent.parent,
+            )  # fmt: skip
         try:
-            self._cluster = Cluster(initialize_head=True, head_node_args={**self._node, "include_dashboard": False})
-            self.second = self._cluster.add_node(**self._node)
-        finally:
-            self.environment = dict(os.environ)
-            os.environ.clear()
-            os.environ.update(before)
-        self.address = self._cluster.address
+            self.address = self._answer()
+        except BaseException:
+            self.end()
+            raise
+
+    def _answer(self):
+        """The next line that the cluster's process writes."""
+        ready = select.select([self._home.stdout], [], [], PATIENCE)[0]
+        line = self._home.stdout.readline().decode().strip() if ready else ""
+        assert line, self._log.read_text(errors="replace")
+        return line
 
     def start(self, inputs, out, *options, **more):
         """The command over ``inputs``, in a process of its own."""
@@ -82,21 +92,30 @@ class TwoNodes:
 
     def workers(self):
         """The process numbers of the actors."""
-        found = []
+        return [number for number, title in self._processes() if title.startswith(b"ray::MapWorker")]
+
+    def _processes(self):
+        """The number and the title of each process of the cluster."""
         for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                title = (place / "cmdline").read_bytes()
-                if title.startswith(b"ray::MapWorker") and self.mark.encode() in (place / "environ").read_bytes():
-                    found.append(int(place.name))
-        return found
+                if self.mark.encode() in (place / "environ").read_bytes():
+                    yield int(place.name), (place / "cmdline").read_bytes()
 
     def lose_node(self):
         """The second node is gone at once."""
-        self._cluster.remove_node(self.second, allow_graceful=False)
+        self._home.stdin.write(b"lose\n")
+        assert self._answer() == "lost"
 
     def end(self):
-        """End all processes of the cluster."""
-        self._cluster.shutdown()
+        """End all processes of the cluster, those that hang included."""
+        self._home.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._home.wait(60)
+        for number, _ in list(self._processes()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        self._home.wait(60)
+        self._home.stdout.close()
 
 
 def ended(process):
@@ -104,7 +123,7 @@ def ended(process):
         _, said = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
-        raise
+        raise AssertionError(process.communicate(timeout=10)[1]) from None
     return process.returncode, said
 
 
@@ -137,7 +156,7 @@ def local(environment, inputs, out, *options):
     """The run of one machine, in the same environment."""
     done = subprocess.run(
         [*COMMAND, *map(str, ("run", inputs, "-o", out, *options))], env=environment, capture_output=True, text=True, check=False,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parent.parent, timeout=PATIENCE,
     )  # fmt: skip
     return done.returncode
 
