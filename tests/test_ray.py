@@ -40,8 +40,10 @@ from tests.pictures import encoded, photo
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'camcli[ray]'")
 
-PATIENCE = 180
-"""Seconds for one run on a cluster, on a machine where much else is going on. Such a run takes ten to twenty."""
+PATIENCE = 540
+"""Seconds for one run on a cluster: ten to twenty on two cores, three minutes on a quarter of one."""
+
+uses_cluster = pytest.mark.timeout(4 * PATIENCE)
 
 SLOW = ("--model", "tests.networks:slow_brightness", "--layer", "cells", "--class", "bright", "--batch-size", 1)
 
@@ -56,6 +58,8 @@ class TwoNodes:
         self.mark = f"CAMCLI_TEST_CLUSTER={folder}"
         name, _, value = self.mark.partition("=")
         self.environment = {**os.environ, name: value, "PYTHONPATH": python_path(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+        # Ray kills a process that takes a minute to start, and starts it again: on a crowded machine for ever
+        self.environment["RAY_worker_register_timeout_seconds"] = str(PATIENCE)
         self._log = folder / "log"
         with open(self._log, "wb") as log:
             self._home = subprocess.Popen(
@@ -174,6 +178,7 @@ def wait_for(condition, process):
 
 
 @needs_ray
+@uses_cluster
 def test_a_run_on_a_cluster_equals_the_run_of_one_machine(cluster, many, tmp_path):
     """Files that crash their decoder or are no images are failures, and nothing else is lost. Another run does nothing."""
     out, whole = tmp_path / "out", tmp_path / "whole"
@@ -193,6 +198,7 @@ def test_a_run_on_a_cluster_equals_the_run_of_one_machine(cluster, many, tmp_pat
 
 
 @needs_ray
+@uses_cluster
 def test_interruptions_and_deaths_lose_nothing(cluster, many, tmp_path):
     """Ctrl-C; then the same command, while an actor is killed and a node is lost: it ends by itself and equals one machine."""
     out, whole = tmp_path / "out", tmp_path / "whole"
@@ -219,6 +225,7 @@ def test_interruptions_and_deaths_lose_nothing(cluster, many, tmp_path):
 
 
 @needs_ray
+@uses_cluster
 @pytest.mark.soak
 def test_a_shard_that_kills_its_actors_again_and_again_is_given_up(cluster, many, tmp_path):
     """All other shards are finished, the message names the one, and without its image the same command finishes."""
@@ -238,6 +245,7 @@ def test_a_shard_that_kills_its_actors_again_and_again_is_given_up(cluster, many
 
 
 @needs_ray
+@uses_cluster
 def test_a_cluster_that_cannot_do_it_is_refused_in_seconds(cluster, many, tmp_path):
     """Without a GPU, and with inputs that the nodes do not see: the folder is as before, and nobody waits for what never comes."""
     code, said = cluster.run(many, tmp_path / "out", *TINY, "--gpus-per-worker", 1)

@@ -24,7 +24,7 @@ from camcli.errors import ConfigError, RunError, first_line
 _PROBE_SECONDS = 5.0
 """Seconds that the address of a cluster has for an answer."""
 
-_NODE_SECONDS = 120.0
+_NODE_SECONDS = 300.0
 """Seconds that a node has to start a process and to import camcli."""
 
 _CPUS = 4

@@ -102,5 +102,8 @@ class CoordinatorHandle:
         return ray.get(getattr(self.actor, method).remote(*values), timeout=_PATIENCE)
 
 
-_PATIENCE = 60.0
-"""Seconds to wait for an answer of the coordinator."""
+_PATIENCE = 300.0
+"""Seconds to wait for an answer of the coordinator, whose process may have to start first, on a node with more work than cores.
+
+A coordinator that has died, or whose node has, is not waited for.
+"""
