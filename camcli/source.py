@@ -5,21 +5,28 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import hashlib
 import io
 import os
 import stat
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from camcli.errors import ImageError
 from camcli.ranges import FileRange
 from camcli.records import QuicklyPickled, Stamp
 
+T = TypeVar("T")
+
 MAX_BYTES = 1 << 30
 """Maximum size of an image file in bytes; larger files are refused without reading them."""
+
+_AT_ONCE = 16
+"""How many sources are asked for at the same time where a server answers."""
 
 
 @dataclass(slots=True)
@@ -55,6 +62,16 @@ class Source(QuicklyPickled):
         """The path of the file. It need not exist: for a source inside an archive it only says where that is."""
         return os.path.join(self.root, self.image)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading it waits for a server, so that it is read ahead of time and together with others."""
+        return False
+
+    @property
+    def expected_bytes(self) -> int:
+        """Of a remote source the number of bytes that reading it is expected to take."""
+        return 0
+
     def stamp(self) -> Stamp | None:
         """The stamp of the file as it is now, without a SHA-256; None if there is no such file."""
         try:
@@ -67,6 +84,15 @@ class Source(QuicklyPickled):
         """Whether there is a file that is not empty and that this process may read."""
         path = self.path
         return os.path.isfile(path) and os.path.getsize(path) > 0 and os.access(path, os.R_OK)
+
+    def why_unreadable(self) -> str:
+        """Why not even a byte of it can be read, in words; empty if one can."""
+        try:
+            with self.range(0, 1) as contents:
+                contents.file.read(1)
+        except ImageError as error:
+            return str(error)
+        return ""
 
     def open(self) -> Contents:
         """The bytes of the file.
@@ -100,6 +126,14 @@ class Source(QuicklyPickled):
             return digest.hexdigest()
         except (ImageError, OSError):
             return None
+
+
+def each(work: Callable[[Source], T], sources: Sequence[Source]) -> Iterator[T]:
+    """The result of ``work`` for each of ``sources``, in order; several at the same time where it waits for a server."""
+    if not any(source.is_remote for source in sources):
+        return map(work, sources)
+    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE, "each") as threads:
+        return iter(list(threads.map(work, sources)))
 
 
 def open_regular(path: str) -> tuple[int, os.stat_result]:
