@@ -7,6 +7,7 @@ import email.utils
 import hashlib
 import http.client
 import http.server
+import logging
 import re
 import threading
 import time
@@ -38,7 +39,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_GET(self) -> None:
         with self.owner.lock:
             self.owner.asked[self.path] += 1
             nth = self.owner.asked[self.path]
@@ -76,8 +77,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             answer.body = answer.body[:-3] + bytes([answer.body[-3] ^ 0xFF]) + answer.body[-2:]
         if fault == "other part":
             answer.headers["Content-Range"] = re.sub(r"\d+-", "0-", answer.headers.get("Content-Range", ""), count=1)
-        with owner.lock:
-            owner.sent += 0 if self.command == "HEAD" else len(answer.body)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
@@ -101,9 +100,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             owner.ended.wait(HUNG)
             self.close_connection = True
             return
-        self.wfile.write(answer.body)
-        if fault == "replace":
-            owner.after(self)
+        for start in range(0, length, 1 << 16):
+            self.wfile.write(answer.body[start : start + (1 << 16)])
+            with owner.lock:
+                owner.sent += len(answer.body[start : start + (1 << 16)])
 
 
 class Server:
@@ -116,7 +116,6 @@ class Server:
     def __init__(self) -> None:
         self.lock, self.ended = threading.Lock(), threading.Event()
         self.fault: Fault = lambda path, nth: ""
-        self.after: Callable[[_Handler], None] = lambda handler: None
         self.delay = 0.0
         self.forget()
 
@@ -152,7 +151,9 @@ class Server:
 class WebServer(Server):
     """Serves ``files``, path -> bytes. ``etag``: ``strong``, ``weak`` or empty for none; ``dated``: whether it says when they changed."""
 
-    def __init__(self, files: dict[str, bytes] | None = None, *, ranges: bool = True, etag: str = "strong", dated: bool = True) -> None:
+    def __init__(
+        self, files: dict[str, bytes] | None = None, *, ranges: bool = True, etag: str = "strong", dated: bool = True
+    ) -> None:
         super().__init__()
         self.files, self.ranges, self.etag, self.dated = dict(files or {}), ranges, etag, dated
         self.changed: dict[str, float] = {}
@@ -206,6 +207,7 @@ def s3_server() -> Iterator[int]:
     """An S3 server on this machine, written by others. Yields its port."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

@@ -279,7 +279,12 @@ def test_a_server_that_dies_ends_the_run_with_failures_and_the_next_run_goes_on(
 def test_a_store_that_cannot_be_listed_is_an_error_that_says_so(camcli, s3, tmp_path, quick, monkeypatch):
     monkeypatch.setattr(store, "TRIES", 2)
     filled(s3, {"a.jpg": b"x"})
-    for fault, code, words in (("403", 2, "no permission"), ("400", 2, "renew"), ("503", 3, "SlowDown"), ("close", 3, "cannot reach")):
+    for fault, code, words in (
+        ("403", 2, "no permission"),
+        ("400", 2, "renew"),
+        ("503", 3, "SlowDown"),
+        ("close", 3, "cannot reach"),
+    ):
         s3.fault = lambda path, nth, fault=fault: fault
         ended = camcli("run", f"s3://{BUCKET}", "-o", tmp_path / "out", *TINY)
         assert (ended.code, words in ended.err, "Traceback" in ended.err) == (code, True, False), ended.err
@@ -442,7 +447,17 @@ def test_no_key_of_a_bucket_leads_out_of_the_output_folder(camcli, tmp_path, mon
     assert {path.name for path in tmp_path.rglob("*") if "out" not in path.relative_to(tmp_path).parts} == {"deep", "inside"}
     done = {row["image"] for row in rows_of(inner / "out")}
     wrong = {row["image"]: row["error"] for row in failures_of(inner / "out")}
-    assert done >= {"a.jpg", "a.jpg/b.jpg", "x/y.jpg", "dot.jpg", "sp ace+%20.jpg", "q?x=1.jpg", "h#1.jpg", "ünï.jpg", "etc/passwd.jpg"}
+    assert done >= {
+        "a.jpg",
+        "a.jpg/b.jpg",
+        "x/y.jpg",
+        "dot.jpg",
+        "sp ace+%20.jpg",
+        "q?x=1.jpg",
+        "h#1.jpg",
+        "ünï.jpg",
+        "etc/passwd.jpg",
+    }
     assert {"../out.jpg", "x/../../../out.jpg", "x//y.jpg", "empty.jpg", "nul\\\\0.jpg"} <= wrong.keys()
     assert not any("hidden" in name or ".git" in name or "marker" in name for name in done | wrong.keys())
     assert len(done) + len(wrong) == len(photos) - 4, "hidden twice, a marker, and no image"
@@ -543,7 +558,9 @@ def test_addresses_that_are_refused(camcli, folder, tmp_path):
     assert (ended.code, "copy it first" in ended.err) == (2, True), ended.err
 
 
-@pytest.mark.parametrize(("protocol", "package", "extra"), [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gcs"), ("https", "aiohttp", "http")])
+@pytest.mark.parametrize(
+    ("protocol", "package", "extra"), [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gcs"), ("https", "aiohttp", "http")]
+)
 def test_a_missing_package_is_named_with_its_extra(camcli, tmp_path, monkeypatch, protocol, package, extra):
     store.forget_stores()
     monkeypatch.setitem(sys.modules, package, None)
@@ -554,7 +571,13 @@ def test_a_missing_package_is_named_with_its_extra(camcli, tmp_path, monkeypatch
 
 
 def test_runs_in_a_bucket_are_never_explained(s3):
-    files = {"a.jpg": b"x", "out/.camcli/journal.jsonl": b"x", "out/overlays/a.jpg.1-x.jpg": b"x", "out/b.jpg": b"x", "overlays/c.jpg": b"x"}
+    files = {
+        "a.jpg": b"x",
+        "out/.camcli/journal.jsonl": b"x",
+        "out/overlays/a.jpg.1-x.jpg": b"x",
+        "out/b.jpg": b"x",
+        "overlays/c.jpg": b"x",
+    }
     filled(s3, files, "p/")
     assert [one.image for one in discover_sources([f"s3://{BUCKET}/p"], Search(""))] == ["a.jpg", "out/b.jpg", "overlays/c.jpg"]
 
@@ -579,18 +602,28 @@ def test_no_secret_is_ever_written_and_another_signature_goes_on(camcli, folder,
     assert log.stat().st_size > 0
     assert [path for path in [log, *out.rglob("*")] if path.is_file() and b"hush" in path.read_bytes()] == []
     assert any("hushhush" in path for _, path, _ in web.requests), "but the server gets it"
-    for address in (f"http://hushuser:hushword@{host}/album/gone?sig=hush", f"http://hushuser:hushword@{host}/no/list.txt?sig=hush"):
+    for address in (
+        f"http://hushuser:hushword@{host}/album/gone?sig=hush",
+        f"http://hushuser:hushword@{host}/no/list.txt?sig=hush",
+    ):
         assert "hush" not in (camcli("run", address, "-o", tmp_path / "other", *TINY, "--workers", 0)).err
 
 
 @given(st.text(), st.text(alphabet="abcDEF019%/+", min_size=8))
 def test_masking_hides_queries_and_passwords_in_any_text(text, secret):
-    for address in (f"https://u:{secret}@h/p", f"https://h/p?X-Amz-Signature={secret}", f"s3://h/p?a=1&token={secret}", f"sig={secret}"):
+    for address in (
+        f"https://u:{secret}@h/p",
+        f"https://h/p?X-Amz-Signature={secret}",
+        f"s3://h/p?a=1&token={secret}",
+        f"sig={secret}",
+    ):
         assert secret not in masked(f"error '{address}' {text.replace(secret, '')}") or secret in text.replace(secret, "")
 
 
 def test_parameters_that_name_an_object_tell_images_apart_and_signatures_do_not():
-    name = [parsed(f"https://h/show.jpg?{query}").parts[-1] for query in ("id=1", "id=2", "id=1&X-Amz-Signature=a", "sig=1&se=2", "")]
+    name = [
+        parsed(f"https://h/show.jpg?{query}").parts[-1] for query in ("id=1", "id=2", "id=1&X-Amz-Signature=a", "sig=1&se=2", "")
+    ]
     assert name[0] != name[1]
     assert name[0] == name[2]
     assert name[3] == name[4] == "show.jpg"
@@ -672,7 +705,9 @@ def test_a_plain_run_imports_nothing_of_stores():
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'fsspec', 's3fs', 'aiohttp', 'botocore', 'yarl'}))\n"
         "print(sorted(name for name in sys.modules if name.startswith('camcli.images.remote')))"
     )
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
+    )
     assert done.stdout == "[]\n[]\n"
 
 

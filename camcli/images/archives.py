@@ -13,6 +13,7 @@ import contextlib
 import gzip
 import io
 import lzma
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from camcli.errors import ImageError
 from camcli.images.entries import Entry, Place
 from camcli.images.tar import tar_entries
 from camcli.images.zip import HEADER_ROOM, header_size, zip_data, zip_entries
+from camcli.output.names import MAX_NAME_BYTES
 from camcli.ranges import ForwardStream
 from camcli.records import QuicklyPickled, Stamp
 from camcli.source import MAX_BYTES, Contents, Source, check_size
@@ -264,6 +266,8 @@ def _inside(name: str) -> tuple[str, str]:
     parts = name.split("/")
     if name.startswith("/") or ".." in parts:
         return name, "its name leads out of the archive"
+    if len(name) > MAX_NAME_BYTES // 4 and any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts[:-1]):
+        return name, f"a part of its name is longer than the {MAX_NAME_BYTES} bytes that a folder's name may have"
     return "/".join(part for part in parts if part not in ("", ".")), ""
 
 

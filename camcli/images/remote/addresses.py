@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urljoin, urlsplit
 
 from camcli.addresses import is_address, masked
 from camcli.errors import InputError
+from camcli.output.names import MAX_NAME_BYTES
 from camcli.records import escape_name
 
 WEB = frozenset({"http", "https"})
@@ -136,12 +138,18 @@ def root_of(protocol: str, parts: tuple[str, ...]) -> str:
 def image_name(parts: tuple[str, ...]) -> tuple[str, str]:
     """The name of an image at these parts below its root, and why it is refused; empty if it is not."""
     name = "/".join(parts)
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "replace").decode("ascii", "replace"), "its name is not valid Unicode"
     if "\0" in name:
         return name.replace("\0", "\\0"), "its name contains a NUL"
     if ".." in parts:
         return name, "its name leads out of the folder"
     if any("/" in part for part in parts):
         return name, "a part of its name contains a slash"
+    if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts[:-1]):
+        return name, f"a part of its name is longer than the {MAX_NAME_BYTES} bytes that a folder's name may have"
     return "/".join(part for part in parts if part not in ("", ".")) or name, ""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from camcli.documents import MOST_BYTES
@@ -145,9 +145,20 @@ def _sources(
     packed = [source for source in sources.values() if isinstance(source, RemoteSource) and is_archive(source.image)]
     if not packed:
         return list(sources.values())
-    lists = _several(lambda one: members(one, is_wanted, labelled=labelled), packed)
+    lists = _several(lambda one: members(_with_stamp(one), is_wanted, labelled=labelled), packed)
     inside = {source.image: list_ for source, list_ in zip(packed, lists, strict=True)}
     return [one for source in sources.values() for one in inside.get(source.image, [source])]
+
+
+def _with_stamp(archive: RemoteSource) -> RemoteSource:
+    """``archive`` with its stamp as it is now, so that not every read of a member asks for it; as it is if it cannot be read."""
+    if archive.listed is not None:
+        return archive
+    try:
+        piece = store_of(archive.address).look(archive.address)
+    except ImageError:
+        return archive
+    return archive if piece.size is None else replace(archive, listed=piece.stamp)
 
 
 def _several(work: Callable[[A], B], values: Sequence[A]) -> list[B]:
@@ -172,7 +183,7 @@ def _asked(ask: Callable[[], A], address: Address) -> A:
 
 def _list_at(address: Address) -> Iterator[Address | _Found]:
     """The addresses in the list at ``address``, in its order; for a line that is refused an object that cannot be read."""
-    piece = _asked(lambda: store_of(address.url).whole(address.url, MOST_BYTES), address)
+    piece = _asked(lambda: store_of(address.url).whole(address.url, most=MOST_BYTES), address)
     if piece.data is None:
         raise InputError(f"the list {address.shown!r} has more than {MOST_BYTES:,} bytes; divide it.")
     try:

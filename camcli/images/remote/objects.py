@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from camcli.errors import ConfigError, ImageError
 from camcli.images.remote.addresses import address_below
 from camcli.images.remote.blocks import BlockFile
-from camcli.images.remote.store import Store, store_of
+from camcli.images.remote.store import AT_ONCE, Store, store_of
 from camcli.ranges import FileRange
 from camcli.records import Stamp
 from camcli.source import Contents, Source, check_size
@@ -63,10 +63,13 @@ class RemoteSource(Source):
 
     def open(self) -> Contents:
         """The bytes of the object. Raises ImageError as ``Source.open``; stage ``read`` for whatever the store answers."""
+        store, address, expected = self._store(), self.address, None
         if self.listed is not None:
-            check_size(self.listed.size)
-        store, address = self._store(), self.address
-        piece = store.whole(address)
+            expected = self.listed.size
+            check_size(expected)
+            if expected > AT_ONCE:
+                return self._part(0, expected, self.listed)
+        piece = store.whole(address, expected=expected)
         if piece.data is not None:
             check_size(len(piece.data))
             return Contents(io.BytesIO(piece.data), len(piece.data), piece.stamp)

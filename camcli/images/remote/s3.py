@@ -29,6 +29,9 @@ _CHUNK = 1 << 18
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 _TOTAL = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
+_SAME_BYTES = 3
+"""How often the same bytes must come until they count as right although their MD5 is not the ETag of the object."""
+
 _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "NotFound", "404", "NoSuchVersion"})
 _PASSING = frozenset({
     "SlowDown", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestLimitExceeded",
@@ -58,7 +61,8 @@ class S3:
         self._files = fsspec.filesystem(
             "s3", skip_instance_cache=True, use_listings_cache=False, config_kwargs={**limits, **own, **once}
         )
-        self._has_md5 = True
+        self._has_md5: bool | None = None  # not known yet
+        self._misfits: dict[str, tuple[str, int]] = {}
 
     def look(self, url: str, seconds: float) -> Piece:
         """What is at ``url``."""
@@ -72,12 +76,27 @@ class S3:
     def whole(self, url: str, most: int, seconds: float) -> Piece:
         """The object, if it has at most ``most`` bytes."""
         piece, digest = self._read(url, most, seconds)
-        if digest and self._has_md5 and hashlib.md5(piece.data or b"", usedforsecurity=False).hexdigest() != digest:
-            again, _ = self._read(url, most, seconds)
-            if again != piece:
-                raise Passing("the bytes do not match their checksum")
-            self._has_md5 = False  # the same bytes twice: the ETags of this store are no MD5
+        if piece.data is not None and digest and self._has_md5 is not False:
+            found = hashlib.md5(piece.data, usedforsecurity=False).hexdigest()
+            if found == digest:
+                self._has_md5 = True
+            else:
+                self._check_misfit(url, found)
+        self._misfits.pop(url, None)
         return piece
+
+    def _check_misfit(self, url: str, found: str) -> None:
+        """Raise Passing for bytes with another MD5 than their ETag says, unless this store may have ETags that are no MD5.
+
+        That is so if no ETag has been one, and the same bytes have come several times.
+        """
+        before, times = self._misfits.get(url, ("", 0))
+        times = times + 1 if before == found else 1
+        if self._has_md5 is None and times >= _SAME_BYTES:
+            self._has_md5 = False
+            return
+        self._misfits[url] = (found, times)
+        raise Passing("the bytes do not match their checksum")
 
     def _read(self, url: str, most: int, seconds: float) -> tuple[Piece, str]:
         """The object, and the MD5 of its bytes if its ETag should be that."""

@@ -134,9 +134,14 @@ class Store:
         """What is at ``url``, without data. Raises ImageError (``read``)."""
         return self._patiently(lambda seconds: self._backend.look(url, seconds), WHOLE_SECONDS)
 
-    def whole(self, url: str, most: int = AT_ONCE) -> Piece:
-        """The object, if it has at most ``most`` bytes. Raises ImageError (``read``)."""
-        return self._patiently(lambda seconds: self._backend.whole(url, most, seconds), WHOLE_SECONDS + most / SLOWEST)
+    def whole(self, url: str, *, most: int | None = None, expected: int | None = None) -> Piece:
+        """The object, if it has at most ``most`` bytes, AT_ONCE by default. ``expected``: its size if it is known.
+
+        Raises ImageError (``read``).
+        """
+        limit = AT_ONCE if most is None else most
+        seconds = WHOLE_SECONDS + (limit if expected is None else expected) / SLOWEST
+        return self._patiently(lambda left: self._backend.whole(url, limit, left), seconds)
 
     def part(self, url: str, start: int, size: int, stamp: Stamp) -> bytes:
         """``size`` bytes from ``start`` on of the object with this stamp. Raises ImageError (``read``), also if it has changed."""
