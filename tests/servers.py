@@ -109,8 +109,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 class Server:
     """An HTTP server in threads of this process. A context manager.
 
-    ``asked``: how often each path was asked for; ``requests``: (method, path, headers) of each; ``sent``: bytes of bodies; ``most``:
-    the largest number of requests at the same time. ``delay``: seconds before each answer.
+    ``asked``: how often each path was asked for; ``requests``: (method, path, headers) of each; ``sent``: bytes of bodies;
+    ``most``: the largest number of requests at the same time. ``delay``: seconds before each answer.
     """
 
     def __init__(self) -> None:
@@ -149,13 +149,15 @@ class Server:
 
 
 class WebServer(Server):
-    """Serves ``files``, path -> bytes. ``etag``: ``strong``, ``weak`` or empty for none; ``dated``: whether it says when they changed."""
+    """Serves ``files``, path -> bytes. ``ranges``: whether it sends parts of them.
 
-    def __init__(
-        self, files: dict[str, bytes] | None = None, *, ranges: bool = True, etag: str = "strong", dated: bool = True
-    ) -> None:
+    ``etag``: ``strong``, ``weak`` or empty for none. ``dated``: whether it says when they changed.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self.files, self.ranges, self.etag, self.dated = dict(files or {}), ranges, etag, dated
+        self.files: dict[str, bytes] = {}
+        self.ranges, self.etag, self.dated = True, "strong", True
         self.changed: dict[str, float] = {}
 
     def answer_to(self, handler: _Handler) -> Answer:

@@ -17,12 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camcli.addresses import masked
-from camcli.errors import ConfigError, ImageError, InputError, RunError
-from camcli.images.discover import Search, discover_sources, is_image
+from camcli.errors import ImageError
+from camcli.images.discover import Search, discover_sources
 from camcli.images.remote import store
-from camcli.images.remote.addresses import parsed
+from camcli.images.remote.addresses import line_of_list, parsed
 from camcli.images.remote.blocks import BlockFile
-from camcli.images.remote.listing import discover_remote
 from camcli.images.remote.objects import RemoteSource
 from camcli.images.remote.store import Listed, Piece, Store
 from camcli.records import Stamp
@@ -134,7 +133,7 @@ def test_every_place_gives_what_the_folder_gives(camcli, folder, s3, web, tmp_pa
     flags = (*TINY, "--workers", workers)
     assert camcli("run", folder, "-o", tmp_path / "whole", *flags).code == 1
     for what, (address, beginning) in ways(folder, s3, web).items():
-        if workers and what not in ("bucket", "list", "s3 zip", "web tar.gz"):
+        if workers and what not in ("bucket", "web tar.gz"):
             continue
         out = tmp_path / f"out-{what}"
         assert camcli("run", address, "-o", out, *flags).code == 1, what
@@ -204,12 +203,16 @@ def read(source: Source) -> bytes | str:
 PASSING = ["503", "500", "429", "close", "cut", "unmeasured"]
 
 
-@pytest.mark.parametrize("fault", PASSING)
-@pytest.mark.parametrize("kind", ["bucket", "list", "s3 zip", "web tar"])
-def test_what_passes_is_asked_again_and_changes_nothing(camcli, folder, s3, web, tmp_path, quick, fault, kind):
-    """The first two requests for anything fail. The listing is asked for again too."""
-    if fault == "unmeasured" and kind.startswith(("bucket", "s3")):
-        fault = "flip" if kind == "bucket" else "503"  # S3 always says a length; but its ETag is a checksum
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        *(("bucket", fault) for fault in PASSING), *(("list", fault) for fault in PASSING),
+        ("s3 zip", "503"), ("s3 tar", "cut"), ("web tar", "close"), ("web zip", "cut"), ("web tar.gz", "503"),
+    ],
+)  # fmt: skip
+def test_what_passes_is_asked_again_and_changes_nothing(camcli, folder, s3, web, tmp_path, quick, kind, fault):
+    """The first two requests for anything fail, also for the listing. S3 always says a length, but its ETags are checksums."""
+    fault = "flip" if (fault, kind) == ("unmeasured", "bucket") else fault
     camcli("run", folder, "-o", tmp_path / "whole", *TINY, "--workers", 0)
     address, beginning = ways(folder, s3, web)[kind]
     s3.fault = web.fault = lambda path, nth: fault if nth <= 2 and not (fault == "flip" and "list" in path) else ""
@@ -235,10 +238,13 @@ def test_what_stays_is_a_failure_of_that_image_and_the_next_run_tries_again(
     camcli, folder, s3, web, tmp_path, quick, monkeypatch, fault, kind
 ):
     monkeypatch.setattr(store, "TRIES", 2)
-    monkeypatch.setattr(store, "WHOLE_SECONDS", 1.0 if fault in ("hang", "trickle") else 60.0)
     flags = (*TINY, "--workers", 0)
     camcli("run", folder, "-o", tmp_path / "whole", *flags)
     address, _ = ways(folder, s3, web)[kind]
+    assert len(discover_sources([address], Search(""))) == 9  # so that the client is there
+    if fault in ("hang", "trickle"):
+        monkeypatch.setattr(store, "WHOLE_SECONDS", 1.0)
+        monkeypatch.setattr(store, "SLOWEST", 1 << 40)
     s3.fault = web.fault = lambda path, nth: fault if path.endswith("03.jpg") else ""
     out = tmp_path / "out"
     assert camcli("run", address, "-o", out, *flags).code == 1
@@ -312,14 +318,15 @@ def test_after_many_reads_that_failed_each_further_one_is_tried_once(web, quick)
 # servers of all kinds -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("etag", ["strong", "weak", ""])
-@pytest.mark.parametrize("dated", [True, False])
-@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize(
+    ("etag", "dated", "ranges"),
+    [("weak", True, True), ("", True, True), ("", False, True), ("strong", True, False), ("", False, False)],
+)
 def test_servers_that_say_little_are_read_too(camcli, folder, web, s3, tmp_path, etag, dated, ranges):
     camcli("run", folder, "-o", tmp_path / "whole", *TINY, "--workers", 0)
     places = ways(folder, s3, web)
     web.etag, web.dated, web.ranges = etag, dated, ranges
-    for kind in ("list", "web tar", "web zip", "web tar.gz"):
+    for kind in ("list", "web tar", "web zip") if ranges else ("list", "web zip", "web tar.gz"):
         address, beginning = places[kind]
         out = tmp_path / kind
         assert camcli("run", address, "-o", out, *TINY, "--workers", 0).code == 1
@@ -339,9 +346,19 @@ def test_a_server_that_sends_other_parts_than_asked_for_is_read_whole(camcli, fo
         assert_same(tmp_path / kind, tmp_path / "whole", beginning)
 
 
-@pytest.mark.parametrize("etag", ["strong", "weak", ""])
-@pytest.mark.parametrize("kind", ["list", "web tar", "web zip", "web tar.gz"])
-def test_an_object_that_changes_at_any_moment_never_gives_a_mixture(camcli, web, s3, tmp_path, quick, monkeypatch, etag, kind):
+@pytest.mark.parametrize(
+    ("kind", "etag"),
+    [
+        ("list", "strong"),
+        ("list", "weak"),
+        ("list", ""),
+        ("web tar", "strong"),
+        ("web tar", ""),
+        ("web zip", "weak"),
+        ("web tar.gz", ""),
+    ],
+)
+def test_an_object_that_changes_at_any_moment_never_gives_a_mixture(camcli, web, s3, tmp_path, quick, monkeypatch, kind, etag):
     """Old bytes, new bytes or a failure; and the next run has the new ones."""
     monkeypatch.setattr("camcli.images.remote.blocks.FIRST", 4096)
     old, new = ({f"{k}.jpg": encoded(photo(k + seed, (150, 120)), "JPEG") for k in range(4)} for seed in (0, 50))
@@ -358,7 +375,7 @@ def test_an_object_that_changes_at_any_moment_never_gives_a_mixture(camcli, web,
             versions.append(other.files)
     before, files, after, changed = versions
     web.etag = etag
-    for moment in range(1, 8):
+    for moment in (2, 3, 5):
         web.files, web.changed, count = dict(files), {}, [0]
 
         def change(path: str, nth: int, moment=moment, count=count) -> str:
@@ -371,13 +388,14 @@ def test_an_object_that_changes_at_any_moment_never_gives_a_mixture(camcli, web,
         web.fault = change
         store.forget_stores()
         address = {"list": "/album/list.txt"}.get(kind, f"/packed/x.{kind.partition(' ')[2]}")
-        out = tmp_path / f"{moment}"
+        out = tmp_path / f"moment-{moment}"
+        out.mkdir()
         for run in range(2):
             camcli("run", f"{web.url}{address}", "-o", out / "out", *TINY, "--workers", 0)
             beginning = "" if kind == "list" else f"x.{kind.partition(' ')[2]}/"
             peaks = {row["image"].removeprefix(beginning): row["peak"] for row in rows_of(out / "out")}
             assert all(peak in (before[name], after[name]) for name, peak in peaks.items())
-            web.fault = lambda path, nth: ""
+            web.fault, web.files, web.changed = (lambda path, nth: ""), dict(changed), dict.fromkeys(changed, 1_600_000_000.0)
             store.forget_stores()
             if run == 1:
                 assert peaks == after, moment
@@ -432,7 +450,8 @@ def test_no_key_of_a_bucket_leads_out_of_the_output_folder(camcli, tmp_path, mon
         name: encoded(photo(number), "JPEG")
         for number, name in enumerate((
             "a.jpg", "a.jpg/b.jpg", "../out.jpg", "x/../../../out.jpg", "/etc/passwd.jpg", "x//y.jpg", "x/y.jpg", "./dot.jpg",
-            "new\nline\x1b[31m.jpg", "sp ace+%20.jpg", "q?x=1.jpg", "h#1.jpg", "ünï.jpg", ".hidden.jpg", "x/.git/a.jpg", "nul\0.jpg",
+            "new\nline\x1b[31m.jpg", "sp ace+%20.jpg", "q?x=1.jpg", "h#1.jpg", "ünï.jpg", ".hidden.jpg", "x/.git/a.jpg",
+            "nul\0.jpg",
             "empty.jpg", "marker.jpg/", "notes.txt", "b\\c.jpg", "a.jpg.1-bright.jpg/deeper.jpg", "l" * 300 + "/long.jpg",
         ))
     }  # fmt: skip
@@ -496,8 +515,6 @@ def test_every_file_on_a_server_can_be_named_in_a_list(keys):
     keys = [key for key in keys if key == key.strip() and not key.startswith("#") and "\n" not in key and "://" not in key]
     wanted = {f"/album/{urllib.parse.quote(key)}" for key in keys}
     base = parsed("http://host/album/list.txt")
-    from camcli.images.remote.addresses import line_of_list
-
     named = [line_of_list(urllib.parse.quote(key), base) for key in keys]
     assert {urllib.parse.urlsplit(one.url).path for one in named} == wanted
     assert ["/".join(one.parts[2:]) for one in named] == keys
@@ -507,7 +524,8 @@ def test_a_list_names_addresses_and_paths_relative_to_it(web):
     web.files.update({f"/album/{name}": name.encode() for name in ("a.jpg", "sub/b.jpg", "sp ace.jpg", "ü.jpg", "h#1.jpg")})
     web.files["/other/c.jpg"] = b"c"
     lines = [
-        "\ufeff# photos", "", "a.jpg\r", f"{web.url}/album/sub/b.jpg", "/other/c.jpg", "sp ace.jpg", "%C3%BC.jpg", "h#1.jpg", "a.jpg",
+        "\ufeff# photos", "", "a.jpg\r", f"{web.url}/album/sub/b.jpg", "/other/c.jpg", "sp ace.jpg", "%C3%BC.jpg", "h#1.jpg",
+        "a.jpg",
         "file:///etc/passwd", "/etc/../../x.jpg", "s3://bucket/x.jpg", "memory://x.jpg", "missing.jpg",
     ]  # fmt: skip
     web.files["/album/list.txt"] = "\n".join(lines).encode()
@@ -543,6 +561,7 @@ def test_addresses_that_are_refused(camcli, folder, tmp_path):
         ([folder, "s3://bucket/x"], "start a run for each"),
         (["s3://bucket/x", "https://host/x.jpg"], "one protocol"),
         (["simplecache::s3://bucket/x"], "several protocols"),
+        (["zip://a.jpg::https://host/x.zip"], "several protocols"),
         (["s3://"], "names no bucket"),
         (["s3://key:secret@bucket/x"], "usual places"),
         (["https://host/photos/"], "lists no files"),
@@ -561,24 +580,19 @@ def test_addresses_that_are_refused(camcli, folder, tmp_path):
 @pytest.mark.parametrize(
     ("protocol", "package", "extra"), [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gcs"), ("https", "aiohttp", "http")]
 )
-def test_a_missing_package_is_named_with_its_extra(camcli, tmp_path, monkeypatch, protocol, package, extra):
-    store.forget_stores()
-    monkeypatch.setitem(sys.modules, package, None)
-    for module in ("s3", "web"):
-        monkeypatch.delitem(sys.modules, f"camcli.images.remote.{module}", raising=False)
-    ended = camcli("run", f"{protocol}://bucket/x.jpg", "-o", tmp_path / "out", *TINY)
-    assert (ended.code, f"pip install 'camcli[{extra}]'" in ended.err, "Traceback" in ended.err) == (2, True, False), ended.err
+def test_a_missing_package_is_named_with_its_extra(tmp_path, protocol, package, extra):
+    program = f"import sys; sys.modules['{package}'] = None; from camcli.__main__ import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "run", f"{protocol}://bucket/x.jpg", "-o", str(tmp_path / "out")],
+        capture_output=True, text=True, cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    said = (ended.returncode, f"pip install 'camcli[{extra}]'" in ended.stderr, "Traceback" in ended.stderr)
+    assert said == (2, True, False), ended.stderr
 
 
 def test_runs_in_a_bucket_are_never_explained(s3):
-    files = {
-        "a.jpg": b"x",
-        "out/.camcli/journal.jsonl": b"x",
-        "out/overlays/a.jpg.1-x.jpg": b"x",
-        "out/b.jpg": b"x",
-        "overlays/c.jpg": b"x",
-    }
-    filled(s3, files, "p/")
+    names = ("a.jpg", "out/.camcli/journal.jsonl", "out/overlays/a.jpg.1-x.jpg", "out/b.jpg", "overlays/c.jpg")
+    filled(s3, dict.fromkeys(names, b"x"), "p/")
     assert [one.image for one in discover_sources([f"s3://{BUCKET}/p"], Search(""))] == ["a.jpg", "out/b.jpg", "overlays/c.jpg"]
 
 
@@ -609,15 +623,13 @@ def test_no_secret_is_ever_written_and_another_signature_goes_on(camcli, folder,
         assert "hush" not in (camcli("run", address, "-o", tmp_path / "other", *TINY, "--workers", 0)).err
 
 
-@given(st.text(), st.text(alphabet="abcDEF019%/+", min_size=8))
+@given(st.text(), st.text(alphabet="abcDEF019%+", min_size=8).map(lambda text: f"hush{text}"))
 def test_masking_hides_queries_and_passwords_in_any_text(text, secret):
     for address in (
-        f"https://u:{secret}@h/p",
-        f"https://h/p?X-Amz-Signature={secret}",
-        f"s3://h/p?a=1&token={secret}",
-        f"sig={secret}",
-    ):
-        assert secret not in masked(f"error '{address}' {text.replace(secret, '')}") or secret in text.replace(secret, "")
+        f"https://u:{secret}@h/p", f"https://{secret}:x@h/p", f"https://h/p?X-Amz-Signature={secret}", f"s3://h/p?a=1&token={secret}",
+        f"sig={secret}", f"x?Signature={secret}&b",
+    ):  # fmt: skip
+        assert "hush" not in masked(f"error '{address}' {text}")
 
 
 def test_parameters_that_name_an_object_tell_images_apart_and_signatures_do_not():
@@ -654,7 +666,8 @@ def test_a_file_of_blocks_has_the_bytes_of_the_object(size, moves, start, at_onc
     for where, count in moves:
         assert file.seek(int(where * size)) == same.seek(int(where * size))
         assert file.read(count) == same.read(count)
-    assert at_once <= (max(asked, default=0) >= min(size, 1))
+    if at_once and asked:
+        assert asked[0] == min(size, 8 << 20) or moves[0][0] > 0
 
 
 def test_an_index_of_large_members_reads_little_and_one_of_small_ones_asks_little(web, tmp_path):
@@ -686,7 +699,7 @@ def test_large_objects_are_read_in_pieces_and_what_is_no_image_by_its_beginning(
     monkeypatch.setattr("camcli.pipeline.ahead._LARGEST", 100_000)
     monkeypatch.setattr("camcli.images.remote.blocks.LARGEST", 200_000)
     big = encoded(noise(1, (600, 500)), "BMP")
-    files = {"big.bmp": big, "junk.jpg": bytes(5_000_000), "small.jpg": encoded(photo(1), "JPEG")}
+    files = {"big.bmp": big, "junk.jpg": bytes(30_000_000), "small.jpg": encoded(photo(1), "JPEG")}
     for name, data in files.items():
         (tmp_path / "photos").mkdir(exist_ok=True)
         (tmp_path / "photos" / name).write_bytes(data)
@@ -696,12 +709,12 @@ def test_large_objects_are_read_in_pieces_and_what_is_no_image_by_its_beginning(
         out = tmp_path / f"out-{server is web}"
         camcli("run", address, "-o", out, *TINY, "--workers", 0)
         assert_same(out, tmp_path / "whole")
-        assert server.sent < 2 * len(big) + 3_000_000
+        assert server.sent < 2 * len(big) + 15_000_000
 
 
 def test_a_plain_run_imports_nothing_of_stores():
     check = (
-        "import sys, camcli.cli.app, camcli.pipeline.runner, camcli.pipeline.worker, camcli.runs.verify, camcli.images.discover\n"
+        "import sys, camcli.cli.app, camcli.pipeline.runner, camcli.pipeline.worker, camcli.runs.verify\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'fsspec', 's3fs', 'aiohttp', 'botocore', 'yarl'}))\n"
         "print(sorted(name for name in sys.modules if name.startswith('camcli.images.remote')))"
     )
@@ -737,7 +750,7 @@ def test_any_store_of_fsspec_is_read_by_its_general_methods(quick):
     assert sorted((one.key, one.stamp.size) for one in shop.list("bucket", "p/")) == [("p/a.jpg", 1000), ("p/sub/b.jpg", 1)]
     stamp = shop.look("memory://bucket/p/a.jpg").stamp
     assert shop.whole("memory://bucket/p/a.jpg") == Piece(b"a" * 1000, stamp, 1000)
-    assert shop.whole("memory://bucket/p/a.jpg", 10).data is None
+    assert shop.whole("memory://bucket/p/a.jpg", most=10).data is None
     assert shop.part("memory://bucket/p/a.jpg", 990, 10, stamp) == b"a" * 10
     files.pipe("/bucket/p/a.jpg", b"x" * 1000)
     with pytest.raises(ImageError, match="has changed"):
@@ -766,8 +779,8 @@ def test_finished_runs_find_their_objects_again(camcli, folder, s3, web, tmp_pat
     for kind in ("bucket", "list"):
         ended = camcli("verify", tmp_path / kind, "--inputs")
         assert ended.code == 1
-        assert "02.jpg: the image has changed" in ended.out
-        assert "03.jpg: the image cannot be read: there is no such object" in ended.out
+        assert "02.jpg\tthe image has changed" in ended.out
+        assert "03.jpg\tthe image cannot be read: there is no such object" in ended.out
     s3.fault = lambda path, nth: "403"
     ended = camcli("verify", tmp_path / "bucket", "--inputs")
     assert (ended.code, "no permission" in ended.err) == (2, True), ended.err
@@ -853,10 +866,3 @@ def test_a_run_over_addresses_that_is_killed_twenty_times_goes_on(forks, s3, web
     folder = many(tmp_path / "photos", 150)
     address, beginning = ways(folder, s3, web)[kind]
     killed(forks, address, beginning, folder, tmp_path, 20)
-
-
-def test_an_error_of_an_input_is_no_error_of_the_run():
-    assert issubclass(ConfigError, Exception)
-    assert {InputError.exit_code, ConfigError.exit_code, RunError.exit_code} == {2, 3}
-    assert discover_remote is not None
-    assert is_image("a.jpg")

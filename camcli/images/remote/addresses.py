@@ -23,6 +23,7 @@ _LOCAL = {
 }
 """Protocols that are refused, and why."""
 
+_CHAINED = re.compile(r"[A-Za-z][\w+.-]*::[A-Za-z][\w+.-]*:/")
 _UNSAFE = re.compile(r"[^A-Za-z0-9%/:?@!$&'()*+,;=~\[\]._-]")
 _SIGNATURE = re.compile(
     r"(?i)x-(amz|goog)-.*|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id|sig|token|access_token|api_?key|password"
@@ -65,7 +66,7 @@ def parsed(text: str) -> Address:
     protocol = _ALIASES.get(protocol.lower(), protocol.lower())
     if protocol in _LOCAL:
         raise InputError(f"{shown!r} is not supported: {_LOCAL[protocol]}.")
-    if "::" in protocol or "::" in rest:
+    if _CHAINED.search(text):
         raise InputError(f"{shown!r} combines several protocols, which is not supported; an archive is read by its own address.")
     if protocol in WEB:
         return _web(protocol, text, shown)

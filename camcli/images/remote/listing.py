@@ -125,15 +125,16 @@ def _sources(
     root = root_of(protocol, common)
     below = "".join(f"{part}/" for part in common[1:])
     sources: dict[str, Source] = {}
-    keys: dict[str, tuple[str, str]] = {}
-    for one in found:
-        key = one.key[len(below) :] if common else f"{one.bucket}/{one.key}"
-        name, refused = image_name(tuple(key.split("/")))
-        if name != key:
-            keys[name] = keys.get(name, (one.bucket, one.key))
-        refused = one.refused or refused
-        if name in sources and not refused and keys.get(name, (one.bucket, one.key)) != (one.bucket, one.key):
-            refused, name = f"its name without empty parts is {name!r}, as that of another object", key
+    named = [(one, *image_name(tuple(_key_below(one, common, below).split("/")))) for one in found]
+    cleaned = {name for one, name, _ in named if name != _key_below(one, common, below)}
+    exact = {name for one, name, _ in named if name in cleaned and name == _key_below(one, common, below)}
+    origins: dict[str, tuple[str, str]] = {}  # of the names in cleaned: the object that has it
+    for one, name, why in named:
+        key, refused = _key_below(one, common, below), one.refused or why
+        if name in cleaned and not refused:
+            is_taken = name in exact if name != key else False
+            if is_taken or origins.setdefault(name, (one.bucket, one.key)) != (one.bucket, one.key):
+                name, refused = key, f"its name without empty parts is {name!r}, as that of another object"
         if name in sources:
             continue
         if refused:
@@ -148,6 +149,11 @@ def _sources(
     lists = _several(lambda one: members(_with_stamp(one), is_wanted, labelled=labelled), packed)
     inside = {source.image: list_ for source, list_ in zip(packed, lists, strict=True)}
     return [one for source in sources.values() for one in inside.get(source.image, [source])]
+
+
+def _key_below(one: _Found, common: tuple[str, ...], below: str) -> str:
+    """The key of an object below the folder ``common``, whose key is ``below``."""
+    return one.key[len(below) :] if common else f"{one.bucket}/{one.key}"
 
 
 def _with_stamp(archive: RemoteSource) -> RemoteSource:
