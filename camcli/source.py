@@ -5,21 +5,24 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
 import errno
 import hashlib
 import io
 import os
+import queue
 import stat
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 from camcli.errors import ImageError
 from camcli.ranges import FileRange
 from camcli.records import QuicklyPickled, Stamp
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 MAX_BYTES = 1 << 30
@@ -130,10 +133,41 @@ class Source(QuicklyPickled):
 
 def each(work: Callable[[Source], T], sources: Sequence[Source]) -> Iterator[T]:
     """The result of ``work`` for each of ``sources``, in order; several at the same time where it waits for a server."""
-    if not any(source.is_remote for source in sources):
-        return map(work, sources)
-    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE, "each") as threads:
-        return iter(list(threads.map(work, sources)))
+    return iter(together(work, sources)) if any(source.is_remote for source in sources) else map(work, sources)
+
+
+def together(work: Callable[[A], T], values: Sequence[A]) -> list[T]:
+    """The result of ``work``, which waits for a server, for each of ``values``, in order; several at the same time.
+
+    Raises the first error. No thread keeps the process from ending.
+    """
+    jobs, results = queue.SimpleQueue[tuple[int, A]](), queue.SimpleQueue[tuple[int, T | None, BaseException | None]]()
+
+    def work_on() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                number, value = jobs.get_nowait()
+                try:
+                    results.put((number, work(value), None))
+                except BaseException as error:
+                    results.put((number, None, error))
+
+    for item in enumerate(values):
+        jobs.put(item)
+    for _ in range(min(len(values), _AT_ONCE)):
+        threading.Thread(target=work_on, daemon=True).start()
+    found: dict[int, T] = {}
+    try:
+        while len(found) < len(values):
+            number, value, error = results.get()
+            if error is not None:
+                raise error
+            found[number] = cast(T, value)
+    finally:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                jobs.get_nowait()
+    return [found[number] for number in range(len(values))]
 
 
 def open_regular(path: str) -> tuple[int, os.stat_result]:

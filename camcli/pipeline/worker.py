@@ -197,14 +197,14 @@ def _is_same_file(earlier: Stamp, now: Stamp) -> bool:
 
 
 class _Pulse:
-    """Shows the main process that this one goes on: ``send`` is called at most every _SILENCE seconds, by the main thread alone."""
+    """Shows the main process that this one goes on: calls ``send``, at most every _SILENCE seconds."""
 
     def __init__(self, send: Callable[[], None]) -> None:
         self._send, self._last = send, time.monotonic()
 
     def beat(self) -> None:
-        """Something goes on."""
-        if threading.current_thread() is threading.main_thread() and time.monotonic() - self._last > _SILENCE:
+        """Something goes on. Any thread may call it."""
+        if time.monotonic() - self._last > _SILENCE:
             self._last = time.monotonic()
             self._send()
 
@@ -261,6 +261,12 @@ def main() -> None:
     keep_memory()
     cv2.setNumThreads(1)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    sending = threading.Lock()
+
+    def send(message: Any) -> None:
+        with sending:
+            channel.send(out, message)
+
     threading.Thread(target=_listen, args=(inbox,), daemon=True).start()
     with contextlib.suppress(BrokenPipeError), pillow_unlimited():
         channel.send(out, READY)
@@ -271,10 +277,10 @@ def main() -> None:
             np.frombuffer(shared, np.uint8),
             limited=True,
             on_arrival=lambda: inbox.put(("arrived",)),
-            on_progress=_Pulse(lambda: channel.send(out, ([], {}))).beat,
+            on_progress=_Pulse(lambda: send(([], {}))).beat,
         )
         try:
-            serve(tasks, inbox.get, lambda message: channel.send(out, message))
+            serve(tasks, inbox.get, send)
         except OutputError as error:
             channel.send(out, Broken(str(error), output=True))
         except BrokenPipeError:

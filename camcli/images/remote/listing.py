@@ -6,7 +6,6 @@ run. Names below it are those that a folder with the same files would have.
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -19,19 +18,15 @@ from camcli.images.remote.objects import RemoteSource
 from camcli.images.remote.store import NotThereError, RefusedError, store_of
 from camcli.layout import OUTPUT_FOLDERS, OWN, SANITY_PICTURES
 from camcli.records import Stamp
-from camcli.source import Source
+from camcli.source import Source, together
 
 LIST_EXTENSION = ".txt"
 """The extension of a list of addresses, in lower case."""
-
-AT_ONCE = 8
-"""How many archives are indexed, or single objects looked at, at the same time."""
 
 _NO_LISTING = "a web server lists no files; name a text file of addresses, one a line, such as {}list.txt"
 
 
 A = TypeVar("A")
-B = TypeVar("B")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +102,7 @@ def _stamps_of(addresses: Sequence[Address]) -> dict[Address, Stamp]:
     def look(address: Address) -> Stamp:
         return _asked(lambda: store_of(address.url).look(address.url).stamp, address)
 
-    return dict(zip(addresses, _several(look, addresses), strict=True))
+    return dict(zip(addresses, together(look, addresses), strict=True))
 
 
 def _common(folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -146,7 +141,7 @@ def _sources(
     packed = [source for source in sources.values() if isinstance(source, RemoteSource) and is_archive(source.image)]
     if not packed:
         return list(sources.values())
-    lists = _several(lambda one: members(_with_stamp(one), is_wanted, labelled=labelled), packed)
+    lists = together(lambda one: members(_with_stamp(one), is_wanted, labelled=labelled), packed)
     inside = {source.image: list_ for source, list_ in zip(packed, lists, strict=True)}
     return [one for source in sources.values() for one in inside.get(source.image, [source])]
 
@@ -165,14 +160,6 @@ def _with_stamp(archive: RemoteSource) -> RemoteSource:
     except ImageError:
         return archive
     return archive if piece.size is None else replace(archive, listed=piece.stamp)
-
-
-def _several(work: Callable[[A], B], values: Sequence[A]) -> list[B]:
-    """The results of ``work``, which waits for a server, for several values at the same time."""
-    if len(values) < 2:
-        return [work(value) for value in values]
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE, "looking") as threads:
-        return list(threads.map(work, values))
 
 
 def _asked(ask: Callable[[], A], address: Address) -> A:

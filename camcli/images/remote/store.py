@@ -208,19 +208,20 @@ class Store:
                     self._failed += 1
                     again = f", {number} times" if number > 1 else ""
                     raise ImageError("read", f"{escape_name(masked(str(error)))}{again}; the next run tries again") from None
-                _go_on()
+                go_on()
                 time.sleep(wait)
             except ImageError:
                 self._failed = 0  # it answers
                 raise
             else:
                 self._failed = 0
-                _go_on()
+                go_on()
                 return answer
         raise AssertionError
 
 
-def _go_on() -> None:
+def go_on() -> None:
+    """Tell whoever waits that a server answers."""
     for listener in on_progress:
         listener()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -28,6 +29,7 @@ from camcli.images.remote.store import (
     Piece,
     RefusedError,
     WholeOnly,
+    go_on,
 )
 from camcli.records import Stamp
 
@@ -71,9 +73,10 @@ class Web:
                 raise Passing(f"the connection ended after {count:,} of {size:,} bytes")
             return Piece(b"".join(parts), stamp, size)
 
+        end = time.monotonic() + seconds
         piece = self._ask(url, seconds, {}, read)
         if piece.data is not None:
-            self._check_unchanged(url, piece, seconds)
+            self._check_unchanged(url, piece, end)
         return piece
 
     def part(self, url: str, start: int, size: int, stamp: Stamp, seconds: float) -> Piece:
@@ -120,23 +123,28 @@ class Web:
                 if count > MOST_SPOOLED:
                     raise RefusedError("the server sends no parts of objects, and this one is too large: download it first")
                 file.write(chunk)
+                go_on()
             if size is not None and count != size:
                 raise Passing(f"the connection ended after {count:,} of {size:,} bytes")
             return Piece(None, stamp, size)
 
+        end = time.monotonic() + seconds
         piece = self._ask(url, seconds, {}, read)
-        self._check_unchanged(url, piece, seconds)
+        self._check_unchanged(url, piece, end)
         return piece
 
     def list(self, bucket: str, prefix: str) -> Iterator[Callable[[float], list[Listed]]]:
         """A web server lists nothing."""
         raise RefusedError("a web server lists no files")
 
-    def _check_unchanged(self, url: str, piece: Piece, seconds: float) -> None:
-        """Ask again after reading, unless the server has named this very version of the object: it may have changed meanwhile."""
+    def _check_unchanged(self, url: str, piece: Piece, end: float) -> None:
+        """Ask again after reading, until the clock shows ``end``: the object may have changed meanwhile.
+
+        Not needed if the server has named this very version of the object.
+        """
         if piece.stamp.version.startswith('"') or not (piece.stamp.version or piece.stamp.mtime_ns):
             return
-        if self.look(url, seconds).stamp != piece.stamp:
+        if self.look(url, max(1.0, end - time.monotonic())).stamp != piece.stamp:
             raise Passing("the object changed while it was read")
 
     def _ask(self, url: str, seconds: float, headers: dict[str, str], read: Callable[..., Any]) -> Piece:
