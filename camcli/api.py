@@ -221,7 +221,8 @@ def run(
     Called again with the same arguments, it resumes: it explains only the images that are missing. ``camcli run`` can resume the
     folder too, and ``run`` can resume a folder of ``camcli run``.
 
-    ``inputs``: a folder or an image file, or several. ``options``: the options of ``camcli run`` with ``_`` for ``-``, such as
+    ``inputs``: a folder, an image file, an archive or an address such as ``s3://bucket/photos``, or several.
+    ``options``: the options of ``camcli run`` with ``_`` for ``-``, such as
     ``model="resnet50"``, ``topk=3`` or ``class_="tabby"``; a repeatable option takes one value or several. ``stop``: after
     another thread sets it, the images in progress are finished and the state of the summary is ``interrupted``. Ctrl-C raises
     KeyboardInterrupt; finished images are kept. ``listener``: receives messages, failures, progress and each image; None ignores

@@ -5,21 +5,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
 import os
+import queue
 import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar, cast
 
 from camcli.errors import ImageError
 from camcli.ranges import FileRange
 from camcli.records import QuicklyPickled, Stamp
 
+A = TypeVar("A")
+T = TypeVar("T")
+
 MAX_BYTES = 1 << 30
 """Maximum size of an image file in bytes; larger files are refused without reading them."""
+
+_AT_ONCE = 16
+"""How many sources are asked for at the same time where a server answers."""
 
 
 @dataclass(slots=True)
@@ -55,6 +65,16 @@ class Source(QuicklyPickled):
         """The path of the file. It need not exist: for a source inside an archive it only says where that is."""
         return os.path.join(self.root, self.image)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading it waits for a server, so that it is read ahead of time and together with others."""
+        return False
+
+    @property
+    def expected_bytes(self) -> int:
+        """Of a remote source the number of bytes that reading it is expected to take."""
+        return 0
+
     def stamp(self) -> Stamp | None:
         """The stamp of the file as it is now, without a SHA-256; None if there is no such file."""
         try:
@@ -67,6 +87,15 @@ class Source(QuicklyPickled):
         """Whether there is a file that is not empty and that this process may read."""
         path = self.path
         return os.path.isfile(path) and os.path.getsize(path) > 0 and os.access(path, os.R_OK)
+
+    def why_unreadable(self) -> str:
+        """Why not even a byte of it can be read, in words; empty if one can."""
+        try:
+            with self.range(0, 1) as contents:
+                contents.file.read(1)
+        except ImageError as error:
+            return str(error)
+        return ""
 
     def open(self) -> Contents:
         """The bytes of the file.
@@ -100,6 +129,45 @@ class Source(QuicklyPickled):
             return digest.hexdigest()
         except (ImageError, OSError):
             return None
+
+
+def each(work: Callable[[Source], T], sources: Sequence[Source]) -> Iterator[T]:
+    """The result of ``work`` for each of ``sources``, in order; several at the same time where it waits for a server."""
+    return iter(together(work, sources)) if any(source.is_remote for source in sources) else map(work, sources)
+
+
+def together(work: Callable[[A], T], values: Sequence[A]) -> list[T]:
+    """The result of ``work``, which waits for a server, for each of ``values``, in order; several at the same time.
+
+    Raises the first error. No thread keeps the process from ending.
+    """
+    jobs, results = queue.SimpleQueue[tuple[int, A]](), queue.SimpleQueue[tuple[int, T | None, BaseException | None]]()
+
+    def work_on() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                number, value = jobs.get_nowait()
+                try:
+                    results.put((number, work(value), None))
+                except BaseException as error:
+                    results.put((number, None, error))
+
+    for item in enumerate(values):
+        jobs.put(item)
+    for _ in range(min(len(values), _AT_ONCE)):
+        threading.Thread(target=work_on, daemon=True).start()
+    found: dict[int, T] = {}
+    try:
+        while len(found) < len(values):
+            number, value, error = results.get()
+            if error is not None:
+                raise error
+            found[number] = cast(T, value)
+    finally:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                jobs.get_nowait()
+    return [found[number] for number in range(len(values))]
 
 
 def open_regular(path: str) -> tuple[int, os.stat_result]:

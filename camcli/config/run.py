@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from camcli.addresses import is_address, masked
 from camcli.config.field import as_json, binding_values, check_values, option, option_name
 from camcli.errors import ConfigError
 
@@ -492,6 +493,11 @@ class RunConfig:
             raise ConfigError("--overlays-for wrong needs the true labels: add --class-from folder or --class-from FILE.")
         if self.boxes_json and self.boxes is None:
             raise ConfigError("--boxes-json needs boxes: add --boxes largest or --boxes all.")
+        if is_address(self.output):
+            raise ConfigError(
+                f"--output {masked(self.output)!r} is an address, but the output is a folder of this machine: copy it to the store "
+                "afterwards."
+            )
         if not self.method:
             raise ConfigError("--method is empty: name a method, such as gradcam.")
         if self.top_count == 0 and not self.class_ and not self.class_from:

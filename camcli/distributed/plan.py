@@ -11,7 +11,7 @@ from typing import Any
 from camcli import __version__
 from camcli.config.fingerprint import run_settings
 from camcli.config.run import RunConfig
-from camcli.errors import CamcliError
+from camcli.errors import CamcliError, ImageError
 from camcli.images.archives import Member
 from camcli.layout import CLUSTER
 from camcli.output.root import Root
@@ -21,9 +21,12 @@ from camcli.source import Source
 
 @dataclass(frozen=True)
 class Sample:
-    """A file of the inputs that every machine must see with the same size. ``size``: in bytes; None: no check."""
+    """A file or object of the inputs that every machine must see with the same size.
 
-    path: str
+    ``source``: None if there are no inputs. ``size``: in bytes; None: no check.
+    """
+
+    source: Source | None
     size: int | None
 
 
@@ -46,16 +49,34 @@ class Plan:
     python: str = platform.python_version()
 
 
+_MOST_ASKED = 3
+"""How many objects of a store are tried to find one that can be read."""
+
+
 def sample_of(sources: Iterable[Source]) -> Sample:
-    """The first of ``sources`` whose file exists; without a size if none exists, or if they are not files of this machine."""
-    sample = Sample("", None)
+    """The first of ``sources`` that exists, or the archive that it is in; without a size if there is none."""
+    sample = Sample(None, None)
+    asked = 0
     for source in sources:
         source = source.archive.source if isinstance(source, Member) else source
-        stamp = source.stamp()
-        sample = Sample(source.path, None if stamp is None else stamp.size)
-        if sample.size is not None:
+        sample = Sample(source, _size_now(source))
+        asked += source.is_remote
+        if sample.size is not None or asked == _MOST_ASKED:
             break
     return sample
+
+
+def _size_now(source: Source) -> int | None:
+    """The size of a source as this machine sees it; None if it does not."""
+    if source.is_remote:
+        try:
+            with source.range(0, 1) as contents:
+                contents.file.read(1)
+                return contents.size
+        except ImageError:
+            return None
+    stamp = source.stamp()
+    return None if stamp is None else stamp.size
 
 
 def what_is_missing(plan: Plan, *, is_start: bool) -> str:
@@ -69,12 +90,15 @@ def what_is_missing(plan: Plan, *, is_start: bool) -> str:
         os.chdir(plan.folder)
     except OSError as error:
         return f"cannot enter the current folder {escape_name(plan.folder)!r} of the run ({error.strerror})"
-    if is_start and plan.sample.size is not None:
-        image, stamp = escape_name(plan.sample.path), Source("", plan.sample.path).stamp()
-        if stamp is None:
+    sample = plan.sample
+    if is_start and sample.size is not None and sample.source is not None:
+        image, size = escape_name(sample.source.path), _size_now(sample.source)
+        if size is None and sample.source.is_remote:
+            return f"cannot read {image!r}: {sample.source.why_unreadable()}"
+        if size is None:
             return f"does not see the image {image!r}; the inputs must be on a file system of all nodes"
-        if stamp.size != plan.sample.size:
-            return f"sees another file at {image!r}: {stamp.size} bytes instead of {plan.sample.size}"
+        if size != sample.size:
+            return f"sees another file at {image!r}: {size} bytes instead of {sample.size}"
     if plan.mark and _mark_in(plan.config.output) != plan.mark:
         return (
             f"does not see the output folder {escape_name(plan.config.output)!r} of the run; it must be on a file system of all "

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from camcli.addresses import is_address, masked
 from camcli.errors import InputError
 from camcli.images.discover import Search, discover_sources
 from camcli.layout import FITTED_MARK
@@ -52,6 +53,8 @@ def read_dataset(folder: str, output: str) -> Dataset:
     Classes are sorted by name, as in torchvision's ImageFolder. The folder ``output`` is left out. Raises InputError if there are
     fewer than two classes, if a class has no images, or if a class exists in only one of train and val.
     """
+    if is_address(folder):
+        raise InputError(f"{escape_name(masked(folder))!r} is an address; camcli fit reads folders of this machine: copy it first.")
     if not os.path.isdir(folder):
         raise InputError(
             f"{escape_name(folder)!r} is not a folder; camcli fit needs one folder per class: DATA/cats/..., DATA/dogs/..."

@@ -25,6 +25,7 @@ from camcli.errors import ImageError
 from camcli.images.entries import Entry, Place
 from camcli.images.tar import tar_entries
 from camcli.images.zip import HEADER_ROOM, header_size, zip_data, zip_entries
+from camcli.output.names import MAX_NAME_BYTES
 from camcli.ranges import ForwardStream
 from camcli.records import QuicklyPickled, Stamp
 from camcli.source import MAX_BYTES, Contents, Source, check_size
@@ -112,6 +113,16 @@ class Member(Source):
         place, whole = Place(*_PLACE.unpack(self.place)), self.archive.stamp
         return Stamp(place.size, whole.mtime_ns, version=f"{whole.version or whole.size}@{place.offset}")
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the archive is."""
+        return self.archive.source.is_remote
+
+    @property
+    def expected_bytes(self) -> int:
+        """Its packed size."""
+        return Place(*_PLACE.unpack(self.place)).packed
+
     def is_readable(self) -> bool:
         """Whether the archive is still the one that was listed."""
         return self.archive.source.stamp() == self.archive.stamp
@@ -186,6 +197,9 @@ def _stream_at(archive: Archive, offset: int) -> Callable[[int], bytes]:
             return file.read(size)
         except MemoryError:
             raise
+        except ImageError:
+            close_streams()
+            raise
         except Exception as error:  # a decompressor may raise almost any exception for a forged file
             close_streams()
             if isinstance(error, OSError) and error.errno is not None:
@@ -213,7 +227,9 @@ def members(source: Source, is_wanted: Callable[[str], bool], *, labelled: bool 
     labels: dict[str, Place] = {}
     try:
         contents = source.range(0, _LARGEST)
-    except (ImageError, OSError):
+    except (ImageError, OSError) as error:
+        if source.is_remote:
+            return [Refused(source.root, source.image, str(error), None)]
         return [source]  # it fails in the same way when it is read
     contents.file.close()
     archive = Archive(source, contents.stamp)
@@ -250,6 +266,8 @@ def _inside(name: str) -> tuple[str, str]:
     parts = name.split("/")
     if name.startswith("/") or ".." in parts:
         return name, "its name leads out of the archive"
+    if len(name) > MAX_NAME_BYTES // 4 and any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts[:-1]):
+        return name, f"a part of its name is longer than the {MAX_NAME_BYTES} bytes that a folder's name may have"
     return "/".join(part for part in parts if part not in ("", ".")), ""
 
 
@@ -307,26 +325,3 @@ def _label_in(data: bytes) -> str:
 def _with_label(member: Member, labels: dict[str, str]) -> Member:
     key, _ = _key(member.image.removeprefix(f"{member.archive.source.image}/"))
     return replace(member, label=labels.get(key))
-
-
-class SourceFinder:
-    """Finds the sources of finished runs again, whose images are below ``root``: files, or members of archives."""
-
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._members: dict[str, dict[str, Source]] = {}
-
-    def find(self, image: str) -> Source:
-        """The source of ``image``. One that an archive does not have any longer is a file that does not exist."""
-        parts = image.split("/")
-        for count in range(1, len(parts) + 1):
-            name = "/".join(parts[:count])
-            if not is_archive(name):
-                continue
-            if name not in self._members:
-                place = os.path.join(self._root, name)
-                listed = members(Source(self._root, name), lambda _: True) if os.path.isfile(place) else []
-                self._members[name] = {one.image: one for one in listed}
-            if image in self._members[name]:
-                return self._members[name][image]
-        return Source(self._root, image)

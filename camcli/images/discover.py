@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from camcli.addresses import is_address, masked
 from camcli.errors import InputError, RunError
 from camcli.images.archives import is_archive, members
 from camcli.images.braces import expanded
@@ -47,10 +48,13 @@ def discover_sources(inputs: Sequence[str], search: Search) -> list[Source]:
 
     The name of a source is its path below the input folder; with several inputs, below their deepest common folder. A folder
     that cannot be read becomes a source too, so that it is reported as a failure. Raises InputError if an input does not exist or
-    no image is found, and RunError if Python does not read file names as UTF-8.
+    no image is found, and RunError if Python does not read file names as UTF-8. Addresses of stores and web servers are searched by
+    ``camcli.images.remote.listing``.
     """
     _refuse_other_encodings()
     inputs = [path for given in inputs for path in expanded(given)]
+    if any(map(is_address, inputs)):
+        return _remote_sources(inputs, search)
     for given in inputs:
         if not os.path.lexists(given):
             raise InputError(f"there is no file or folder {escape_name(given)!r}.")
@@ -61,6 +65,21 @@ def discover_sources(inputs: Sequence[str], search: Search) -> list[Source]:
         given_words = ", ".join(repr(escape_name(given)) for given in inputs)
         raise InputError(
             f"nothing to do: no image in {given_words}. Looked for {' '.join(sorted(EXTENSIONS))}; hidden files are left out."
+        )
+    return sources
+
+
+def _remote_sources(inputs: Sequence[str], search: Search) -> list[Source]:
+    """The images at addresses, as ``discover_sources``."""
+    from camcli.images.remote.listing import discover_remote
+
+    if not all(map(is_address, inputs)):
+        raise InputError("folders of this machine and addresses cannot be the inputs of one run: start a run for each.")
+    sources = discover_remote(inputs, is_image, archives=search.archives, labelled=search.labelled)
+    if not sources:
+        words = ", ".join(repr(escape_name(masked(given))) for given in inputs)
+        raise InputError(
+            f"nothing to do: no image at {words}. Looked for {' '.join(sorted(EXTENSIONS))}; hidden names are left out."
         )
     return sources
 

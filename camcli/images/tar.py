@@ -75,7 +75,7 @@ def tar_entries(file: BinaryIO, size: int | None, longest: int | None = None) ->
             raise _Damaged("a damaged header")
         if len(block) < tarfile.BLOCKSIZE:
             raise _Damaged("the blocks of zeros that end an archive are missing")
-    except MemoryError:
+    except (MemoryError, ImageError):  # an ImageError is of the file that is read, such as an object of a store
         raise
     except Exception as error:  # tarfile and the decompressors raise almost any exception for a forged file
         at = archive.offset if archive is not None else 0

@@ -133,7 +133,7 @@ def zip_data(file: BinaryIO, name: str, place: Place) -> ForwardStream:
     def read(size: int) -> bytes:
         try:
             return member.read(size)
-        except MemoryError:
+        except (MemoryError, ImageError):
             raise
         except Exception as error:  # zlib, bz2, lzma and zipfile have an exception each
             if isinstance(error, OSError) and error.errno is not None:

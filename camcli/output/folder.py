@@ -31,7 +31,7 @@ from camcli.output.unconfirmed import Unconfirmed
 from camcli.output.writers import output_error
 from camcli.output.writing import Rewriter, RunWriter, confirm_all, sweep
 from camcli.records import Checksum
-from camcli.source import Source
+from camcli.source import Source, each
 
 _RETRIED = ("memory", NOT_A_FAILURE)
 """Stages of failures that do not depend on the file alone: every run retries these images."""
@@ -159,7 +159,7 @@ class OutputFolder:
                 return False
             return not (entry.stage == "read" and source.is_readable())
 
-        return [source for source in sources if not is_done(source)]
+        return [source for source, done in zip(sources, each(is_done, sources), strict=True) if not done]
 
     def is_explained(self, image: str) -> bool:
         """Whether the table of predictions has rows of ``image``."""

@@ -94,5 +94,5 @@ def explainable(sources: list[Source], config: RunConfig, listener: Messages) ->
 def _refuse_output_among_inputs(sources: Sequence[Source], output: str) -> None:
     path = os.path.abspath(output)
     for source in sources:
-        if source.path == path:
+        if source.path == path and not source.is_remote:
             raise InputError(f"--output {escape_name(output)!r} is one of the images.")

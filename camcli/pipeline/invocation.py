@@ -1,4 +1,4 @@
-"""The command line of a run and its start time, for ``run.json``."""
+"""The command line of a run and its start time, for ``run.json``. Secrets in addresses are masked."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from camcli.addresses import masked
+
 
 class Invocation:
     """A command that has just started. ``command``: as the user wrote it; ``inputs``: its folders and files."""
 
     def __init__(self, command: str, inputs: Sequence[str]) -> None:
-        self.command = command
-        self._inputs, self._date, self._clock = list(inputs), datetime.datetime.now().astimezone(), time.monotonic()
+        self.command = masked(command)
+        self._inputs, self._date, self._clock = (
+            [masked(place) for place in inputs],
+            datetime.datetime.now().astimezone(),
+            time.monotonic(),
+        )
 
     def seconds(self) -> float:
         """The seconds since the command started."""

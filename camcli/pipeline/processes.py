@@ -21,6 +21,9 @@ from camcli.pipeline.worker import IGNORED, READY, Tasks
 _PATIENCE = 1.0
 """Seconds that closing waits for a worker to end by itself."""
 
+_LOOK = 0.1
+"""Seconds that the main process waits for a server at a time."""
+
 
 class LocalWorker:
     """Does the tasks in the main process, one at each ``receive``."""
@@ -40,11 +43,14 @@ class LocalWorker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it has a task."""
-        return bool(self._tasks)
+        """Whether it has a task, or one that waits for a server."""
+        return self._tasks is not None and (bool(self._tasks) or self._tasks.is_waiting)
 
     def receive(self) -> list[tuple[list[Any], dict[str, float]]]:
         """The results that are there, each list with the times of its stages."""
+        if self._tasks is None:
+            return []
+        self._tasks.arrived(0.0 if self._tasks else _LOOK)
         if not self._tasks:
             return []
         result = self._tasks.do_next()

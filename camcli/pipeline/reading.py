@@ -68,7 +68,18 @@ class Reader:
     def __init__(self, settings: Settings, timer: StageTimer, *, limited: bool) -> None:
         self._settings, self._timer, self._limited = settings, timer, limited
         self._held: dict[int, Held] = {}
+        self._additional = 0
         self._limit(settings.allowance)
+
+    def allow_more(self, size: int) -> None:
+        """Let this process take ``size`` bytes of address space beside that for images."""
+        if size != self._additional:
+            self._additional = size
+            self._limit(self._settings.allowance)
+
+    def holds(self, number: int) -> bool:
+        """Whether it keeps image ``number``."""
+        return number in self._held
 
     def read(self, number: int, source: Source, admitted: int, *, hashed: bool = False) -> tuple[Held, np.ndarray] | Failure:
         """An image and the network's input (h, w, 3) uint8 made from it. ``admitted``: bytes that it may take at most, if it asked.
@@ -117,7 +128,7 @@ class Reader:
 
     def _limit(self, size: int) -> None:
         if self._limited:
-            limit_memory(size)
+            limit_memory(size + self._additional)
 
     def _pixels(self) -> int:
         return sum(held.image.pixels.nbytes for held in self._held.values())

@@ -27,6 +27,7 @@ from camcli.errors import OutputError, first_line
 from camcli.images.limits import pillow_unlimited
 from camcli.output.root import Root  # noqa: F401 - messages contain it
 from camcli.pipeline import channel
+from camcli.pipeline.ahead import ADDRESS_SPACE, Ahead
 from camcli.pipeline.painting import Painter
 from camcli.pipeline.reading import Held, NotAdmitted, Reader, give_back
 from camcli.pipeline.tasks import Asking, Broken, Failed, Painted, PaintTask, PreparedImage, ReadTask, Settings, Task
@@ -43,15 +44,29 @@ IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MOST_WAITING, _LONGEST = 8, 0.02
 """Results are sent together: at most so many, and at most so many seconds after the first."""
 
+_SILENCE = 10.0
+"""Seconds without a message after which a worker that gets answers from a server says that it goes on."""
+
 
 class Tasks:
     """The tasks of a worker, done one after the other. Also used without a process of its own.
 
     ``inputs``: the shared memory, for which the settings say how it is divided. ``limited``: whether this process may have no more
-    memory than its images need, so that a forged file cannot take it all.
+    memory than its images need, so that a forged file cannot take it all. ``on_arrival``: called by another thread when ``arrived``
+    has something to do. ``on_progress``: called while the task in progress waits for a server and gets answers.
+
+    A task for an image that a server holds waits until that has been read ahead of time; others are done meanwhile.
     """
 
-    def __init__(self, settings: Settings, inputs: np.ndarray, *, limited: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        inputs: np.ndarray,
+        *,
+        limited: bool = False,
+        on_arrival: Callable[[], None] = lambda: None,
+        on_progress: Callable[[], None] | None = None,
+    ) -> None:
         self.timer = StageTimer()
         self._settings = settings
         self._reader = Reader(settings, self.timer, limited=limited)
@@ -61,10 +76,41 @@ class Tasks:
         self._waiting: deque[Task] = deque()
         self._asking: dict[int, Task] = {}
         self._admitted: dict[int, int] = {}
+        self._ahead: Ahead | None = None
+        self._awaited: dict[int, Task] = {}
+        self._on_arrival, self._on_progress = on_arrival, on_progress
 
     def add(self, tasks: Sequence[Task]) -> None:
         """Add tasks behind those that wait."""
-        self._waiting.extend(tasks)
+        for task in tasks:
+            if task.source.is_remote and not (isinstance(task, PaintTask) and self._reader.holds(task.number)):
+                self._awaited[task.number] = task
+                self._reading_ahead().add(task.number, task.source)
+            else:
+                self._waiting.append(task)
+
+    def arrived(self, seconds: float = 0.0) -> None:
+        """Go on with the tasks whose images have been read; waits so many seconds for one."""
+        if self._ahead is not None:
+            for number in self._ahead.arrived(seconds):
+                task = self._awaited.pop(number, None)
+                if task is not None:
+                    self._waiting.append(task)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a server is being read from."""
+        return self._ahead is not None and bool(self._ahead)
+
+    def _reading_ahead(self) -> Ahead:
+        if self._ahead is None:
+            self._reader.allow_more(ADDRESS_SPACE)
+            self._ahead = Ahead(self._on_arrival)
+            if self._on_progress is not None:
+                from camcli.images.remote import store
+
+                store.on_progress.append(self._on_progress)
+        return self._ahead
 
     def admit(self, number: int, size: int) -> None:
         """Image ``number``, which asked, may take ``size`` bytes; its task comes first."""
@@ -78,11 +124,16 @@ class Tasks:
         for number in numbers:
             self._reader.drop(number)
             self._asking.pop(number, None)
+            self._awaited.pop(number, None)
+        if self._ahead is not None:
+            self._ahead.drop(numbers)
         if any(task.number in dropped for task in self._waiting):
             self._waiting = deque(task for task in self._waiting if task.number not in dropped)
 
     def close(self) -> None:
-        """Close what painting has opened."""
+        """Close what painting has opened, and read no further ahead."""
+        if self._ahead is not None:
+            self._ahead.close()
         if self._painter is not None:
             self._painter.close()
 
@@ -100,12 +151,20 @@ class Tasks:
             return Asking(task.number, refused.size, refused.words)
 
     def _read(self, task: ReadTask, admitted: int) -> PreparedImage | Failed:
-        found = self._reader.read(task.number, task.source, admitted)
+        found = self._contents(task, admitted)
         if isinstance(found, Failure):
             return Failed(task.number, found)
         held, prepared = found
         self._slots[task.slot] = prepared
         return PreparedImage(task.number, task.source, held.image.stamp, held.view, task.slot)
+
+    def _contents(self, task: Task, admitted: int, *, hashed: bool = False) -> tuple[Held, np.ndarray] | Failure:
+        """The image of ``task``, from what was read ahead of time if it was. Raises NotAdmitted; then it is kept."""
+        if self._ahead is None:
+            return self._reader.read(task.number, task.source, admitted, hashed=hashed)
+        found = self._reader.read(task.number, self._ahead.taken(task.number, task.source), admitted, hashed=hashed)
+        self._ahead.drop([task.number])
+        return found
 
     def _paint(self, task: PaintTask, admitted: int) -> Painted | Failed:
         assert self._painter is not None
@@ -119,7 +178,7 @@ class Tasks:
 
     def _read_again(self, task: PaintTask, admitted: int) -> Held | Failed:
         """An image whose worker died, or did not keep it because an earlier image needed its memory."""
-        found = self._reader.read(task.number, task.source, admitted, hashed=bool(task.stamp.sha256))
+        found = self._contents(task, admitted, hashed=bool(task.stamp.sha256))
         held = self._reader.take(task.number)
         if isinstance(found, Failure):
             return Failed(task.number, found)
@@ -135,6 +194,19 @@ def _is_same_file(earlier: Stamp, now: Stamp) -> bool:
     if earlier.sha256 and now.sha256:
         return earlier.sha256 == now.sha256
     return (earlier.size, earlier.mtime_ns, earlier.version) == (now.size, now.mtime_ns, now.version)
+
+
+class _Pulse:
+    """Shows the main process that this one goes on: calls ``send``, at most every _SILENCE seconds."""
+
+    def __init__(self, send: Callable[[], None]) -> None:
+        self._send, self._last = send, time.monotonic()
+
+    def beat(self) -> None:
+        """Something goes on. Any thread may call it."""
+        if time.monotonic() - self._last > _SILENCE:
+            self._last = time.monotonic()
+            self._send()
 
 
 def _listen(inbox: queue.SimpleQueue[Any]) -> None:
@@ -189,14 +261,26 @@ def main() -> None:
     keep_memory()
     cv2.setNumThreads(1)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    sending = threading.Lock()
+
+    def send(message: Any) -> None:
+        with sending:
+            channel.send(out, message)
+
     threading.Thread(target=_listen, args=(inbox,), daemon=True).start()
     with contextlib.suppress(BrokenPipeError), pillow_unlimited():
         channel.send(out, READY)
         settings: Settings = inbox.get()
         shared = mmap.mmap(int(sys.argv[1]), 0)
-        tasks = Tasks(settings, np.frombuffer(shared, np.uint8), limited=True)
+        tasks = Tasks(
+            settings,
+            np.frombuffer(shared, np.uint8),
+            limited=True,
+            on_arrival=lambda: inbox.put(("arrived",)),
+            on_progress=_Pulse(lambda: send(([], {}))).beat,
+        )
         try:
-            serve(tasks, inbox.get, lambda message: channel.send(out, message))
+            serve(tasks, inbox.get, send)
         except OutputError as error:
             channel.send(out, Broken(str(error), output=True))
         except BrokenPipeError:

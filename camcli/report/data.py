@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from camcli.addresses import is_address
 from camcli.config.run import RESIZE_MODES, STYLES
 from camcli.output.ledger import Ledger
 from camcli.output.maps import StoredMap, StoredMaps
@@ -70,7 +71,7 @@ class Gathered:
             "rows": self.rows,
             "failures": self.failures,
             "maps": self.maps.starts if settings.get("save-maps") else None,
-            "originals": folder_urls(inputs, path) if is_file_name(inputs) else [],
+            "originals": folder_urls(inputs, path) if is_file_name(inputs) and not is_address(inputs) else [],
             "settings": _page_settings(settings),
             "preprocess": _input_shape(record.get("preprocess")),
         }
@@ -89,7 +90,7 @@ def gather(root: Root, ledger: Ledger) -> Gathered:
         failures={"image": [], "stage": [], "error": []},
     )
     inputs = ledger.settings.get("inputs")
-    originals = inputs if is_file_name(inputs) else None
+    originals = inputs if is_file_name(inputs) and not is_address(inputs) else None
     maps = StoredMaps(root, ledger)
     for entry, data in ledger.rows():
         rows = ledger.own_rows(entry, data)

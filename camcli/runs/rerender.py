@@ -11,8 +11,8 @@ from typing import Any
 
 from camcli.config.run import LOOKS
 from camcli.errors import ImageError, InputError
-from camcli.images.archives import SourceFinder
 from camcli.images.decode import decode_image
+from camcli.images.finder import SourceFinder
 from camcli.images.geometry import input_window
 from camcli.images.limits import pillow_unlimited
 from camcli.images.threads import single_threaded_opencv
@@ -95,11 +95,13 @@ def redraw_folder(folder: OutputFolder, changes: Mapping[str, Any], on_progress:
     left: dict[str, str] = {}
     entries: dict[str, Entry] = {}
     drawn = 0
+    finder = SourceFinder(str(look.settings["inputs"]))
+    sources = [finder.find(entry.image) for entry, _ in explained]
     rewriter = folder.rewriting()
     rewriter.begin_look(wanted)
     for _, rows in explained:
         rewriter.mark_unconfirmed([name for row in rows for name in (unescape_name(row["overlay"]), look.overlay_of(row)) if name])
-    for done, ((entry, rows), outcome) in enumerate(zip(explained, _all_redrawn(explained, look), strict=True), 1):
+    for done, ((entry, rows), outcome) in enumerate(zip(explained, _all_redrawn(explained, sources, look), strict=True), 1):
         on_progress(done, len(explained))
         if isinstance(outcome, str):
             left[entry.image] = outcome
@@ -124,12 +126,12 @@ def _header(path: str) -> Header:
 _Rows = list[dict[str, str]]
 
 
-def _all_redrawn(explained: Sequence[tuple[Entry, _Rows]], look: _Look) -> Iterator[list[Checksum] | str]:
+def _all_redrawn(
+    explained: Sequence[tuple[Entry, _Rows]], sources: Sequence[Source], look: _Look
+) -> Iterator[list[Checksum] | str]:
     """For each image the checksums of its redrawn overlays, or the reason why they were kept."""
     with single_threaded_opencv(), ThreadPoolExecutor(available_cores(), "redraw") as pool:
         try:
-            finder = SourceFinder(str(look.settings["inputs"]))
-            sources = [finder.find(entry.image) for entry, _ in explained]
             yield from pool.map(lambda item, source: _redrawn(item[0], item[1], source, look), explained, sources)
         finally:
             pool.shutdown(cancel_futures=True)

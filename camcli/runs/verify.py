@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli.errors import InputError, OutputError, SettingsError
-from camcli.images.archives import SourceFinder
+from camcli.images.finder import SourceFinder
 from camcli.layout import (
     FORMER_FILES,
     JOURNAL,
@@ -33,6 +33,7 @@ from camcli.output.parts import read_parts
 from camcli.output.record import checked_record, part_of
 from camcli.output.root import Root
 from camcli.records import Checksum, escape_name, unescape_name
+from camcli.source import Source, each
 
 _MOST_NAMED = 5
 """Maximum number of missing shards that a message lists."""
@@ -215,13 +216,21 @@ def _record(root: Root, entries: list[Entry]) -> Iterator[Problem]:
 
 def _inputs(settings: Mapping[str, Any], entries: list[Entry]) -> Iterator[Problem]:
     finder = SourceFinder(str(settings.get("inputs", "")))
-    for entry in entries:
-        source = finder.find(entry.image)
-        place = source.path
-        if source.stamp() is None and not os.path.lexists(place) and entry.stamp is not None:
-            yield Problem(place, "the image is missing; its rows are kept")
-        elif entry.stage != "read" and not is_unchanged(entry.stamp, source):
-            yield Problem(place, "the image has changed since: run the same command again to explain it")
+    by_name = {entry.image: entry for entry in entries}
+    sources = [finder.find(image) for image in by_name]
+    for source, problem in zip(sources, each(lambda source: _input(by_name[source.image], source), sources), strict=True):
+        if problem:
+            yield Problem(source.path, problem)
+
+
+def _input(entry: Entry, source: Source) -> str:
+    """What is wrong with the source of ``entry``; empty if nothing is."""
+    if source.stamp() is None and not (not source.is_remote and os.path.lexists(source.path)) and entry.stamp is not None:
+        why = source.why_unreadable() if source.is_remote else ""
+        return f"the image cannot be read: {why}" if why else "the image is missing; its rows are kept"
+    if entry.stage != "read" and not is_unchanged(entry.stamp, source):
+        return "the image has changed since: run the same command again to explain it"
+    return ""
 
 
 def _begins_with(root: Root, name: str, start: bytes) -> bool:

@@ -54,7 +54,7 @@ def run_command() -> Callable[..., None]:
                 list[str],
                 typer.Argument(
                     metavar="INPUTS",
-                    help="Folders, image files and archives (tar, zip), or - to read paths from stdin, one a line.",
+                    help="Folders, image files, archives (tar, zip), addresses (s3://, gs://, https://), or - for paths on stdin.",
                     show_default=False,
                 ),
             ],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from camcli.addresses import is_address
 from camcli.cli.command import command
 from camcli.cli.console import Console, print_table
 from camcli.cli.summary import failed_before_words
@@ -34,7 +35,7 @@ def verify(
 
     folders = run_folders(folder)
     problems = [
-        (os.path.normpath(os.path.join(os.path.relpath(run.path, folder), problem.file)), problem.problem)
+        (_place(os.path.relpath(run.path, folder), problem.file), problem.problem)
         for run in folders
         for problem in verify_folder(run, with_inputs=inputs)
     ]
@@ -50,6 +51,11 @@ def verify(
     failed = _failed_images(folders)
     if failed:
         console.info(failed_before_words(failed, folder))
+
+
+def _place(run: str, file: str) -> str:
+    """A file of ``run`` seen from the folder that is verified; an address is left as it is."""
+    return file if is_address(file) else os.path.normpath(os.path.join(run, file))
 
 
 def _failed_images(runs: Sequence[Root]) -> int:
