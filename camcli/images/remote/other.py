@@ -64,7 +64,7 @@ class Other:
         return Piece(data, now, now.size)
 
     def copy(self, url: str, file: BinaryIO, seconds: float) -> Piece:
-        """Not needed: parts are read."""
+        """Not needed, as parts are read. Raises RefusedError."""
         raise RefusedError("the store sends no parts of objects")
 
     def list(self, bucket: str, prefix: str) -> Iterator[Callable[[float], list[Listed]]]:

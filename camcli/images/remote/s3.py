@@ -117,7 +117,7 @@ class S3:
         return self._ask(url, seconds, read)  # type: ignore[no-any-return]
 
     def part(self, url: str, start: int, size: int, stamp: Stamp, seconds: float) -> Piece:
-        """``size`` bytes from ``start`` on of the object with this stamp."""
+        """``size`` bytes from ``start`` on of the object with this stamp. Raises RefusedError if the store sends others."""
 
         async def read(client: Any, where: dict[str, str]) -> Piece:
             wanted = {**where, "Range": f"bytes={start}-{start + size - 1}"}
@@ -134,7 +134,7 @@ class S3:
         return self._ask(url, seconds, read)  # type: ignore[no-any-return]
 
     def copy(self, url: str, file: BinaryIO, seconds: float) -> Piece:
-        """Not needed: S3 sends parts."""
+        """Not needed, as S3 sends parts. Raises RefusedError."""
         raise RefusedError("the store sends no parts of objects")
 
     def list(self, bucket: str, prefix: str) -> Iterator[Callable[[float], list[Listed]]]:

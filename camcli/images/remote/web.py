@@ -110,7 +110,7 @@ class Web:
         return piece
 
     def copy(self, url: str, file: BinaryIO, seconds: float) -> Piece:
-        """Write the whole object to ``file``."""
+        """Write the whole object to ``file``. Raises RefusedError if it is too large."""
 
         async def read(response: aiohttp.ClientResponse) -> Piece:
             size, count = _length(response), 0
@@ -134,7 +134,7 @@ class Web:
         return piece
 
     def list(self, bucket: str, prefix: str) -> Iterator[Callable[[float], list[Listed]]]:
-        """A web server lists nothing."""
+        """Raises RefusedError: a web server lists nothing."""
         raise RefusedError("a web server lists no files")
 
     def _check_unchanged(self, url: str, piece: Piece, end: float) -> None:
