@@ -148,6 +148,31 @@ def test_every_place_gives_what_the_folder_gives(camcli, folder, s3, web, tmp_pa
         assert state_of(out) == before
 
 
+@pytest.mark.soak
+def test_512_photos_give_the_same_everywhere(camcli, s3, web, tmp_path):
+    """With the bundled network, in a folder, archives, shards, a bucket and on a web server."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(512):
+        (folder / f"{number:03}.jpg").write_bytes(encoded(photo(number), "JPEG"))
+    files, whole = below(folder), tmp_path / "whole"
+    assert camcli("run", folder, "-o", whole).code == 0
+    assert len(rows_of(whole)) == 512
+    addresses = {what: elsewhere(what, folder, s3, web) for what in KINDS}
+    for end in ("tar", "zip"):
+        addresses[end] = str(tmp_path / f"x.{end}"), f"x.{end}/"
+    for what, (address, beginning) in addresses.items():
+        out = tmp_path / what
+        assert camcli("run", address, "-o", out).code == 0, what
+        assert_same(out, whole, beginning)
+    for number in range(4):
+        tarred(tmp_path / f"{number}.tar", {name: files[name] for name in sorted(files)[number * 128 : number * 128 + 128]})
+    assert camcli("run", str(tmp_path / "{0..3}.tar"), "-o", tmp_path / "shards").code == 0
+    assert [row | {"image": row["image"].partition("/")[2], "overlay": ""} for row in rows_of(tmp_path / "shards")] == [
+        row | {"overlay": ""} for row in rows_of(whole)
+    ]
+
+
 def test_shards_in_a_bucket_and_on_a_server(camcli, folder, s3, web, tmp_path):
     """As WebDataset divides them, with classes; a brace pattern names them all."""
     names = sorted(below(folder))
