@@ -126,19 +126,26 @@ class Preprocess:
     ``resize``: ``short`` resizes the shorter side to ``resize_to[0]`` and keeps the aspect ratio; ``cover`` and ``contain`` keep it
     too and make the image just cover or just fit into ``resize_to`` (height, width); ``squash`` resizes to exactly that size.
     ``crop``: (height, width) of the network's input in pixels. ``interpolation``: ``nearest``, ``bilinear``, ``bicubic`` or
-    ``lanczos``, always with antialiasing. ``mean`` and ``std``: per RGB channel, on the [0, 1] scale.
+    ``lanczos``, always with antialiasing. ``mean`` and ``std``: per RGB channel, on the [0, 1] scale; a single value means that
+    the network takes grey images.
     """
 
     resize: str = "short"
     resize_to: tuple[int, int] = (256, 256)
     crop: tuple[int, int] = (224, 224)
     interpolation: str = "bilinear"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the network's input: 3 for RGB, 1 for grey."""
+        return len(self.mean)
 
 
-_RESIZES, _INTERPOLATIONS = ("short", "cover", "contain", "squash"), ("nearest", "bilinear", "bicubic", "lanczos")
-_LARGEST_SIDE = 4096
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+_RESIZES = ("short", "cover", "contain", "squash")
+LARGEST_SIDE = 4096
 """Maximum input size in pixels; a larger one comes from a forged description and would fill the memory."""
 
 
@@ -151,10 +158,10 @@ def preprocess_of(found: Any) -> Preprocess:
         sides = (*preprocess.resize_to, *preprocess.crop)
         right = [
             preprocess.resize in _RESIZES,
-            preprocess.interpolation in _INTERPOLATIONS,
+            preprocess.interpolation in INTERPOLATIONS,
             len(preprocess.resize_to) == len(preprocess.crop) == 2,
-            len(preprocess.mean) == len(preprocess.std) == 3,
-            all(type(side) is int and 0 < side <= _LARGEST_SIDE for side in sides),
+            len(preprocess.mean) == len(preprocess.std) and len(preprocess.mean) in (1, 3),
+            all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides),
             all(type(value) in (int, float) and math.isfinite(value) for value in (*preprocess.mean, *preprocess.std)),
             all(value > 0 for value in preprocess.std),
         ]

@@ -231,8 +231,8 @@ def test_checkpoints_that_do_not_fit(seven, tmp_path):
     torch.save({key: value for key, value in seven.state_dict().items() if not key.startswith("layer4.1")}, path)
     with pytest.raises(WeightsError, match=r"lacks layer4\.1\.conv1\.weight, .* and \d+ more"):
         load("resnet18", path)
-    torch.save({**seven.state_dict(), "conv1.weight": torch.zeros(64, 1, 7, 7)}, path)
-    with pytest.raises(WeightsError, match=r"conv1\.weight is 64 x 1 x 7 x 7 there and 64 x 3 x 7 x 7"):
+    torch.save({**seven.state_dict(), "conv1.weight": torch.zeros(64, 3, 5, 5)}, path)
+    with pytest.raises(WeightsError, match=r"conv1\.weight is 64 x 3 x 5 x 5 there and 64 x 3 x 7 x 7"):
         load("resnet18", path)
     torch.save([1, 2], path)
     with pytest.raises(WeightsError, match="no named tensors"):

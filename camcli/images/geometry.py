@@ -72,13 +72,16 @@ def input_window(image: tuple[int, int], preprocess: Preprocess, resize_mode: st
 def prepare_input(pixels: np.ndarray, window: InputWindow, preprocess: Preprocess) -> np.ndarray:
     """Resize, crop and pad an image as ``window`` says. Returns the network's input before normalization, (h, w, 3) uint8 RGB.
 
-    Bit-equal to the evaluation transforms of torchvision and timm, which also resize with Pillow. Padding has the mean colour.
+    Bit-equal to the evaluation transforms of torchvision and timm, which also resize with Pillow. Padding has the mean colour. For
+    a network of one channel (h, w, 1), the luma of ITU-R BT.601, as Pillow's mode L has it; a grey image keeps its values.
     """
     window_w, window_h = window.window
     # the part of the window inside the image, in resized coordinates
     x0, y0 = max(window.left, 0), max(window.top, 0)
     x1, y1 = min(window.left + window_w, window.resized[0]), min(window.top + window_h, window.resized[1])
     picture = PillowImage.fromarray(pixels)
+    if preprocess.channels == 1:
+        picture = picture.convert("L")
     resample = _FILTERS[preprocess.interpolation]
     if window.resized[0] * window.resized[1] <= _MAX_RESIZED:
         seen = picture.resize(window.resized, resample)
@@ -88,16 +91,17 @@ def prepare_input(pixels: np.ndarray, window: InputWindow, preprocess: Preproces
         scale_x, scale_y = window.image[0] / window.resized[0], window.image[1] / window.resized[1]
         seen = picture.resize((x1 - x0, y1 - y0), resample, box=(x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y))
     if seen.size == window.window:
-        return np.asarray(seen)
-    canvas = np.empty((window_h, window_w, 3), np.uint8)
+        return np.asarray(seen).reshape(window_h, window_w, preprocess.channels)
+    canvas = np.empty((window_h, window_w, preprocess.channels), np.uint8)
     canvas[:] = np.round(255 * np.asarray(preprocess.mean)).astype(np.uint8)
     left, top = x0 - window.left, y0 - window.top
-    canvas[top : top + seen.height, left : left + seen.width] = np.asarray(seen)
+    inside = np.asarray(seen).reshape(seen.height, seen.width, preprocess.channels)
+    canvas[top : top + seen.height, left : left + seen.width] = inside
     return canvas
 
 
 def prepare_pixels(pixels: np.ndarray, preprocess: Preprocess, resize_mode: str) -> tuple[InputWindow, np.ndarray]:
-    """The network's window on the image ``pixels`` (H, W, 3) uint8, and what it sees there, (h, w, 3) uint8."""
+    """The network's window on the image ``pixels`` (H, W, 3) uint8, and what it sees there, (h, w, channels) uint8."""
     window = input_window((pixels.shape[1], pixels.shape[0]), preprocess, resize_mode)
     return window, prepare_input(pixels, window, preprocess)
 

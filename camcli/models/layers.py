@@ -116,7 +116,7 @@ def _full_name(model: LoadedModel, name: str) -> str:
 
 def _probe(model: LoadedModel, names: Sequence[str]) -> list[LayerInfo]:
     """The modules ``names`` in the order of their last execution, examined with one noise image."""
-    height, width = model.preprocess.crop
+    (height, width), channels = model.preprocess.crop, model.preprocess.channels
     like = next(model.module.parameters(), torch.zeros(0))
     image = probe_input(model.preprocess, like.device, like.dtype)
     prefix = getattr(model.module, "num_prefix_tokens", None)
@@ -126,7 +126,9 @@ def _probe(model: LoadedModel, names: Sequence[str]) -> list[LayerInfo]:
         except ModelError:
             raise
         except Exception as error:  # the user's own forward may raise anything
-            raise ModelError(f"{model.name} does not run on one image of 3 x {height} x {width}: {first_line(error)}") from error
+            raise ModelError(
+                f"{model.name} does not run on one image of {channels} x {height} x {width}: {first_line(error)}"
+            ) from error
         ran = list(outputs.items())
         floating = [(name, output) for name, output in ran if output.requires_grad]
         gradients: dict[str, Tensor] = {}

@@ -97,7 +97,8 @@ def prepare_job(
     """
     methods = [METHODS[name] for name in config.method]
     device = resolve_device(config.device)
-    model = load_model(ModelRequest(config.model, config.weights, config.labels, show_progress), device)
+    request = ModelRequest(config.model, config.weights, config.labels, show_progress, config.input_changes)
+    model = load_model(request, device)
     model, binary = _with_head(model, config)
     labels = true_classes(config.class_from, sources, model.classes) if config.class_from is not None else None
     classes = _found_classes(config, model)
@@ -129,11 +130,12 @@ def check_names(config: RunConfig, changed: Collection[str]) -> None:
     for name in config.method if "method" in changed else ():
         METHODS[name]
     if {"model", "weights", "labels", "class"} & set(changed):
-        classes = class_names(ModelRequest(config.model, config.weights, config.labels))
+        classes = class_names(ModelRequest(config.model, config.weights, config.labels, changes=config.input_changes))
         for wanted in config.class_:
             find_class(wanted, classes)
     if config.layer and {"model", "layer"} & set(changed):
-        resolve_layers(load_model(ModelRequest(config.model, weights_at_hand(config.model))), config.layer)
+        request = ModelRequest(config.model, weights_at_hand(config.model), changes=config.input_changes)
+        resolve_layers(load_model(request), config.layer)
 
 
 def prepare_module(module: nn.Module, config: RunConfig, preprocess: Preprocess | None) -> Job:
