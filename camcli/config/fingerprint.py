@@ -85,6 +85,11 @@ def _without_effect(settings: Mapping[str, Any]) -> dict[str, str]:
         found["overlays-for"] = "--overlays"
     if not settings.get("smooth"):
         found["noise"] = "--smooth"
+    methods = settings.get("method") or ()
+    if "occlusion" not in methods:
+        found |= dict.fromkeys(("window", "stride"), "--method occlusion")
+    if not {"rise", "integrated-gradients"} & {*methods}:
+        found["samples"] = "--method rise or integrated-gradients"
     return found
 
 

@@ -173,10 +173,32 @@ class RunConfig:
     )
     fuse: str | None = option(
         None,
-        "Combine the maps of all layers into one map, by maximum or by mean.",
+        "Combine the maps of all layers into one map, by maximum, mean or product.",
         "Heatmap",
-        metavar="max|mean",
-        choices=("max", "mean"),
+        metavar="max|mean|product",
+        choices=("max", "mean", "product"),
+    )
+    samples: int | None = option(
+        None,
+        "Masks of rise, or steps of integrated-gradients. Default: 1000 masks, 50 steps.",
+        "Heatmap",
+        metavar="N",
+        at_least=1,
+        at_most=1_000_000,
+    )
+    window: int | None = option(
+        None,
+        "Side of the square that occlusion hides, in pixels of the network's input. Default: a seventh of the shorter side.",
+        "Heatmap",
+        metavar="N",
+        at_least=1,
+    )
+    stride: int | None = option(
+        None,
+        "Pixels by which the square of occlusion moves. Default: half of its side.",
+        "Heatmap",
+        metavar="N",
+        at_least=1,
     )
     smooth: int = option(
         0, "Average the maps of N noisy copies of the image (SmoothGrad); 0 turns it off.", "Heatmap", metavar="N", at_least=0

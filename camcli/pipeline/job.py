@@ -159,7 +159,10 @@ def _found_classes(config: RunConfig, model: LoadedModel) -> tuple[int, ...]:
 
 
 def _options(config: RunConfig, binary: bool) -> Options:
-    return Options(config.smooth, config.noise, config.augment, config.counterfactual, config.fuse, config.batch_size or 16, binary)
+    return Options(
+        config.smooth, config.noise, config.augment, config.counterfactual, config.fuse, config.batch_size or 16, binary,
+        config.samples, config.window, config.stride,
+    )  # fmt: skip
 
 
 def _with_head(model: LoadedModel, config: RunConfig) -> tuple[LoadedModel, bool]:
