@@ -17,7 +17,8 @@ import pytest
 import torch
 
 OPTIONS = (
-    "--mean", "123.68/255,116.779/255,103.939/255", "--std", "1/255", "--resize", "256", "--crop", "227", "--interpolation", "bilinear",
+    "--mean", "123.68/255,116.779/255,103.939/255", "--std", "1/255", "--resize", "256", "--crop", "227",
+    "--interpolation", "bilinear",
 )  # fmt: skip
 """The preprocessing of these weights: Caffe's means in red, green, blue, values up to 255, input of 227 x 227."""
 
@@ -53,7 +54,9 @@ def state_dict() -> dict[str, torch.Tensor]:
     fires = {f"fire{number}": place for number, place in zip(range(2, 10), (3, 4, 6, 7, 9, 10, 11, 12), strict=True)}
     for layer, (weight, bias) in arrays.items():
         fire, _, part = layer.partition("/")
-        name = {"conv1": "features.0", "conv10": "classifier.1"}.get(layer) or f"features.{fires[fire]}.{part.replace('squeeze1x1', 'squeeze')}"
+        name = {"conv1": "features.0", "conv10": "classifier.1"}.get(
+            layer
+        ) or f"features.{fires[fire]}.{part.replace('squeeze1x1', 'squeeze')}"
         kernel = torch.from_numpy(weight).permute(3, 2, 0, 1)
         tensors[f"{name}.weight"] = (kernel.flip(1) if layer == "conv1" else kernel).contiguous()
         tensors[f"{name}.bias"] = torch.from_numpy(bias).contiguous()
@@ -61,7 +64,7 @@ def state_dict() -> dict[str, torch.Tensor]:
 
 
 def squeezenet() -> torch.nn.Module:
-    """The network for ``--model tests.squeezenet:squeezenet --weights FILE``, with the rounding of sizes that Caffe's users have."""
+    """The network for ``--model tests.squeezenet:squeezenet --weights FILE``, with sizes rounded as in timm."""
     from torchvision import models
 
     from camcli.models.labels import imagenet_labels

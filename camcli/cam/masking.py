@@ -83,7 +83,7 @@ def occlusion(scene: Scene) -> Tensor:
     """
     height, width = scene.inputs.shape[2:]
     window = scene.window or max(1, min(height, width) // OCCLUSION_PART)
-    stride = scene.stride or max(1, window // 2)
+    stride = min(scene.stride or max(1, window // 2), window)  # a larger one would leave out pixels
     places = [(top, left) for top in _starts(height, window, stride) for left in _starts(width, window, stride)]
     start = scene.logits.gather(1, scene.targets)
     falls = start.new_zeros((*start.shape, height, width))

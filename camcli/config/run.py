@@ -552,6 +552,8 @@ class RunConfig:
         _ = self.part
         _ = self.overlay_limit
         _ = self.input_changes
+        if self.window is not None and self.stride is not None and self.stride > self.window:
+            raise ConfigError(f"--stride {self.stride} is larger than --window {self.window}: occlusion would leave out pixels.")
         if "wrong" in self.overlays_for and self.class_from is None:
             raise ConfigError("--overlays-for wrong needs the true labels: add --class-from folder or --class-from FILE.")
         if self.boxes_json and self.boxes is None:

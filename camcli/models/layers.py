@@ -86,7 +86,7 @@ def _only_moves(module: nn.Module) -> bool:
 
 def _is_attention(module: nn.Module) -> bool:
     name = type(module).__name__.lower()
-    return "attention" in name or "attn" in name
+    return ("attention" in name or "attn" in name) and not name.endswith("block")  # open_clip's ResidualAttentionBlock is whole
 
 
 def _as_layer(info: LayerInfo) -> Layer:
