@@ -66,7 +66,8 @@ def input_window(image: tuple[int, int], preprocess: Preprocess, resize_mode: st
         return InputWindow(image, window, window, 0, 0)
     to_fit = max(image[0] / window[0], image[1] / window[1])
     resized = _shrunk(image, to_fit) if resize_mode == "pad" else _resized(image, preprocess)
-    return InputWindow(image, resized, window, _centred(resized[0], window[0]), _centred(resized[1], window[1]))
+    left, top = (_centred(*pair, preprocess.crop_rounding) for pair in zip(resized, window, strict=True))
+    return InputWindow(image, resized, window, left, top)
 
 
 def prepare_input(pixels: np.ndarray, window: InputWindow, preprocess: Preprocess) -> np.ndarray:
@@ -124,10 +125,10 @@ def _shrunk(image: tuple[int, int], ratio: float) -> tuple[int, int]:
     return max(1, round(image[0] / ratio)), max(1, round(image[1] / ratio))
 
 
-def _centred(size: int, window: int) -> int:
-    """The start of a centred window, rounded as torchvision's center_crop rounds it, and its padding for smaller images."""
+def _centred(size: int, window: int, rounding: str) -> int:
+    """The start of a centred window, rounded as torchvision's center_crop rounds it or ``down``, and its padding for smaller images."""
     if size >= window:
-        return round((size - window) / 2.0)
+        return (size - window) // 2 if rounding == "down" else round((size - window) / 2.0)
     return -((window - size) // 2)
 
 

@@ -15,6 +15,7 @@ from camcli.records import Grid, Layer, LayerInfo, LoadedModel
 
 _MOVERS = (
     nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
+    nn.AdaptiveAvgPool1d,
 )  # fmt: skip
 """Modules that only pool, pass on or move values. None is ever the default: the layer before them has the same information."""
 
@@ -188,7 +189,7 @@ def find_grid(
         if nhwc and (channels_last or not nchw):
             return Grid("nhwc", first, second)
         return Grid("nchw", second, third) if nchw else None
-    if len(shape) == 3:
+    if len(shape) == 3 and shape[2] > 1:  # a single channel: pooled channels, which look like tokens
         for extra in range(_MAX_PREFIX + 1) if prefix is None else (prefix, 0):
             cells = shape[1] - extra
             height = round(math.sqrt(cells * size[0] / size[1])) if cells > 0 else 0

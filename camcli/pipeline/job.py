@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +30,7 @@ from camcli.network.probe import probe_input
 from camcli.pipeline.findings import Names
 from camcli.pipeline.tasks import InputSettings
 from camcli.pipeline.true_labels import true_classes
-from camcli.records import Counts, Layer, LoadedModel, Preprocess
+from camcli.records import Counts, Layer, LoadedModel, Preprocess, preprocess_record
 from camcli.source import Source
 from camcli.timing import StageTimer
 
@@ -205,7 +205,7 @@ def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float
         "state": state,
         "settings": job.config.as_dict(),
         "model": {"name": job.model.name, "weights": job.model.weights, "classes": len(job.model.classes)},
-        "preprocess": asdict(job.model.preprocess),
+        "preprocess": preprocess_record(job.model.preprocess),
         "layers": [layer.name for layer in job.layers],
         "device": str(job.device),
         "network": {"batch_size": job.batch_size, "runs": job.network.description or "fp32, not compiled"},

@@ -82,7 +82,7 @@ class HubSource(ModelSource):
                     changed = copy.deepcopy(config)
                     if num_classes is not None:
                         changed.num_labels = num_classes
-                    return as_module(_with_attention(transformers.AutoModelForImageClassification.from_config, changed, {}))
+                    return as_module(_untrained(transformers, request, changed))
 
                 model = with_weights(request, build, found.preprocess, ("DEFAULT",), aim_at_imagenet=False)
                 model = replace(model, classes=labels if len(labels) == len(model.classes) or request.random else model.classes)
@@ -217,6 +217,14 @@ def _pretrained(transformers: Any, request: ModelRequest, place: Place, config: 
             "fine-tuned for image classification."
         )
     return module
+
+
+def _untrained(transformers: Any, request: ModelRequest, config: Any) -> Any:
+    """The network without trained weights. Raises ModelError for a configuration from which none can be built."""
+    try:
+        return _with_attention(transformers.AutoModelForImageClassification.from_config, config, {"trust_remote_code": False})
+    except Exception as error:  # a stranger's configuration may lead to anything
+        raise _not_found(request, Place(request.name, None, local=True), error, {}) from error
 
 
 def _with_attention(load: Any, config: Any, options: dict[str, Any]) -> Any:
