@@ -54,8 +54,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     ),
     "pvt": (
         "PvtConfig",
-        {"image_size": SIDE, "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 2, 2, 4]},
-        "PvtImageProcessor", {**_SQUARE, "resample": 2},
+        {"image_size": 128, "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 2, 2, 4]},
+        "PvtImageProcessor", {"size": {"height": 128, "width": 128}, "resample": 2},
     ),
     "dinov2": (
         "Dinov2Config", {**_VIT, "mlp_ratio": 2}, "BitImageProcessor",

@@ -74,8 +74,7 @@ class HubSource(ModelSource):
                 if request.weights != "DEFAULT":
                     raise unknown_weights(request, ("DEFAULT",))
                 module = as_module(_pretrained(transformers, request, place, config, options))
-                commit = getattr(config, "_commit_hash", None)
-                model = LoadedModel(request.name, module, found.preprocess, labels, f"transformers {commit or 'folder'}")
+                model = LoadedModel(request.name, module, found.preprocess, labels, _origin(place))
             else:
 
                 def build(num_classes: int | None = None) -> nn.Module:
@@ -164,6 +163,9 @@ def _refuse_odd_documents(folder: str) -> None:
         raise ModelError(f"{escape_name(path)} cannot be read: {first_line(error, with_type=False)}") from error
     if not isinstance(found, dict) or "model_type" not in found:
         raise ModelError(f"{escape_name(path)} does not describe a model of transformers: it has no model_type.")
+    large = next((key for key, value in found.items() if type(value) is int and value > _LIMITS.get(key, _MOST)), None)
+    if large is not None:
+        raise ModelError(f"{escape_name(path)}: {escape_name(large)} is {str(found[large])[:20]}, which no network has.")
 
 
 def _config(transformers: Any, request: ModelRequest, place: Place, options: dict[str, Any]) -> Any:
@@ -173,13 +175,12 @@ def _config(transformers: Any, request: ModelRequest, place: Place, options: dic
         raise _not_found(request, place, error, options) from error
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{escape_name(request.name)} is quantized, which leaves no gradients to explain: take the original model.")
-    count = config.num_labels
-    if not isinstance(count, int) or not 0 < count <= _MOST_CLASSES:
-        raise ModelError(f"{escape_name(request.name)} has a configuration with {count} classes.")
     return config
 
 
-_MOST_CLASSES = 1_000_000
+_MOST = 10_000_000
+_LIMITS = {"num_labels": 1_000_000, "num_hidden_layers": 1000, "hidden_size": 65_536, "intermediate_size": 1_000_000, "image_size": 4096}
+"""The largest numbers in a configuration; others, in a forged one, would fill the memory before the weights are read."""
 
 
 def _processor(transformers: Any, request: ModelRequest, place: Place, options: dict[str, Any]) -> Any:
@@ -280,6 +281,16 @@ def _exchange_colours(module: nn.Module) -> None:
     if first is None or first[1].in_channels != 3:
         raise ModelError("the image processor exchanges the colours, and the network does not begin with a convolution.")
     first[1].weight.data = first[1].weight.data.flip(1).contiguous()
+
+
+def _origin(place: Place) -> str:
+    """Which weights were loaded: the commit of a repository on the hub, or the folder."""
+    if place.local:
+        return f"in {place.path}"
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(place.path, HUB_CONFIG, revision=place.revision)
+    return f"commit {os.path.basename(os.path.dirname(found))}" if isinstance(found, str) else place.path
 
 
 def _cache() -> str:
