@@ -121,3 +121,22 @@ def kills_at_red() -> nn.Module:
             return super().forward(x)
 
     return Kills(Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
+
+
+def grey() -> nn.Module:
+    """A network that takes one channel and does not say so."""
+    torch.manual_seed(6)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 9, stride=8),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+
+
+def two_channels() -> nn.Module:
+    """A network that takes two channels."""
+    return nn.Sequential(nn.Conv2d(2, 6, 9, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))

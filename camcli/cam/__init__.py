@@ -22,7 +22,8 @@ class Scene:
     """A batch and the network, for methods that need more than one layer's activations and gradients.
 
     ``inputs``: (B, 3, H, W), normalised. ``layer`` with its ``activations`` (B, C, h, w). ``logits``: (B, K). ``targets``:
-    (B, T) class indices. ``chunk``: maximum batch size of further passes. No tensor carries a gradient.
+    (B, T) class indices. ``chunk``: maximum batch size of further passes. No tensor carries a gradient. ``samples``, ``window`` and
+    ``stride``: the options of these names; None for the method's own.
     """
 
     module: nn.Module
@@ -32,6 +33,9 @@ class Scene:
     logits: Tensor
     targets: Tensor
     chunk: int
+    samples: int | None = None
+    window: int | None = None
+    stride: int | None = None
 
 
 GradientMethod = Callable[[Tensor, Tensor], Tensor]
@@ -67,7 +71,12 @@ class Method:
 
 
 METHODS: Registry[Method] = Registry(
-    "method", "camcli.cam.gradient", "camcli.cam.perturbation", "camcli.cam.backprop", "camcli.cam.attention"
+    "method",
+    "camcli.cam.gradient",
+    "camcli.cam.perturbation",
+    "camcli.cam.backprop",
+    "camcli.cam.attention",
+    "camcli.cam.masking",
 )
 """Every method by the name that ``--method`` takes."""
 

@@ -29,9 +29,10 @@ class Options:
     """How maps are computed, apart from their method.
 
     ``smooth``, ``noise``, ``augment``: averaging, see ``variations``. ``counterfactual``: negate the gradients, to show evidence
-    against the class (Selvaraju et al. 2017). ``fuse``: ``max`` or ``mean`` over layers, or None. ``chunk``: maximum batch size
-    of a method that needs many passes. ``binary``: the only logit is that of the second class, its negative that of the first.
-    ``before_pass``: called before each forward or backward pass through the network; an exception in it ends the explanation.
+    against the class (Selvaraju et al. 2017). ``fuse``: ``max``, ``mean`` or ``product`` over layers, or None. ``chunk``: maximum
+    batch size of a method that needs many passes. ``binary``: the only logit is that of the second class, its negative that of the
+    first. ``samples``, ``window``, ``stride``: see ``Scene``. ``before_pass``: called before each forward or backward pass through
+    the network; an exception in it ends the explanation.
     """
 
     smooth: int = 0
@@ -41,6 +42,9 @@ class Options:
     fuse: str | None = None
     chunk: int = 16
     binary: bool = False
+    samples: int | None = None
+    window: int | None = None
+    stride: int | None = None
     before_pass: Callable[[], None] = lambda: None
 
 
@@ -140,7 +144,10 @@ def _explain(
     for method in methods:
         for layer, activations in list(zip(layers, spatial, strict=True))[: 1 if method.layer_independent else None]:
             if method.scene is not None:
-                scene = Scene(network.module, inputs, layer, activations, logits.detach(), targets, options.chunk)
+                scene = Scene(
+                    network.module, inputs, layer, activations, logits.detach(), targets, options.chunk, options.samples,
+                    options.window, options.stride,
+                )  # fmt: skip
                 with _two_classes(network.module, options.binary), _announced(network.module, options.before_pass):
                     found = full_precision(method.scene(scene)).detach()
                 maps[LAYER_INDEPENDENT if method.layer_independent else layer.name, method.name] = found

@@ -12,7 +12,9 @@ from typing import Any
 
 from camcli.addresses import is_address, masked
 from camcli.config.field import as_json, binding_values, check_values, option, option_name
+from camcli.config.inputs import InputChanges, parse_size, parse_values, size_text, values_text
 from camcli.errors import ConfigError
+from camcli.records import INTERPOLATIONS
 
 COLORMAPS = (
     "turbo", "jet", "viridis", "inferno", "magma", "plasma", "cividis", "hot", "bone", "parula", "rainbow", "ocean",
@@ -99,6 +101,30 @@ class RunConfig:
         "Model",
         metavar="FILE",
     )
+    mean: str | None = option(
+        None,
+        "Mean of each colour for normalization, from 0 (black) to 1 (white): one or three values, such as 0.485,0.456,0.406 or "
+        "124/255,116/255,104/255. Default: the model's own, as for the next four options.",
+        "Model",
+        metavar="V[,V,V]",
+    )
+    std: str | None = option(
+        None,
+        "Standard deviation of each colour for normalization, on the same scale: one or three values, such as 0.5 or 1/255.",
+        "Model",
+        metavar="V[,V,V]",
+    )
+    resize: str | None = option(
+        None,
+        "Resize the shorter side of each image to N pixels, or the image to exactly HxW, before the crop. Default: the model's "
+        "own, in proportion to --crop.",
+        "Model",
+        metavar="N|HxW",
+    )
+    crop: str | None = option(
+        None, "Size of the network's input in pixels: N, or HxW, cut from the middle of the image.", "Model", metavar="N|HxW"
+    )
+    interpolation: str | None = option(None, "Filter for resizing, always with antialiasing.", "Model", choices=INTERPOLATIONS)
     device: str = option(
         "auto",
         "Device that runs the network. auto: CUDA if available, else MPS, else the CPU.",
@@ -148,10 +174,32 @@ class RunConfig:
     )
     fuse: str | None = option(
         None,
-        "Combine the maps of all layers into one map, by maximum or by mean.",
+        "Combine the maps of all layers into one map, by maximum, mean or product.",
         "Heatmap",
-        metavar="max|mean",
-        choices=("max", "mean"),
+        metavar="max|mean|product",
+        choices=("max", "mean", "product"),
+    )
+    samples: int | None = option(
+        None,
+        "Masks of rise, or steps of integrated-gradients. Default: 1000 masks, 50 steps.",
+        "Heatmap",
+        metavar="N",
+        at_least=1,
+        at_most=1_000_000,
+    )
+    window: int | None = option(
+        None,
+        "Side of the square that occlusion hides, in pixels of the network's input. Default: a seventh of the shorter side.",
+        "Heatmap",
+        metavar="N",
+        at_least=1,
+    )
+    stride: int | None = option(
+        None,
+        "Pixels by which the square of occlusion moves. Default: half of its side.",
+        "Heatmap",
+        metavar="N",
+        at_least=1,
     )
     smooth: int = option(
         0, "Average the maps of N noisy copies of the image (SmoothGrad); 0 turns it off.", "Heatmap", metavar="N", at_least=0
@@ -435,6 +483,18 @@ class RunConfig:
         return 0.35 if self.region_threshold is None else self.region_threshold
 
     @property
+    def input_changes(self) -> InputChanges:
+        """The changes of the model's preprocessing. Raises ConfigError for a value that is not understood."""
+        crop = parse_size("crop", self.crop)
+        return InputChanges(
+            parse_values("mean", self.mean),
+            parse_values("std", self.std, positive=True),
+            parse_size("resize", self.resize),
+            None if crop is None else (crop[0], crop[-1]),
+            self.interpolation,
+        )
+
+    @property
     def overlay_limit(self) -> float | None:
         """P of ``--overlays-for below:P``, the largest if there are several; None without one. Raises ConfigError."""
         limits: list[float] = []
@@ -477,6 +537,9 @@ class RunConfig:
         limit = self.overlay_limit
         chosen = {*self.overlays_for} & {"failures", "wrong"} | ({f"below:{limit:g}"} if limit is not None else set())
         values["overlays-for"] = sorted(chosen)  # the same choice in other words is the same
+        changes = self.input_changes
+        values |= {"mean": values_text(changes.mean), "std": values_text(changes.std)}
+        values |= {"resize": size_text(changes.resize), "crop": size_text(changes.crop)}
         del values["region-threshold"]  # two thresholds in effect: their values count, not how they were given
         return values | {"box-threshold": self.box_threshold, "mask-threshold": self.mask_threshold}
 
@@ -489,6 +552,9 @@ class RunConfig:
         check_values(self)
         _ = self.part
         _ = self.overlay_limit
+        _ = self.input_changes
+        if self.window is not None and self.stride is not None and self.stride > self.window:
+            raise ConfigError(f"--stride {self.stride} is larger than --window {self.window}: occlusion would leave out pixels.")
         if "wrong" in self.overlays_for and self.class_from is None:
             raise ConfigError("--overlays-for wrong needs the true labels: add --class-from folder or --class-from FILE.")
         if self.boxes_json and self.boxes is None:

@@ -18,7 +18,7 @@ from camcli.dream.config import DreamConfig
 from camcli.dream.optimize import Metrics, ModelView, optimize
 from camcli.dream.targets import Target, check_targets, find_targets
 from camcli.dream.write import SHEET, TABLE, check_folder, read_picture_record, write_picture, write_sheet, write_table
-from camcli.errors import ImageError, OutOfMemoryError, SettingsError
+from camcli.errors import ImageError, ModelError, OutOfMemoryError, SettingsError
 from camcli.listener import Listener
 from camcli.models.device import resolve_device
 from camcli.models.layers import resolve_layers
@@ -63,6 +63,8 @@ def prepare_study(config: DreamConfig, request: ModelRequest, device: str) -> St
     config = config.check()
     place = resolve_device(device)
     model = load_model(request, place)
+    if model.preprocess.channels != 3:
+        raise ModelError(f"camcli dream paints in colour, and {model.name} takes grey images of one channel.")
     layers = resolve_layers(model, config.layer) if config.channel or config.unit else []
     targets = find_targets(model, config.class_, layers, config.channel, config.unit)
     size = model.preprocess.crop if config.size is None else (config.size, config.size)

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from camcli.config.inputs import NO_CHANGES, InputChanges
+
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What the user asked for: ``--model``, ``--weights``, ``--labels``. ``show_progress``: of downloads, on stderr."""
+    """What the user asked for: ``--model``, ``--weights``, ``--labels``. ``show_progress``: of downloads, on stderr.
+
+    ``changes``: of the model's preprocessing.
+    """
 
     name: str
     weights: str = "DEFAULT"
     labels: str | None = None
     show_progress: bool = False
+    changes: InputChanges = NO_CHANGES
 
     @property
     def random(self) -> bool:

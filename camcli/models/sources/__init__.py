@@ -117,9 +117,11 @@ def load_model(request: ModelRequest, device: torch.device | str = "cpu") -> Loa
     """The model ready to run on ``device``: evaluation mode, no gradients for its parameters.
 
     Raises ModelError for an unknown name, with the nearest ones; WeightsError for weights that do not exist, cannot be
-    downloaded, do not fit or would run code; LabelsError when ``labels`` does not fit the head.
+    downloaded, do not fit or would run code; LabelsError when ``labels`` does not fit the head; ConfigError for changes of the
+    preprocessing that do not fit the network.
     """
     model = source_of(request.name).load(request)
+    model = replace(model, preprocess=request.changes.applied(model.preprocess))
     if request.labels is not None and len(model.classes) > 1:  # a model with one logit may have two names: the caller decides
         model = replace(model, classes=read_labels(request.labels, len(model.classes)))
     model.module.eval().requires_grad_(False).to(device)
