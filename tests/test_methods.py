@@ -75,8 +75,9 @@ METHOD_ROWS = {
 }
 """Gradient methods, by name."""
 
-SCENE_METHODS = {"scorecam", "ablationcam", "guided-backprop", "guided-gradcam", "fullgrad", "rollout"}
-"""Methods with a test of their own below."""
+CONTROLS = {name for name, method in METHODS.items() if method.control}
+SCENE_METHODS = {"scorecam", "ablationcam", "guided-backprop", "guided-gradcam", "fullgrad", "rollout", *CONTROLS}
+"""Methods with a test of their own below; those of the controls are in test_metrics."""
 
 
 def test_every_method_has_its_row():

@@ -59,7 +59,7 @@ def random(scene: Scene) -> Tensor:
 )
 def center(scene: Scene) -> Tensor:
     """A Gaussian about the middle of the input, of standard deviation SPREAD. Scene of (B, 3, H, W) -> (B, T, FINE, FINE)."""
-    place = (torch.arange(FINE) + 0.5) / FINE - 0.5
+    place = (2 * torch.arange(FINE) + 1 - FINE) / (2 * FINE)
     along = torch.exp(-0.5 * (place / SPREAD) ** 2)
     return _of_all(scene, (along[:, None] * along).expand(len(scene.inputs), -1, -1))
 
