@@ -218,7 +218,8 @@ def test_sensitivity_is_captums(cam_network, inputs):
 
     def perturb(images, *_):
         left["sample"] += 1
-        return (images[0] + noises[left["sample"] - 1],)
+        images = images[0] if isinstance(images, tuple) else images
+        return (images + noises[left["sample"] - 1],)
 
     def explain(images, **_):
         images = images[0] if isinstance(images, tuple) else images

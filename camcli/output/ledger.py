@@ -83,6 +83,11 @@ class Ledger:
         self._ends: dict[str, int] = {}
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the table of predictions."""
+        return tuple(self._columns[PREDICTIONS])
+
+    @property
     def header(self) -> Header:
         """The first line of the journal."""
         return Header(self.settings, self.redrawn)
