@@ -173,9 +173,8 @@ def _mask(folder: str, image: str, class_name: str, coverage: Coverage) -> np.nd
     safe = class_name if os.path.basename(class_name) == class_name and class_name not in ("", ".", "..") else None
     for top in (*([os.path.join(folder, safe)] if safe else []), folder):
         for name in (os.path.splitext(image)[0] + ".png", image + ".png"):
-            path = os.path.join(top, name)
-            if os.path.isfile(path):
-                decoded = decode_image(Source(path, image), _MOST_PIXELS)
+            if os.path.isfile(os.path.join(top, name)) and ".." not in name.split("/") and not name.startswith("/"):
+                decoded = decode_image(Source(top, name), _MOST_PIXELS)
                 if isinstance(decoded, Failure):
                     coverage.complain(f"whose mask cannot be read ({decoded.reason})", image)
                     return None

@@ -104,7 +104,7 @@ def _along(found: Located, axis: int, each: Object) -> np.ndarray:
     first = (found.seen.x, found.seen.y)[axis]
     starts = first + step * np.arange(count)
     low, high = each.box[axis], each.box[axis] + each.box[axis + 2]
-    return np.clip(np.minimum(starts + step, high) - np.maximum(starts, low), 0, None) / step
+    return np.asarray(np.clip(np.minimum(starts + step, high) - np.maximum(starts, low), 0, None) / step)
 
 
 def energy(found: Located, inside: np.ndarray) -> float:

@@ -98,7 +98,7 @@ def _draw_curves(axes: Axes, values: Values, column: str, runs: Sequence[Evaluat
         middle, low, high = band(values.of(column, key))
         share = np.linspace(0, 1, len(middle))
         color = _color(key, methods)
-        axes.fill_between(share, low, high, color=color, alpha=0.13, linewidth=0)
+        axes.fill_between(share, low, high, color=color, alpha=0.05 if key.method in CONTROLS else 0.15, linewidth=0)
         axes.plot(
             share, middle, color=color, linestyle=_DASHES.get(key.method, "-"), linewidth=1.8, label=label_of(key, keys, runs)
         )
