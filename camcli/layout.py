@@ -28,7 +28,12 @@ PART_FOLDERS = (ROWS_PARQUET, MAPS_PARQUET)
 OUTPUT_FOLDERS = (*ROW_FOLDERS, REPORT_FOLDER, *PART_FOLDERS)
 """Folders whose pictures are never taken for photos."""
 
-OUTPUT_NAMES = (*TABLES, RUN_RECORD, BOXES, REPORT_PAGE, *OUTPUT_FOLDERS)
+EVALUATION_TABLE, EVALUATION_RECORD = "evaluation.csv", "evaluation.json"
+EVALUATION_PICTURES = ("evaluation-methods.png", "evaluation-curves.png")
+EVALUATION = (EVALUATION_TABLE, EVALUATION_RECORD, *EVALUATION_PICTURES)
+"""Files of ``camcli evaluate``."""
+
+OUTPUT_NAMES = (*TABLES, RUN_RECORD, BOXES, REPORT_PAGE, *EVALUATION, *OUTPUT_FOLDERS)
 """Everything that a run and its report write for users."""
 
 # below OWN

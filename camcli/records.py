@@ -252,9 +252,16 @@ class Prediction:
     probability: float
 
 
+MetricValue = float | tuple[float, ...] | None
+"""What a metric says about a map: a number, or a curve; None if the map could not be measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Heatmap:
-    """A heatmap. ``values``: (h, w) float32, raw. ``status``: ``ok``, ``empty`` or ``nonfinite``. ``peak``: the raw maximum."""
+    """A heatmap. ``values``: (h, w) float32, raw. ``status``: ``ok``, ``empty`` or ``nonfinite``. ``peak``: the raw maximum.
+
+    ``metrics``: a value for each column that ``--metrics`` adds.
+    """
 
     prediction: Prediction
     layer: str
@@ -262,6 +269,7 @@ class Heatmap:
     values: np.ndarray
     status: str
     peak: float
+    metrics: tuple[MetricValue, ...] = ()
 
     def __repr__(self) -> str:
         height, width = self.values.shape
@@ -288,10 +296,10 @@ class Boxes(QuicklyPickled):
 
 @dataclass(frozen=True, slots=True)
 class Row(QuicklyPickled):
-    """A row of ``predictions.csv``, in the order of its columns. The last three depend on options.
+    """A row of ``predictions.csv``, in the order of its columns. The last four depend on options.
 
     ``label`` and ``correct``: with ``--class-from``; empty and None if the true class of the image is unknown. ``boxes``: with
-    ``--boxes``, otherwise None.
+    ``--boxes``, otherwise None. ``metrics``: a value for each column of ``--metrics``.
     """
 
     image: str
@@ -314,6 +322,7 @@ class Row(QuicklyPickled):
     label: str | None = None
     correct: bool | None = None
     boxes: Boxes | None = None
+    metrics: tuple[MetricValue, ...] = ()
 
 
 class Checksum(NamedTuple):

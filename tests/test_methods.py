@@ -76,10 +76,11 @@ METHOD_ROWS = {
 }
 """Gradient methods, by name."""
 
+CONTROLS = {name for name, method in METHODS.items() if method.control}
 FOR_TRANSFORMERS = {"rollout", "legrad"}
 MANY_PASSES = {"scorecam", "ablationcam", "rise", "occlusion", "integrated-gradients"}
-SCENE_METHODS = {"guided-backprop", "guided-gradcam", "fullgrad", *FOR_TRANSFORMERS, *MANY_PASSES}
-"""Methods with a test of their own below."""
+SCENE_METHODS = {"guided-backprop", "guided-gradcam", "fullgrad", *FOR_TRANSFORMERS, *MANY_PASSES, *CONTROLS}
+"""Methods with a test of their own below; those of the controls are in test_metrics."""
 
 
 def test_every_method_has_its_row():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,8 @@ class Options:
     ``smooth``, ``noise``, ``augment``: averaging, see ``variations``. ``counterfactual``: negate the gradients, to show evidence
     against the class (Selvaraju et al. 2017). ``fuse``: ``max``, ``mean`` or ``product`` over layers, or None. ``chunk``: maximum
     batch size of a method that needs many passes. ``binary``: the only logit is that of the second class, its negative that of the
-    first. ``samples``, ``window``, ``stride``: see ``Scene``. ``before_pass``: called before each forward or backward pass through
-    the network; an exception in it ends the explanation.
+    first. ``samples``, ``window``, ``stride``, ``seeds``: see ``Scene``. ``before_pass``: called before each forward or backward
+    pass through the network; an exception in it ends the explanation.
     """
 
     smooth: int = 0
@@ -45,6 +45,7 @@ class Options:
     samples: int | None = None
     window: int | None = None
     stride: int | None = None
+    seeds: tuple[int, ...] | None = None
     before_pass: Callable[[], None] = lambda: None
 
 
@@ -53,13 +54,15 @@ class Explanation:
     """The result for a batch of B images with T targets each.
 
     ``logits``: (B, K) float32 (float64 for a network in float64). ``targets``: (B, T) int64 class indices. ``maps``: (layer,
-    method) -> (B, T, h, w), raw, of the logits' type, with the layer's height and width. All are without gradient and on the
-    inputs' device.
+    method) -> (B, T, h, w), raw, of the logits' type, with the layer's height and width. ``metrics``: column -> (B, T, R) values,
+    or (B, T, R, P) curves, float64, for the R maps of a class in the order of the rows; NaN for a map that was not measured. All
+    are without gradient and on the inputs' device.
     """
 
     logits: Tensor
     targets: Tensor
     maps: dict[tuple[str, str], Tensor]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
 def explain_batch(
@@ -146,7 +149,7 @@ def _explain(
             if method.scene is not None:
                 scene = Scene(
                     network.module, inputs, layer, activations, logits.detach(), targets, options.chunk, options.samples,
-                    options.window, options.stride,
+                    options.window, options.stride, options.seeds,
                 )  # fmt: skip
                 with _two_classes(network.module, options.binary), _announced(network.module, options.before_pass):
                     found = full_precision(method.scene(scene)).detach()

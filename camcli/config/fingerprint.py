@@ -99,6 +99,12 @@ def _without_effect(settings: Mapping[str, Any]) -> dict[str, str]:
         found["maps-format"] = "--save-maps"
     if not settings.get("overlays", True):
         found["overlays-for"] = "--overlays"
+    metrics = set(settings.get("metrics") or ())
+    if not metrics & {"deletion", "insertion"}:
+        found["steps"] = "--metrics deletion or insertion"
+        found["baseline"] = "--metrics deletion or insertion"
+    if not metrics - {"entropy", "sparsity", "complexity", "coherency", "sensitivity"}:
+        found["metric-score"] = "--metrics with a metric that compares scores"
     if not settings.get("smooth"):
         found["noise"] = "--smooth"
     methods = settings.get("method") or ()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +69,31 @@ ENGINES = ("local", "ray")
 CLUSTER_OPTIONS = ("address", "gpus-per-worker", "cpus-per-worker", "images-per-shard")
 """Options that have an effect with ``--engine ray`` only."""
 
+METRICS = (
+    "drop", "increase", "gain", "deletion", "insertion", "road", "coherency", "complexity", "adcc", "entropy", "sparsity",
+    "infidelity", "sensitivity",
+)  # fmt: skip
+"""Metrics of a map that ``--metrics`` takes, in the order of their columns; see ``camcli.metrics``."""
+
+CURVES = {"deletion": "deletion_curve", "insertion": "insertion_curve"}
+"""Metrics that are areas under a curve, each with the column of the curve."""
+
+METRIC_COLUMNS = tuple(column for name in METRICS for column in (name, CURVES.get(name)) if column)
+"""All columns that ``--metrics`` can add."""
+
+METRIC_SCORES = ("probability", "logit")
+"""Scores whose change the metrics measure."""
+
+BASELINES = ("zero", "mean", "blur")
+"""What the metrics put in the place of removed pixels; see ``camcli.metrics.curves``."""
+
 RESIZE_MODES = ("crop", "squash", "pad")
 """How an image becomes the network's input; see ``camcli.images.geometry``."""
+
+
+def metric_columns(metrics: Collection[str]) -> tuple[str, ...]:
+    """The columns that the metrics of a run add to its table, in their order."""
+    return tuple(column for name in METRICS if name in metrics for column in (name, CURVES.get(name)) if column)
 
 
 @dataclass(frozen=True)
@@ -213,6 +237,27 @@ class RunConfig:
     )
     augment: bool = option(False, "Average the maps of mirrored and scaled copies of the image: six forward passes.", "Heatmap")
     counterfactual: bool = option(False, "Show the evidence against the class: gradients are negated.", "Heatmap")
+    metrics: tuple[str, ...] = option(
+        (),
+        "Measure each map, a column for each metric, as camcli methods --metrics lists them; repeatable, or separated by commas. "
+        "The controls uniform, random and center are methods.",
+        "Metrics",
+        metavar="NAME",
+        choices=METRICS,
+    )
+    steps: int = option(
+        20, "Steps in which deletion and insertion change the image.", "Metrics", metavar="N", at_least=2, at_most=1000
+    )
+    baseline: str | None = option(
+        None,
+        "What deletion puts in the place of pixels, and what insertion begins with. zero: the mean colour of the training "
+        "images; mean: the mean colour of the image; blur: the image blurred. Default: zero for deletion, blur for insertion.",
+        "Metrics",
+        choices=BASELINES,
+    )
+    metric_score: str = option(
+        "probability", "Score of the class whose change the metrics measure.", "Metrics", choices=METRIC_SCORES
+    )
     resize_mode: str = option(
         "crop",
         "How an image becomes the network's input. crop: as in training, without the edges; squash or pad: the whole image.",
@@ -464,6 +509,14 @@ class RunConfig:
             value = getattr(self, field.name)
             if isinstance(value, tuple):  # a value given twice counts once
                 object.__setattr__(self, field.name, tuple(dict.fromkeys(value)))
+        names = [name.strip() for text in self.metrics for name in text.split(",")]
+        order = {name: place for place, name in enumerate(METRICS)}
+        object.__setattr__(self, "metrics", tuple(sorted(dict.fromkeys(names), key=lambda name: order.get(name, len(order)))))
+
+    @property
+    def metric_columns(self) -> tuple[str, ...]:
+        """The columns of ``metrics``, in their order in the table."""
+        return metric_columns(self.metrics)
 
     @property
     def top_count(self) -> int:
@@ -557,6 +610,8 @@ class RunConfig:
             raise ConfigError(f"--stride {self.stride} is larger than --window {self.window}: occlusion would leave out pixels.")
         if "wrong" in self.overlays_for and self.class_from is None:
             raise ConfigError("--overlays-for wrong needs the true labels: add --class-from folder or --class-from FILE.")
+        if self.metric_score == "logit" and "gain" in self.metrics:
+            raise ConfigError("--metrics gain is a share of what the probability can still gain: use --metric-score probability.")
         if self.boxes_json and self.boxes is None:
             raise ConfigError("--boxes-json needs boxes: add --boxes largest or --boxes all.")
         if is_address(self.output):

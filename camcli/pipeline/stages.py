@@ -128,7 +128,7 @@ class _Run:
         inputs = [self._pool.inputs[image.slot] for image in images]
         try:
             with self._timer.work("network"):
-                parts = self._engine.explain(inputs, labels) if images else []
+                parts = self._engine.explain(inputs, labels, [image.source.image for image in images]) if images else []
         except Stopped:
             return False
         self._batches.free(images)

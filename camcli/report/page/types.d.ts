@@ -13,6 +13,8 @@ interface ReportData {
   words: string[];
   images: ImageColumns;
   rows: RowColumns;
+  /** For each metric of the run its value for each row: `_add_row` in report/data.py. */
+  metrics: Record<string, Cell[]>;
   failures: FailureColumns;
   /** The row with which each chunk of raw maps begins (`MapChunks.starts` in report/maps.py); null without --save-maps. */
   maps: number[] | null;
@@ -165,6 +167,10 @@ interface ReportElements extends SharedElements {
   statuses: HTMLFieldSetElement;
   stage: HTMLSelectElement;
   "statistics-note": HTMLParagraphElement;
+  metric: HTMLSelectElement;
+  least: HTMLInputElement;
+  most: HTMLInputElement;
+  metrics: HTMLDivElement;
   classes: HTMLDivElement;
   confusion: HTMLDivElement;
   original: HTMLImageElement;
