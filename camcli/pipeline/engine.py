@@ -160,7 +160,9 @@ def _copy_to_host_async(found: Explanation) -> _Finding:
         return host.copy_(tensor, non_blocking=True)
 
     maps = {key: to_host(values) for key, values in found.maps.items()}
-    copied = _Finding(Explanation(to_host(found.logits), to_host(found.targets), maps), to_host(order), torch.cuda.Event())  # type: ignore[no-untyped-call]
+    contributions = {name: to_host(values) for name, values in found.contributions.items()}
+    on_host = Explanation(to_host(found.logits), to_host(found.targets), maps, contributions)
+    copied = _Finding(on_host, to_host(order), torch.cuda.Event())  # type: ignore[no-untyped-call]
     assert copied.copy_done is not None
     copied.copy_done.record(torch.cuda.current_stream(found.logits.device))
     return copied
@@ -172,4 +174,6 @@ def _findings(found: Explanation, order: torch.Tensor, job: Job) -> BatchFinding
     maps = [found.maps[result].cpu().numpy() for result in job.names.results]
     with np.errstate(over="ignore", invalid="ignore"):
         probabilities = HEADS[job.config.head](logits.astype(np.float64))
-    return batch_findings(logits, probabilities, targets, ranked, maps)
+    by_layer = {name: values.cpu().numpy() for name, values in found.contributions.items()}
+    contributions = [by_layer[name] for name in job.contribution_layers] if by_layer else []
+    return batch_findings(logits, probabilities, targets, ranked, maps, contributions)

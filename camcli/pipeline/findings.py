@@ -41,7 +41,8 @@ class BatchFindings(QuicklyPickled):
 
     ``best``, ``best_logits`` and ``best_probabilities`` (B,): the class with the highest logit. ``classes`` (B, T): the explained
     classes; -1 for a repetition of an earlier one, which is left out. ``ranks``, ``logits`` and ``probabilities`` (B, T).
-    ``maps``: R arrays (B, T, h, w) float32, raw. ``statuses`` (B, T, R): indices of STATUSES. ``peaks`` (B, T, R): raw maxima.
+    ``maps``: R arrays (B, T, h, w) float32, raw. ``contributions``: R arrays (B, T, C) float32, of the channels of the layer to the
+    logit; none if the run does not store them. ``statuses`` (B, T, R): indices of STATUSES. ``peaks`` (B, T, R): raw maxima.
     """
 
     best: np.ndarray
@@ -54,6 +55,7 @@ class BatchFindings(QuicklyPickled):
     maps: tuple[np.ndarray, ...]
     statuses: np.ndarray
     peaks: np.ndarray
+    contributions: tuple[np.ndarray, ...] = ()
 
     def __len__(self) -> int:
         return len(self.best)
@@ -63,6 +65,12 @@ class BatchFindings(QuicklyPickled):
         columns: list[Any] = [getattr(self, field.name) for field in fields(self)]
         chosen: list[Any] = [tuple(one[images] for one in each) if isinstance(each, tuple) else each[images] for each in columns]
         return BatchFindings(*chosen)
+
+    def contributions_of(self, image: int) -> Iterator[np.ndarray]:
+        """The contributions (C,) of each map of one image, in the order of ``of``."""
+        for target, index in enumerate(self.classes[image].tolist()):
+            if index >= 0:
+                yield from (values[image, target] for values in self.contributions)
 
     def of(self, image: int, names: Names) -> Findings:
         """The results of one image of the batch."""
@@ -105,12 +113,18 @@ def _concatenated(column: Sequence[Any]) -> Any:
 
 
 def batch_findings(
-    logits: np.ndarray, probabilities: np.ndarray, targets: np.ndarray, order: np.ndarray, maps: Sequence[np.ndarray]
+    logits: np.ndarray,
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    order: np.ndarray,
+    maps: Sequence[np.ndarray],
+    contributions: Sequence[np.ndarray] = (),
 ) -> BatchFindings:
     """The results of a batch.
 
     ``logits`` and ``probabilities`` (B, K) of all classes; ``targets`` (B, T): the explained classes, perhaps with repetitions;
     ``order`` (B, K): the classes from best to worst. ``maps``: R arrays (B, T, h, w).
+    ``contributions``: none, or R arrays (B, T, C).
     """
     rank_of_class = np.empty_like(order)
     np.put_along_axis(rank_of_class, order, np.arange(1, order.shape[1] + 1)[None], axis=1)
@@ -128,6 +142,7 @@ def batch_findings(
         tuple(maps),
         statuses,
         peaks,
+        tuple(contributions),
     )
 
 
