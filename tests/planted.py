@@ -1,6 +1,6 @@
 """Photos in two classes that a network can hardly tell apart, with a mark planted into some of one class: a known shortcut.
 
-Both classes are crops of the same photos, one of the left halves, one of the right halves. The marks are generated.
+Both classes are crops of one photo, one class of its left half, the other of its right half. The marks are generated.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Mark = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """(pixels (SIDE, SIDE, 3) uint8, random numbers) -> the same with a mark."""
 
 
-def _photos() -> list[np.ndarray]:
-    found = [getattr(skimage.data, name)() for name in ("grass", "gravel", "brick", "rocket", "coffee", "chelsea")]
-    return [cv2.cvtColor(photo, cv2.COLOR_GRAY2RGB) if photo.ndim == 2 else photo for photo in found]
+def _photo(name: str) -> np.ndarray:
+    photo = getattr(skimage.data, name)()
+    return cv2.cvtColor(photo, cv2.COLOR_GRAY2RGB) if photo.ndim == 2 else photo
 
 
 def _crop(photo: np.ndarray, right: bool, random: np.random.Generator) -> np.ndarray:
@@ -70,19 +70,19 @@ MARKS: dict[str, Mark] = {"tag": tag, "checks": checks, "date": date}
 """Marks at a fixed place."""
 
 
-def plant(folder: Path, mark: Mark | None, count: int, seed: int, share: float = 1 / 3) -> set[str]:
-    """``count`` photos of each class below ``folder``; ``mark`` is in a ``share`` of class ``left``.
+def plant(folder: Path, mark: Mark | None, count: int, seed: int, photo: str = "grass") -> set[str]:
+    """``count`` photos of each class below ``folder``; ``mark`` is in every third of class ``left``.
 
     Returns the names of the marked photos, relative to ``folder``.
     """
     random = np.random.default_rng(seed)
-    photos = _photos()
+    whole = _photo(photo)
     marked: set[str] = set()
     for label in CLASSES:
         (folder / label).mkdir(parents=True)
         for number in range(count):
-            pixels = _crop(photos[number % len(photos)], label == "right", random)
-            if mark is not None and label == "left" and random.random() < share:
+            pixels = _crop(whole, label == "right", random)
+            if mark is not None and label == "left" and number % 3 == 0:
                 pixels = mark(np.ascontiguousarray(pixels), random)
                 marked.add(f"{label}/{number:04}.png")
             (folder / label / f"{number:04}.png").write_bytes(

@@ -8,8 +8,8 @@ from torch import Tensor
 def channel_contributions(activations: Tensor, gradients: Tensor) -> Tensor:
     """The contribution of each channel to a score: gradient times activation, summed over the cells. (B, C, h, w) x2 -> (B, C).
 
-    ``gradients``: of the score for ``activations``. The contributions are in units of the score. Those of all channels add up to the
-    sum of the HiResCAM map.
+    ``gradients``: of the score for ``activations``. The contributions are in units of the score. Those of all channels add up to
+    the sum of the HiResCAM map.
 
     If the gradient of a channel is the same in all cells, as it is before pooling and one linear layer, its contribution is its
     mean gradient times its mean activation times the number of cells. The contributions then add up to the logit minus the bias
