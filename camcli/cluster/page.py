@@ -113,7 +113,7 @@ def _class_data(
 def _component_count(result: ClassResult) -> int:
     if result.components is None or result.components.variance <= 0:
         return 0
-    return min(WRITTEN_COMPONENTS, result.components.scores.shape[1])
+    return min(WRITTEN_COMPONENTS, int(result.components.scores.shape[1]))
 
 
 def _shown(result: ClassResult, ends: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], seed: int) -> list[int]:

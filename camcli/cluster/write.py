@@ -38,8 +38,8 @@ DEFAULT_FOLDER = "clusters"
 
 _START = "run", "image", "class", "group", "distance", "x", "y"
 IMAGE_COLUMNS = (*_START, *(f"component_{number}" for number in range(1, WRITTEN_COMPONENTS + 1)))
-GROUP_COLUMNS = ("class", "group", "images", "share", "silhouette", "accuracy", "accuracy_outside", "confidence", "confidence_outside",
-                 "suspicion", "suspected", "flags", "typical", "channels")  # fmt: skip
+GROUP_COLUMNS = ("class", "group", "images", "share", "silhouette", "accuracy", "accuracy_outside", "confidence",
+                 "confidence_outside", "suspicion", "suspected", "flags", "typical", "channels")  # fmt: skip
 
 
 def folder_of(paths: Sequence[str], config: ClusterConfig) -> str:
@@ -49,7 +49,7 @@ def folder_of(paths: Sequence[str], config: ClusterConfig) -> str:
 
 @contextmanager
 def quiet_runs(paths: Sequence[str]) -> Iterator[None]:
-    """Context in which no other process may write into the runs in ``paths``. Raises InUseError, and InputError without a folder."""
+    """Context in which no other process may write into the runs in ``paths``. Raises InUseError and InputError."""
     from camcli.runs.verify import run_folders
 
     with ExitStack() as stack:
@@ -71,7 +71,8 @@ def contents_digest(paths: Sequence[str]) -> str:
     for path in paths:
         root = Root(path)
         with root.open(current_place(root, JOURNAL)) as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+            while part := file.read(1 << 20):
+                digest.update(part)
     return digest.hexdigest()
 
 
@@ -209,7 +210,7 @@ def _image_table(study: Study, found: Collection) -> bytes:
         numbers = {group.label: group.number for group in result.groups}
         logits = None if result.components is None else result.components.logits[:, :WRITTEN_COMPONENTS]
         for image, item in enumerate(result.items):
-            scores = [] if logits is None else [float(value) for value in logits[image]]
+            scores: list[float | None] = [] if logits is None else [float(value) for value in logits[image]]
             scores += [None] * (WRITTEN_COMPONENTS - len(scores))
             label = int(result.grouping.labels[image])
             x, y = (float(value) for value in result.places[image])

@@ -34,7 +34,7 @@ def cluster_command() -> Callable[..., None]:
         [dim]The runs need --save-contributions and --save-maps. The page clusters.html shows the groups; --test GROUP checks a
         suspicion by covering the evidence.[/dim]
         """
-        options = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         shared = {name: options.pop(name) for name in options_of(_RUN_OPTIONS)}
         raise typer.Exit(_execute(folders, ClusterConfig(**options).check(), shared))
 
