@@ -22,6 +22,7 @@ from camcli.fit.config import FitConfig
 from camcli.models.request import ModelRequest
 from camcli.output.writers import BOX_COLUMNS, FAILURE_COLUMNS, LABEL_COLUMNS, PREDICTION_COLUMNS
 from camcli.sanity.config import SanityConfig
+from camcli.cluster.write import GROUP_COLUMNS, IMAGE_COLUMNS
 from camcli.sanity.write import COLUMNS as SANITY_COLUMNS
 from camcli.sanity.write import VERDICT_COLUMNS
 from tests.conftest import ROOT, SAMPLES
@@ -126,6 +127,8 @@ def test_every_column_of_every_table_and_every_exit_code_is_in_output():
         assert f"`{column}`" in OUTPUT, column
     for column in (*SANITY_COLUMNS, *VERDICT_COLUMNS):
         assert f"`{column}`" in PAGES["sanity.md"], column
+    for column in (*IMAGE_COLUMNS, *GROUP_COLUMNS):
+        assert f"`{column}`" in PAGES["cluster.md"], column
     for column in DREAM_COLUMNS:
         assert f"`{column}`" in PAGES["dream.md"], column
     codes = sections(OUTPUT)["Exit codes"]

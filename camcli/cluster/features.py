@@ -58,8 +58,8 @@ class Components:
     def logits(self) -> np.ndarray:
         """What each component adds to the logit, beyond the mean of the class: (N, K).
 
-        Neural PCA (Neuhaus et al. 2023, eq. 4): the score times the sum of the axis, for rows that add up to the logit. The sum over
-        all components is the logit minus the mean logit; the sign does not depend on that of the axis.
+        Neural PCA (Neuhaus et al. 2023, eq. 4): the score times the sum of the axis, for rows that add up to the logit. The sum
+        over all components is the logit minus the mean logit; the sign does not depend on that of the axis.
         """
         return np.asarray(self.scores * self.axes.sum(axis=1))
 

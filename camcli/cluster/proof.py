@@ -38,13 +38,15 @@ from camcli.render.maps import place_map, scale_map
 MATTERS = 0.1
 """The class goes away if its probability falls by at least this much more than in other images."""
 
-_REGION, _MOST_COVERED = 0.4, 0.3
-"""The region of a map: at least 40 percent of its peak, and at most 30 percent of the network's input."""
+_REGION, _MOST_COVERED = 0.5, 0.2
+"""The region of a map: at least 50 percent of its peak, and at most 20 percent of the network's input."""
 
 _RESAMPLES = 2000
 _FEWEST = 10
 _DONORS = 8
-_RADIUS = 3
+_RADIUS, _GRAIN = 3, 2.0
+"""Pixels: around which inpainting looks for colours; finer structure than this is grain."""
+
 _MODEL_OPTIONS = ("model", "weights", "labels", "layer", "head", "fit", "max-pixels")
 
 _Array = np.ndarray
@@ -216,8 +218,8 @@ class _Loader:
 def region_of(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The region that a map (gh, gw) marks in an input of ``size`` (height, width): (height, width) bool, True inside.
 
-    It is where the map, enlarged, has at least 40 percent of its peak, but at most 30 percent of the input. A map without a positive
-    value has none.
+    It is where the map, enlarged, has at least 50 percent of its peak, but at most 20 percent of the input. A map without a
+    positive value has none.
     """
     height, width = size
     placed = place_map(
@@ -229,14 +231,25 @@ def region_of(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def covered(pixels: np.ndarray, region: np.ndarray, fill: str) -> np.ndarray:
-    """``pixels`` (h, w, 3) uint8 with ``region`` (h, w) bool filled: from the colours around it (Telea 2004), or blurred."""
-    if not region.any():
+    """``pixels`` (h, w, 3) uint8 with ``region`` (h, w) bool filled: from the colours at its edge (Telea 2004), or a blur of those
+    around it. Nothing of the region itself is used. The grain of the mirrored image is added, so that the filling is no smoother
+    than the rest.
+    """
+    if not region.any() or region.all():
         return pixels
+    given = np.ascontiguousarray(pixels)
     if fill == "inpaint":
-        return np.asarray(cv2.inpaint(np.ascontiguousarray(pixels), region.astype(np.uint8), _RADIUS, cv2.INPAINT_TELEA))
-    spread = max(1.0, math.sqrt(float(region.sum())) / 2)
-    blurred = cv2.GaussianBlur(np.ascontiguousarray(pixels), (0, 0), spread)
-    return np.where(region[:, :, None], blurred, pixels)
+        filled = cv2.inpaint(given, region.astype(np.uint8), _RADIUS, cv2.INPAINT_TELEA).astype(np.float32)
+    else:
+        outside = (~region).astype(np.float32)
+        spread = max(2.0, math.sqrt(float(region.sum())) / 2)
+        weights = cv2.GaussianBlur(outside, (0, 0), spread)
+        filled = cv2.GaussianBlur(given * outside[:, :, None], (0, 0), spread) / np.maximum(weights, 1e-6)[:, :, None]
+    grain = given.astype(np.float32) - cv2.GaussianBlur(given.astype(np.float32), (0, 0), _GRAIN)
+    near = cv2.dilate(region.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    grain[near] = 0
+    filled += grain[:, ::-1]
+    return np.where(region[:, :, None], np.clip(np.rint(filled), 0, 255).astype(np.uint8), pixels)
 
 
 def run_test(test: Test, config: ClusterConfig, listener: Listener, stop: threading.Event) -> dict[str, Any] | None:

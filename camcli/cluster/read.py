@@ -23,8 +23,8 @@ BLOCK = 1024
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """The row of an image in the run number ``run``. ``number``: of the row among those of the image. ``place``: of the image in the
-    run's report. ``correct``: None if the true class is not known. ``has_map``: False if
+    """The row of an image in the run number ``run``. ``number``: of the row among those of the image. ``place``: of the image in
+    the run's report. ``correct``: None if the true class is not known. ``has_map``: False if
     the map has no positive value. ``stored``: the map, if it has a file of its own.
     """
 
@@ -131,11 +131,12 @@ def _add(
             break
         maps = found.runs[run].maps
         stored = maps.of_image(entry, rows)[number] if maps is not None and row["status"] == "ok" else None
+        own_file = stored if stored is not None and stored.name.endswith(".npy") else None
         correct = {"yes": True, "no": False}.get(row.get("correct", ""))
         name = unescape_name(row["class_name"])
         item = Item(
             run, entry, number, place, name, unescape_name(row["predicted_class"]), probability, correct,
-            unescape_name(row["overlay"]), row["status"] == "ok", stored if stored is not None and stored.name.endswith(".npy") else None,
+            unescape_name(row["overlay"]), row["status"] == "ok", own_file,
         )  # fmt: skip
         found.classes.setdefault(name, []).append(item)
         return names
