@@ -1,7 +1,7 @@
 """Photos in two classes, with a mark planted into some of one class: a known shortcut.
 
-Both classes are crops of one photo, of which one class has more of the left, the other more of the right. The marked photos of the left
-class are from the right: without the mark a network cannot tell them from the other class, so the mark is worth learning.
+Both classes are crops of one photo, of which one class has more of the left, the other more of the right. The marked photos of the
+left class are from the right: without the mark a network cannot tell them from the other class, so the mark is worth learning.
 """
 
 from __future__ import annotations

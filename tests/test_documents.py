@@ -13,6 +13,7 @@ from camcli.cam import METHODS
 from camcli.cli.app import app
 from camcli.cli.command import all_commands
 from camcli.cli.row_stream import FORMATS
+from camcli.cluster.write import GROUP_COLUMNS, IMAGE_COLUMNS
 from camcli.config.field import option_fields, option_name
 from camcli.config.run import ROW_FORMATS, RunConfig
 from camcli.config.toml import read_config_file
@@ -22,7 +23,6 @@ from camcli.fit.config import FitConfig
 from camcli.models.request import ModelRequest
 from camcli.output.writers import BOX_COLUMNS, FAILURE_COLUMNS, LABEL_COLUMNS, PREDICTION_COLUMNS
 from camcli.sanity.config import SanityConfig
-from camcli.cluster.write import GROUP_COLUMNS, IMAGE_COLUMNS
 from camcli.sanity.write import COLUMNS as SANITY_COLUMNS
 from camcli.sanity.write import VERDICT_COLUMNS
 from tests.conftest import ROOT, SAMPLES

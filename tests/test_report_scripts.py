@@ -95,6 +95,7 @@ def test_the_types_are_those_of_the_data(pages):
     assert members("DiffData").keys() == diff.keys()
     clusters = pages["clusters"][1]
     assert members("ClusterData").keys() == clusters.keys()
+    assert members("ClusterImages").keys() == clusters["images"].keys()
     for each in clusters["classes"]:
         assert members("ClusterClass").keys() == each.keys()
         for group in each["groups"]:

@@ -103,6 +103,8 @@ def _nearest(space: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndar
 def silhouettes(space: np.ndarray, labels: np.ndarray, seed: int) -> list[float]:
     """For each group, how far it is from the rest (Rousseeuw 1987): the mean of (b - a) / max(a, b) over its images, -1 to 1.
 
+    ``space`` (N, K), ``labels`` (N,).
+
     a: mean distance to the other images of the group; b: to those of the nearest other group. Images without a group are a group of
     their own, and so are all others together if there is only one group. Of more than 2,000 images a sample is measured.
     """

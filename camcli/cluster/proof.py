@@ -216,7 +216,7 @@ class _Loader:
 
 
 def region_of(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The region that a map (gh, gw) marks in an input of ``size`` (height, width): (height, width) bool, True inside.
+    """The region that a map (gh, gw) marks in an input of ``size`` (H, W): (H, W) bool, True inside.
 
     It is where the map, enlarged, has at least 50 percent of its peak, but at most 20 percent of the input. A map without a
     positive value has none.
@@ -238,6 +238,7 @@ def covered(pixels: np.ndarray, region: np.ndarray, fill: str) -> np.ndarray:
     if not region.any() or region.all():
         return pixels
     given = np.ascontiguousarray(pixels)
+    filled: np.ndarray
     if fill == "inpaint":
         filled = cv2.inpaint(given, region.astype(np.uint8), _RADIUS, cv2.INPAINT_TELEA).astype(np.float32)
     else:

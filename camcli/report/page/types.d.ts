@@ -255,21 +255,23 @@ interface ClusterData {
   damaged: number;
   runs: { name: string; url: string; original: string; report: boolean; images: number }[];
   words: string[];
-  images: {
-    name: string[];
-    run: number[];
-    class: number[];
-    group: number[];
-    x: number[];
-    y: number[];
-    p: number[];
-    correct: (0 | 1 | null)[];
-    predicted: number[];
-    overlay: string[];
-    thumb: string[];
-    place: number[];
-  };
+  images: ClusterImages;
   classes: ClusterClass[];
+}
+
+interface ClusterImages {
+  name: string[];
+  run: number[];
+  class: number[];
+  group: number[];
+  x: number[];
+  y: number[];
+  p: number[];
+  correct: (0 | 1 | null)[];
+  predicted: number[];
+  overlay: string[];
+  thumb: string[];
+  place: number[];
 }
 
 interface ClusterTest {
