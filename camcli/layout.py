@@ -40,7 +40,8 @@ OUTPUT_NAMES = (*TABLES, RUN_RECORD, BOXES, REPORT_PAGE, *EVALUATION, *OUTPUT_FO
 LOCK = f"{OWN}/lock"
 JOURNAL = f"{OWN}/journal.jsonl"
 MAPS_TABLE = f"{OWN}/maps.bin"
-BINARY_TABLES = (MAPS_TABLE,)
+CONTRIBUTIONS_TABLE = f"{OWN}/contributions.bin"
+BINARY_TABLES = (MAPS_TABLE, CONTRIBUTIONS_TABLE)
 """Tables of arrays, of runs that ask for them; see ``output.packed``. Their order is that in ``Entry.packed``."""
 CLUSTER = f"{OWN}/cluster"
 """Mark of a run on a cluster, while it goes on. By it a worker knows that it sees the folder of the program that started it."""

@@ -13,6 +13,7 @@ from camcli.cam import METHODS
 from camcli.cli.app import app
 from camcli.cli.command import all_commands
 from camcli.cli.row_stream import FORMATS
+from camcli.cluster.write import GROUP_COLUMNS, IMAGE_COLUMNS
 from camcli.config.field import option_fields, option_name
 from camcli.config.run import ROW_FORMATS, RunConfig
 from camcli.config.toml import read_config_file
@@ -126,6 +127,8 @@ def test_every_column_of_every_table_and_every_exit_code_is_in_output():
         assert f"`{column}`" in OUTPUT, column
     for column in (*SANITY_COLUMNS, *VERDICT_COLUMNS):
         assert f"`{column}`" in PAGES["sanity.md"], column
+    for column in (*IMAGE_COLUMNS, *GROUP_COLUMNS):
+        assert f"`{column}`" in PAGES["cluster.md"], column
     for column in DREAM_COLUMNS:
         assert f"`{column}`" in PAGES["dream.md"], column
     codes = sections(OUTPUT)["Exit codes"]

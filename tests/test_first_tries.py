@@ -137,7 +137,7 @@ REQUIRING = [name for name, command in ALL if any(parameter.required for paramet
 
 
 def test_what_requires_something():
-    assert REQUIRING == ["diff", "fit", "run", "sanity"]
+    assert REQUIRING == ["cluster", "diff", "fit", "run", "sanity"]
 
 
 @pytest.mark.parametrize("name", REQUIRING)
@@ -148,7 +148,7 @@ def test_what_is_missing_is_said_in_a_few_lines(camcli, name):
     lines = [line for line in done.err.splitlines() if line]
     assert len(lines) == 3
     assert lines[0].startswith(f"Usage: camcli {name} ")
-    assert re.match(r"camcli: error: Missing argument '(INPUTS|DATA|A)'", lines[2])
+    assert re.match(r"camcli: error: Missing argument '(INPUTS|DATA|A|DIR\.\.\.)'", lines[2])
 
 
 @pytest.mark.parametrize(("name", "command"), ALL)

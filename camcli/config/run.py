@@ -299,6 +299,11 @@ class RunConfig:
         "Output",
         choices=MAP_FORMATS,
     )
+    save_contributions: bool = option(
+        False,
+        "Also keep what every channel of the layer contributes to the class's logit, for camcli cluster; 2.6 KB a row.",
+        "Output",
+    )
     overlays: bool = option(True, "Write overlays. --no-overlays: only tables, and maps and masks if asked for.", "Output")
     overlays_for: tuple[str, ...] = option(
         (),

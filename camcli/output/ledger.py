@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 
 from camcli.config.run import CURVES, METRIC_COLUMNS
 from camcli.errors import InputError, SettingsError
-from camcli.layout import BINARY_TABLES, FAILURES, JOURNAL, MAPS_TABLE, PREDICTIONS, TABLES
+from camcli.layout import BINARY_TABLES, CONTRIBUTIONS_TABLE, FAILURES, JOURNAL, MAPS_TABLE, PREDICTIONS, TABLES
 from camcli.output.checks import check_settings
 from camcli.output.exchange import current_place, exchanged, finish_exchange
 from camcli.output.files import packs_maps, row_files
@@ -50,7 +50,8 @@ _MOST_ROWS = 64 << 20
 
 def _table_headers(settings: Mapping[str, Any]) -> dict[str, bytes]:
     """The header line of each table of a run with ``settings``."""
-    binaries = [MAPS_TABLE] if packs_maps(settings) else []
+    asked = {MAPS_TABLE: packs_maps(settings), CONTRIBUTIONS_TABLE: bool(settings.get("save-contributions"))}
+    binaries = [name for name in BINARY_TABLES if asked[name]]
     labelled, boxed, metrics = settings.get("class-from") is not None, settings.get("boxes") is not None, settings.get("metrics")
     return {
         PREDICTIONS: csv_line(prediction_columns(labelled=labelled, boxed=boxed, metrics=metrics or ())),

@@ -116,12 +116,12 @@ def wanted_map_parts(ledger: Ledger) -> Iterator[Wanted]:
     A part ends with the image with which its maps have MAP_BYTES_A_PART or its rows ROWS_A_PART, so that later images do not change
     it. The checksums of its maps stand for them: they need not be read to find out that a part is as it should be.
     """
-    table = ledger.packed(MAPS_TABLE)
+    table, place = ledger.packed(MAPS_TABLE), ledger.binaries.index(MAPS_TABLE)
     images: list[tuple[Entry, bytes]] = []
     rows = size = number = 0
     for entry, data in ledger.sound_rows():
         images.append((entry, data))
-        rows, size = rows + data.count(b"\n"), size + sum(part.size for part in entry.packed)
+        rows, size = rows + data.count(b"\n"), size + (entry.packed[place].size if entry.packed else 0)
         if rows >= ROWS_A_PART or size >= MAP_BYTES_A_PART:
             yield _map_part(ledger, table, images)
             images, rows, size, number = [], 0, 0, number + 1

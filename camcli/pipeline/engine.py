@@ -197,7 +197,8 @@ def _copy_to_host_async(found: Explanation) -> _Finding:
 
     maps = {key: to_host(values) for key, values in found.maps.items()}
     metrics = {column: to_host(values) for column, values in found.metrics.items()}
-    on_host = Explanation(to_host(found.logits), to_host(found.targets), maps, metrics)
+    contributions = {name: to_host(values) for name, values in found.contributions.items()}
+    on_host = Explanation(to_host(found.logits), to_host(found.targets), maps, metrics, contributions)
     copied = _Finding(on_host, to_host(order), torch.cuda.Event())  # type: ignore[no-untyped-call]
     assert copied.copy_done is not None
     copied.copy_done.record(torch.cuda.current_stream(found.logits.device))
@@ -210,5 +211,9 @@ def _findings(found: Explanation, order: torch.Tensor, job: Job) -> BatchFinding
     maps = [found.maps[result].cpu().numpy() for result in job.names.results]
     with np.errstate(over="ignore", invalid="ignore"):
         probabilities = HEADS[job.config.head](logits.astype(np.float64))
+    by_layer = {name: values.cpu().numpy() for name, values in found.contributions.items()}
+    contributions = [by_layer[name] for name in job.contribution_layers] if by_layer else []
     metrics = [found.metrics[column].cpu().numpy() for column in job.config.metric_columns if found.metrics]
-    return batch_findings(logits, probabilities, targets, ranked, maps, constant=_constant(job), metrics=metrics)
+    return batch_findings(
+        logits, probabilities, targets, ranked, maps, constant=_constant(job), metrics=metrics, contributions=contributions
+    )

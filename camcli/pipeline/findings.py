@@ -43,6 +43,7 @@ class BatchFindings(QuicklyPickled):
     classes; -1 for a repetition of an earlier one, which is left out. ``ranks``, ``logits`` and ``probabilities`` (B, T).
     ``maps``: R arrays (B, T, h, w) float32, raw. ``statuses`` (B, T, R): indices of STATUSES. ``peaks`` (B, T, R): raw maxima.
     ``metrics``: for each column of ``--metrics`` the values (B, T, R), or curves (B, T, R, P); NaN where there is none.
+    ``contributions``: R arrays (B, T, C) float32, of the channels of the layer to the logit; none if the run does not store them.
     """
 
     best: np.ndarray
@@ -56,6 +57,7 @@ class BatchFindings(QuicklyPickled):
     statuses: np.ndarray
     peaks: np.ndarray
     metrics: tuple[np.ndarray, ...] = ()
+    contributions: tuple[np.ndarray, ...] = ()
 
     def __len__(self) -> int:
         return len(self.best)
@@ -65,6 +67,12 @@ class BatchFindings(QuicklyPickled):
         columns: list[Any] = [getattr(self, field.name) for field in fields(self)]
         chosen: list[Any] = [tuple(one[images] for one in each) if isinstance(each, tuple) else each[images] for each in columns]
         return BatchFindings(*chosen)
+
+    def contributions_of(self, image: int) -> Iterator[np.ndarray]:
+        """The contributions (C,) of each map of one image, in the order of ``of``."""
+        for target, index in enumerate(self.classes[image].tolist()):
+            if index >= 0:
+                yield from (values[image, target] for values in self.contributions)
 
     def of(self, image: int, names: Names) -> Findings:
         """The results of one image of the batch."""
@@ -123,12 +131,13 @@ def batch_findings(
     *,
     constant: Collection[int] = (),
     metrics: Sequence[np.ndarray] = (),
+    contributions: Sequence[np.ndarray] = (),
 ) -> BatchFindings:
     """The results of a batch.
 
     ``logits`` and ``probabilities`` (B, K) of all classes; ``targets`` (B, T): the explained classes, perhaps with repetitions;
     ``order`` (B, K): the classes from best to worst. ``maps``: R arrays (B, T, h, w). ``constant``: the numbers of maps that are
-    constant on purpose. ``metrics``: for each column (B, T, R) or (B, T, R, P).
+    constant on purpose. ``metrics``: for each column (B, T, R) or (B, T, R, P). ``contributions``: none, or R arrays (B, T, C).
     """
     rank_of_class = np.empty_like(order)
     np.put_along_axis(rank_of_class, order, np.arange(1, order.shape[1] + 1)[None], axis=1)
@@ -146,6 +155,7 @@ def batch_findings(
         statuses,
         peaks,
         tuple(metrics),
+        tuple(contributions),
     )
 
 

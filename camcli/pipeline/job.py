@@ -81,6 +81,12 @@ class Job:
         order = {name: position for position, name in enumerate(dict.fromkeys([*names, *(layer for layer, _ in pairs)]))}
         return Names(self.model.classes, tuple(sorted(pairs, key=lambda pair: order[pair[0]])))
 
+    @cached_property
+    def contribution_layers(self) -> tuple[str, ...]:
+        """The layer of the contributions of each of ``names.results``: the last one if its map is not of one layer."""
+        own = [layer.name for layer in self.layers]
+        return tuple(layer if layer in own else own[-1] for layer, _ in self.names.results)
+
 
 def prepare_job(
     config: RunConfig,
@@ -161,7 +167,7 @@ def _found_classes(config: RunConfig, model: LoadedModel) -> tuple[int, ...]:
 def _options(config: RunConfig, binary: bool) -> Options:
     return Options(
         config.smooth, config.noise, config.augment, config.counterfactual, config.fuse, config.batch_size or 16, binary,
-        config.samples, config.window, config.stride,
+        config.samples, config.window, config.stride, contributions=config.save_contributions,
     )  # fmt: skip
 
 

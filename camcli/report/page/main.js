@@ -21,7 +21,8 @@ function update() {
   const found = select();
   showItems(found.items);
   const cards = state.single ? "" : ", " + counted(found.items.length, "card");
-  byId("count").textContent = `${found.images.size.toLocaleString("en")} of ${counted(images.name.length, "image")}${cards}`;
+  const group = groupOf(state.group);
+  byId("count").textContent = `${group ? group.name + ": " : ""}${found.images.size.toLocaleString("en")} of ${counted(images.name.length, "image")}${cards}`;
   byId("nothing").hidden = found.items.length > 0;
   drawClasses(found.images, change);
   drawHistogram(found.images, change);

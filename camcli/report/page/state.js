@@ -48,7 +48,8 @@ function thumbUrl(item) {
 
 /** What is asked for. layer and method: the number of the word as a text; "" for all of them. */
 const START = {
-  search: "", predicted: "", explained: "", label: "", right: "", layer: "", method: "", stage: "", metric: "", least: "", most: "",
+  search: "", group: "", predicted: "", explained: "", label: "", right: "", layer: "", method: "", stage: "",
+  metric: "", least: "", most: "",
   low: 0, high: 1, hidden: /** @type {string[]} */ ([]), single: true, sort: "input", descending: false,
 };
 // Besides: the image that is open, which of its maps, and how the page is set.
@@ -104,8 +105,21 @@ function wantedWords(text) {
   return exact.some(Boolean) ? exact : foldedWords.map((name) => name.includes(sought));
 }
 
+/**
+ * A group of images from the page of camcli cluster: how many images the report has, a bit for each, and the group's name. null for
+ * a text that means nothing, or another report.
+ * @param {string} text
+ */
+function groupOf(text) {
+  const parts = /^(\d{1,9})\.([\w-]*)\.(.{1,300})$/.exec(text);
+  if (!parts || Number(parts[1]) !== images.name.length) return null;
+  const bits = atob(parts[2].replace(/-/g, "+").replace(/_/g, "/").padEnd(Math.ceil(parts[2].length / 4) * 4, "A"));
+  return { name: parts[3], has: (/** @type {number} */ image) => Boolean(bits.charCodeAt(image >> 3) & (1 << (image & 7))) };
+}
+
 /** @returns {(image: number) => boolean} */
 function imageTest() {
+  const group = groupOf(state.group);
   const sought = state.search.trim().toLowerCase();
   const predicted = wantedWords(state.predicted);
   const label = wantedWords(state.label);
@@ -114,6 +128,7 @@ function imageTest() {
   /** @type {(wanted: boolean[], number: WordNumber | null) => boolean} */
   const isAmong = (wanted, number) => number !== null && wanted[number];
   return (image) => {
+    if (group && !group.has(image)) return false;
     if (sought && !folded[image].includes(sought)) return false;
     if (predicted && !isAmong(predicted, images.predicted[image])) return false;
     if (label && !isAmong(label, images.label[image])) return false;
@@ -220,6 +235,7 @@ function addressFields() {
     predicted: text("predicted"),
     explained: text("explained"),
     true: text("label"),
+    group: part(state, "group", { start: "", parse: (group) => (groupOf(group) ? group : undefined) }),
     prediction: part(state, "right", {
       start: "",
       parse: (name) => (Object.hasOwn(rights, name) && totals.label.size ? rights[name] : undefined),
