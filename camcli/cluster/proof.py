@@ -22,8 +22,8 @@ from camcli.config.field import with_values
 from camcli.config.fingerprint import run_settings
 from camcli.config.run import RunConfig
 from camcli.errors import ConfigError, InputError
-from camcli.images.archives import SourceFinder
 from camcli.images.decode import decode_image
+from camcli.images.finder import SourceFinder
 from camcli.images.geometry import prepare_pixels
 from camcli.listener import Listener
 from camcli.network.hooks import eval_frozen
