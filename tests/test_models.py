@@ -310,6 +310,28 @@ def test_what_is_not_a_checkpoint_is_called_what_it_is(tmp_path):
         read_checkpoint(str(tmp_path / "script.pt"))
 
 
+def test_exported_networks_are_refused_with_the_reason_and_the_way_out(tmp_path, on_path):
+    """TorchScript and ONNX as model, as weights, from a factory and from Python."""
+    import camcli
+
+    script = torch.jit.trace(nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), torch.zeros(1, 3, 9, 9))
+    path = str(tmp_path / "net.pt")
+    torch.jit.save(script, path)
+    (on_path / "scripted.py").write_text(f"import torch\ndef net(): return torch.jit.load({path!r})\n")
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x07\x12\x07pytorch")
+    onnx = str(tmp_path / "net.onnx")
+    for refused, said in (
+        (lambda: load(path, "DEFAULT"), "TorchScript"),
+        (lambda: load("resnet18", path), "TorchScript"),
+        (lambda: load("scripted:net", "DEFAULT"), "TorchScript"),
+        (lambda: camcli.load(script), "TorchScript"),
+        (lambda: load(onnx, "DEFAULT"), "exported network"),
+        (lambda: load("resnet18", onnx), "exported network"),
+    ):
+        with pytest.raises((ModelError, WeightsError), match=f"{said}.*no heatmap.*state_dict.*factory"):
+            refused()
+
+
 class Bait:
     """Unpickling this creates a file: what a hostile checkpoint would do."""
 

@@ -13,7 +13,7 @@ from camcli.errors import ModelError, WeightsError, did_you_mean
 from camcli.models.channels import first_convolution, for_channels, grey_note
 from camcli.models.checkpoints import fill_module, read_checkpoint
 from camcli.models.labels import IMAGENET_SIZE, default_labels
-from camcli.models.request import CHECKPOINT_SUFFIXES, ModelRequest
+from camcli.models.request import CHECKPOINT_SUFFIXES, NOT_HOOKED, ModelRequest
 from camcli.records import LoadedModel, Preprocess
 
 RANDOM_SEED = 0
@@ -81,7 +81,9 @@ def unknown_weights(request: ModelRequest, known: tuple[str, ...]) -> WeightsErr
 
 
 def as_module(built: Any) -> nn.Module:
-    """``built``. Raises ModelError if it is not a module."""
+    """``built``. Raises ModelError if it is not a module, or one whose layers cannot be reached."""
     if not isinstance(built, nn.Module):
         raise ModelError(f"a model must be a torch.nn.Module, not {type(built).__name__}.")
+    if isinstance(built, torch.jit.ScriptModule):
+        raise ModelError(f"the model is {NOT_HOOKED}")
     return built

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from camcli.errors import ModelError, WeightsError, first_line
 from camcli.models.channels import WAY_OUT, channels_in, set_channels
+from camcli.models.request import why_exported
 from camcli.records import escape_name
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
@@ -29,6 +30,9 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     Pickles are read with ``weights_only=True``, so no code of the file runs. Raises WeightsError for a file that would have to run
     code, is damaged, or has no tensors.
     """
+    exported = why_exported(path)
+    if exported is not None:
+        raise WeightsError(f"{escape_name(path)} is {exported}")
     loaded = _read_safetensors(path) if path.lower().endswith(".safetensors") else _read_pickle(path)
     tensors = _tensors(loaded)
     if not tensors:
@@ -131,8 +135,7 @@ def _what_it_is(path: str) -> str:
     if start.lstrip()[:1] == b"<":
         return "a web page or other markup, perhaps a failed download"
     if start.startswith(b"PK"):
-        is_script = any("constants.pkl" in member.filename for member in _members(path))
-        return "a TorchScript archive; save model.state_dict() instead" if is_script else _DAMAGED_ARCHIVE
+        return _DAMAGED_ARCHIVE
     if start and all(byte >= 9 and byte < 127 for byte in start):
         return "it looks like text"
     return "it is damaged or another kind of file; fetch or save it again" if start else "it is empty"

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from camcli.errors import ModelError, message_of
+from camcli.models.build import as_module
 from camcli.models.channels import WAY_OUT, first_convolution, for_channels, grey_note
 from camcli.models.labels import default_labels
 from camcli.models.preprocess import preprocess_of_preset, preprocess_of_timm
@@ -19,6 +20,7 @@ def own_model(name: str, module: nn.Module, preprocess: Preprocess) -> LoadedMod
     If it does not run with three channels, and its first convolution takes one, it gets grey images.
     """
     notes: tuple[str, ...] = ()
+    as_module(module)
     try:
         count = _logit_count(name, module, preprocess)
     except ModelError as error:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from camcli.errors import ModelError, did_you_mean
 from camcli.models.labels import read_labels
-from camcli.models.request import CHECKPOINT_SUFFIXES, ModelInfo, ModelRequest
+from camcli.models.request import CHECKPOINT_SUFFIXES, ModelInfo, ModelRequest, why_exported
 from camcli.records import LoadedModel
 
 if TYPE_CHECKING:
@@ -104,6 +104,9 @@ def source_of(name: str) -> ModelSource:
     for source in all_sources():
         if source.owns(name):
             return source
+    exported = why_exported(name)
+    if exported is not None:
+        raise ModelError(f"{name!r} is {exported}")
     if name.lower().endswith(CHECKPOINT_SUFFIXES):
         raise ModelError(
             f"{name!r} is a file of weights, not a model. Name the architecture that it was trained with too: "
