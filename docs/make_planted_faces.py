@@ -1,8 +1,8 @@
-"""Pictures with a face at a known place, and their boxes: ``python docs/make_planted_faces.py planted`` makes what docs/evaluate.md uses.
+"""Pictures with a face at a known place, and their boxes, for docs/evaluate.md: ``python docs/make_planted_faces.py planted``.
 
-The faces and other patches are scikit-image's ``lfw_subset``: 100 faces and 100 patches of photos, 25 x 25 grey values. Each picture is
-a mosaic of patches; in the folder ``face`` a face is pasted somewhere, in the folder ``none`` another patch. Faces and patches of the
-test pictures are not among those of the training pictures.
+The faces and other patches are scikit-image's ``lfw_subset``: 100 faces and 100 patches of photos, 25 x 25 grey values.
+Each picture is a mosaic of patches; in the folder ``face`` a face is pasted somewhere, in the folder ``none`` another patch. Faces
+and patches of the test pictures are not among those of the training pictures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TRAINED = 60
 
 
 def picture(generator: np.random.Generator, patches: np.ndarray, pasted: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """A mosaic of ``patches`` (N, 25, 25) with ``pasted`` (25, 25) somewhere: (SIDE, SIDE) uint8, and the left and top of the patch."""
+    """A mosaic of ``patches`` (N, 25, 25) with ``pasted`` (25, 25) somewhere: (SIDE, SIDE) uint8, and its left and top."""
     count = SIDE // TILE
     chosen = patches[generator.integers(0, len(patches), count * count)]
     tiles = [_enlarged(patch, TILE) for patch in chosen]
