@@ -30,13 +30,16 @@ class Evaluated(Protocol):
     """What results are about. ``label``: its name in the results. ``path``: where it is. ``network``: as for ``Run``."""
 
     @property
-    def label(self) -> str: ...  # noqa: D102
+    def label(self) -> str:
+        """The name in the results."""
 
     @property
-    def path(self) -> str: ...  # noqa: D102
+    def path(self) -> str:
+        """Where it is."""
 
     @property
-    def network(self) -> tuple[object, ...]: ...  # noqa: D102
+    def network(self) -> tuple[object, ...]:
+        """What must agree for controls to be shared."""
 
 
 @dataclass(frozen=True)
