@@ -76,7 +76,9 @@ def save(family: str, folder: Path, **changes: Any) -> Path:
 
     config_class, values, processor_class, settings = FAMILIES[family]
     labels = dict(enumerate(CLASSES))
-    config = getattr(transformers, config_class)(**{**values, **changes}, id2label=labels, label2id={v: k for k, v in labels.items()})
+    config = getattr(transformers, config_class)(
+        **{**values, **changes}, id2label=labels, label2id={v: k for k, v in labels.items()}
+    )
     config.num_labels = len(CLASSES)  # PVT has 1,000 whatever the names are
     config.id2label, config.label2id = labels, {label: index for index, label in labels.items()}
     if family in ("levit", "deit"):  # they have two kinds

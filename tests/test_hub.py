@@ -155,7 +155,7 @@ def test_the_default_layer_of_each_family(family, models):
     assert found.split(".")[-1] == DEFAULT_LAYERS[family].split(".")[-1]
 
 
-@pytest.mark.parametrize("method", ["rollout", "legrad", "gradcam", "integrated-gradients", "occlusion"])
+@pytest.mark.parametrize("method", ["rollout", "legrad"])
 @pytest.mark.parametrize("family", ["vit", "deit", "beit", "dinov2"])
 def test_methods_for_transformers(family, method, models):
     model = camcli.load(str(models(family)))
@@ -166,7 +166,7 @@ def test_methods_for_transformers(family, method, models):
 
 def test_legrad_equals_a_calculation_by_hand(models):
     """The last block alone: transformers' own layer norm and head on the mean token, and its own eager attention."""
-    folder = models("vit", layers=1) if False else models("vit")
+    folder = models("vit")
     model = camcli.load(str(folder))
     found = camcli.explain(model, PHOTOS[1], classes=["dog"], methods="legrad")[0].heatmaps[0].values
     network = model.model.module
@@ -242,9 +242,8 @@ def test_a_processor_that_cannot_be_reproduced_is_refused(models, tmp_path):
     with pytest.raises(ModelError, match=r"inputs of different sizes.*factory"):
         load_model(ModelRequest(str(folder)))
     path.write_text("[1, 2")
-    with pytest.raises(ModelError, match=r"no image processor|cannot be loaded"):
-        model = load_model(ModelRequest(str(folder)))
-        raise ModelError(model.notes[0])
+    model = load_model(ModelRequest(str(folder)))
+    assert "no image processor" in model.notes[0]
 
 
 # ---- the catalogue
@@ -335,7 +334,9 @@ def test_no_code_of_a_repository_runs(models, tmp_path):
 def test_a_network_without_a_trained_head_is_refused(models, tmp_path):
     folder = copied(models("vit"), tmp_path)
     state = load_file(folder / "model.safetensors")
-    save_file({key: value for key, value in state.items() if "classifier" not in key}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {key: value for key, value in state.items() if "classifier" not in key}, folder / "model.safetensors", {"format": "pt"}
+    )
     with pytest.raises(WeightsError, match=r"no weights for classifier\.bias and 1 more: it is not trained as a classifier"):
         load_model(ModelRequest(str(folder)))
     save_file({**state, "classifier.weight": torch.zeros(9, 32)}, folder / "model.safetensors", {"format": "pt"})

@@ -40,6 +40,24 @@ def same_input(model, transform):
         torch.testing.assert_close(input_tensor([pixels], model.preprocess, torch.device("cpu"))[0], transform(picture))
 
 
+def test_a_classifier_of_ultralytics(on_path, monkeypatch):
+    monkeypatch.setenv("YOLO_OFFLINE", "true")
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(on_path))
+    pytest.importorskip("ultralytics", reason="ultralytics is not installed")
+    from ultralytics.data.augment import classify_transforms
+
+    recipe("ultralytics", "yolo", on_path, **{'"yolov8n-cls.pt"': '"yolov8n-cls.yaml"'})
+    model = camcli.load("yolo:Classifier")
+    assert len(model.model.classes) == 1000
+    same_input(model.model, classify_transforms(224))
+    images = torch.rand(2, 3, 224, 224)
+    with torch.no_grad():
+        probabilities = model.model.module.net(images)[0]
+        torch.testing.assert_close(model.model.module(images).softmax(1), probabilities)
+    values = camcli.explain(model, PHOTOS[1])[0].heatmaps[0].values
+    assert np.isfinite(values).all()
+
+
 def test_clip_with_prompts_as_classes(on_path):
     open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
     small = {
@@ -57,7 +75,9 @@ def test_clip_with_prompts_as_classes(on_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         clip = open_clip.create_model("small-clip").eval()
-    tokens = open_clip.get_tokenizer("small-clip")(["a photo of a cat", "a photo of a cup of coffee", "a photo of a camera on a tripod"])
+    tokens = open_clip.get_tokenizer("small-clip")(
+        ["a photo of a cat", "a photo of a cup of coffee", "a photo of a camera on a tripod"]
+    )
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         theirs, _ = clip.get_logits(images, tokens)
@@ -65,21 +85,3 @@ def test_clip_with_prompts_as_classes(on_path):
     for method in ("gradcam", "legrad", "rollout"):
         values = camcli.explain(model, PHOTOS[1], methods=method)[0].heatmaps[0].values
         assert values.max() > values.min()
-
-
-def test_a_classifier_of_ultralytics(on_path, monkeypatch):
-    monkeypatch.setenv("YOLO_OFFLINE", "true")
-    monkeypatch.setenv("YOLO_CONFIG_DIR", str(on_path))
-    pytest.importorskip("ultralytics", reason="ultralytics is not installed")
-    from ultralytics.data.augment import classify_transforms
-
-    recipe("ultralytics", "yolo", on_path, **{'"yolov8n-cls.pt"': '"yolov8n-cls.yaml"'})
-    model = camcli.load("yolo:Classifier")
-    assert len(model.model.classes) == 1000
-    same_input(model.model, classify_transforms(224))
-    images = torch.rand(2, 3, 224, 224)
-    with torch.no_grad():
-        probabilities = model.model.module.net(images)[0]
-        torch.testing.assert_close(model.model.module(images).softmax(1), probabilities)
-    values = camcli.explain(model, PHOTOS[1])[0].heatmaps[0].values
-    assert np.isfinite(values).all()

@@ -103,8 +103,8 @@ def test_the_command_predicts_what_torchvision_predicts(run):
 NAMED = [(image, name) for image, name in OBJECTS if name != "football helmet"]
 """The objects that this network knows: a helmet in the arm is beyond it."""
 
-# those that explain a class by the layer; guided backpropagation is an edge detector, eigencam does not depend on the class, and Score-CAM's softmax
-# over the logits of a thousand channels leaves hardly more than one of them
+# those that explain a class by the layer; guided backpropagation is an edge detector, eigencam does not depend on the class, and
+# Score-CAM's softmax over the logits of a thousand channels leaves hardly more than one of them
 LIE_ON_OBJECTS = (
     "cam", "gradcam", "gradcam++", "hirescam", "xgradcam", "layercam", "eigengradcam", "finercam",
 )  # fmt: skip

@@ -50,9 +50,9 @@ def _hub_digest(folder: str) -> str:
     try:
         for name in sorted(os.listdir(folder)):
             path = os.path.join(folder, name)
-            if name in (HUB_CONFIG, HUB_PROCESSOR) or name.endswith((".safetensors", ".safetensors.index.json")):
-                if os.path.isfile(path):
-                    digest.update(f"{name!r} {_digest(path, whole=False)}\n".encode())
+            read = name in (HUB_CONFIG, HUB_PROCESSOR) or name.endswith((".safetensors", ".safetensors.index.json"))
+            if read and os.path.isfile(path):
+                digest.update(f"{name!r} {_digest(path, whole=False)}\n".encode())
     except OSError as error:
         raise ConfigError(f"--model {escape_name(folder)}: {error.strerror}.") from error
     return digest.hexdigest()

@@ -126,7 +126,7 @@ def _shrunk(image: tuple[int, int], ratio: float) -> tuple[int, int]:
 
 
 def _centred(size: int, window: int, rounding: str) -> int:
-    """The start of a centred window, rounded as torchvision's center_crop rounds it or ``down``, and its padding for smaller images."""
+    """The start of a centred window, rounded as torchvision's center_crop does or ``down``; its padding for smaller images."""
     if size >= window:
         return (size - window) // 2 if rounding == "down" else round((size - window) / 2.0)
     return -((window - size) // 2)

@@ -1,7 +1,7 @@
 """The preprocessing that an image processor of Hugging Face transformers does, as camcli's own.
 
 Every family of models has its own processor class, and the same setting means different things in them. Therefore the processor is
-tried out: plain images show its normalization, and of the ways in which its settings can be understood, the one is taken whose result
+tried out: plain images show its normalization. Of the ways in which its settings can be understood, the one is taken whose result
 equals the processor's own for two test images.
 """
 
@@ -61,16 +61,16 @@ def preprocess_of_processor(name: str, processor: Any, config: Any) -> Found:
     size = expected[0].shape[:2]
     if any(result.shape[:2] != size for result in expected) or max(size) > LARGEST_SIDE:
         raise ModelError(
-            f"the image processor of {escape_name(name)} makes inputs of different sizes from different images, which do not go into "
-            f"one batch. {_OWN}"
+            f"the image processor of {escape_name(name)} makes inputs of different sizes from different images, which do not fit "
+            f"into one batch. {_OWN}"
         )
     guesses = list(_guesses(processor, (size[0], size[1]), mean, std))
     differences = [_difference(guess, pictures, expected) for guess in guesses]
     mean_difference, most = min(differences)
     if most > _MOST_LEVELS:
         raise ModelError(
-            f"camcli does not reproduce the image processor of {escape_name(name)}, {type(processor).__name__}: the nearest way differs "
-            f"by {most:.0f} of 255 levels. {_OWN}"
+            f"camcli does not reproduce the image processor of {escape_name(name)}, {type(processor).__name__}: the nearest way "
+            f"differs by {most:.0f} of 255 levels. {_OWN}"
         )
     return Found(guesses[differences.index((mean_difference, most))], blue_first)
 
@@ -97,8 +97,8 @@ def _without_processor(name: str, config: Any, channels: int) -> Found:
     return Found(
         preprocess,
         notes=(
-            f"{name} has no image processor (preprocessor_config.json): images are resized to {side} x {side} and normalized with mean "
-            "and std 0.5. If it was trained otherwise, use --resize, --crop, --mean and --std.",
+            f"{name} has no image processor (preprocessor_config.json): images are resized to {side} x {side} and normalized with "
+            "mean and std 0.5. If it was trained otherwise, use --resize, --crop, --mean and --std.",
         ),
     )
 
@@ -111,7 +111,8 @@ def _result(processor: Any, pixels: np.ndarray, channels: int) -> np.ndarray:
     found = np.asarray(processor(images=picture, return_tensors="np")["pixel_values"])
     if found.ndim != 4 or found.shape[:2] != (1, channels):
         raise ModelError(f"an image processor returns {found.shape}, which is no batch of images of {channels} channels. {_OWN}")
-    return found[0].transpose(1, 2, 0).astype(float)
+    image: np.ndarray = found[0].transpose(1, 2, 0).astype(float)
+    return image
 
 
 def _normalization(processor: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
@@ -142,7 +143,8 @@ def _levels(result: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...],
     """A result before normalization, in levels of 255 and in the order red, green, blue."""
     if blue_first:
         result = result[..., ::-1]
-    return (result * np.array(std) + np.array(mean)) * 255
+    levels: np.ndarray = (result * np.array(std) + np.array(mean)) * 255
+    return levels
 
 
 def _test_image(width: int, height: int) -> np.ndarray:
@@ -154,7 +156,8 @@ def _test_image(width: int, height: int) -> np.ndarray:
     coarse = random.integers(-40, 41, (height // 8 + 1, width // 8 + 1, 3)).repeat(8, 0).repeat(8, 1)[:height, :width]
     fine = random.integers(-15, 16, (height, width, 3))
     slope = np.linspace(-20, 20, width)[None, :, None]
-    return (128 + coarse + fine + slope).astype(np.uint8)
+    image: np.ndarray = (128 + coarse + fine + slope).astype(np.uint8)
+    return image
 
 
 def _guesses(processor: Any, crop: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> Iterator[Preprocess]:

@@ -15,11 +15,13 @@ EXPORTED_SUFFIXES = (".onnx", ".torchscript", ".ts", ".engine", ".tflite", ".mlp
 """Endings of files with an exported network: a program, not modules with layers."""
 
 _WAY_OUT = (
-    "Take the PyTorch model from which it was made: save its state_dict() and name its architecture, --model ARCH --weights FILE, or "
-    "load it in a factory, --model package.module:factory."
+    "Take the PyTorch model from which it was made: save its state_dict() and name its architecture, --model ARCH --weights FILE, "
+    "or load it in a factory, --model package.module:factory."
 )
 NOT_HOOKED = f"TorchScript, a compiled program whose layers cannot be read while it runs, so that there is no heatmap. {_WAY_OUT}"
-NOT_TORCH = f"an exported network, which has no layers that PyTorch could read and no gradients, so that there is no heatmap. {_WAY_OUT}"
+NOT_TORCH = (
+    f"an exported network, which has no layers that PyTorch could read and no gradients, so that there is no heatmap. {_WAY_OUT}"
+)
 """Why such a file cannot be explained, and what to do."""
 
 

@@ -1,6 +1,6 @@
 """Image classifiers of Hugging Face transformers: by their name on the hub, or from a folder that ``save_pretrained`` wrote.
 
-The package transformers is an extra. It is imported by ``load`` alone, because that takes seconds. No code of a repository runs, and
+The package transformers is an extra. It is imported only when a model is loaded, which takes seconds. No code of a repository runs, and
 weights are read from safetensors files only.
 """
 
@@ -96,7 +96,7 @@ class HubSource(ModelSource):
         given = name.removeprefix(PREFIX)
         if not _NAME.fullmatch(given) or ".." in given:
             raise ModelError(
-                f"{escape_name(name)!r} is neither a folder nor a name on the hub, such as hf/microsoft/resnet-50; hf/NAME@REVISION "
+                f"{escape_name(name)!r} is neither a folder nor a name on the hub, such as hf/microsoft/resnet-50. hf/NAME@REVISION "
                 "takes a branch, tag or commit."
             )
         path, _, revision = given.partition("@")
@@ -174,12 +174,20 @@ def _config(transformers: Any, request: ModelRequest, place: Place, options: dic
     except Exception as error:  # whatever a stranger's configuration, or the network, may lead to
         raise _not_found(request, place, error, options) from error
     if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(f"{escape_name(request.name)} is quantized, which leaves no gradients to explain: take the original model.")
+        raise ModelError(
+            f"{escape_name(request.name)} is quantized, which leaves no gradients to explain: take the original model."
+        )
     return config
 
 
 _MOST = 10_000_000
-_LIMITS = {"num_labels": 1_000_000, "num_hidden_layers": 1000, "hidden_size": 65_536, "intermediate_size": 1_000_000, "image_size": 4096}
+_LIMITS = {
+    "num_labels": 1_000_000,
+    "num_hidden_layers": 1000,
+    "hidden_size": 65_536,
+    "intermediate_size": 1_000_000,
+    "image_size": 4096,
+}
 """The largest numbers in a configuration; others, in a forged one, would fill the memory before the weights are read."""
 
 
@@ -191,8 +199,8 @@ def _processor(transformers: Any, request: ModelRequest, place: Place, options: 
         return None
     except Exception as error:  # a stranger's file may lead to anything
         raise ModelError(
-            f"the image processor of {escape_name(request.name)} cannot be loaded ({escape_name(first_line(error))}). Load the model "
-            "in a factory, --model package.module:factory, and say there how its images are prepared."
+            f"the image processor of {escape_name(request.name)} cannot be loaded ({escape_name(first_line(error))}). Load the "
+            "model in a factory, --model package.module:factory, and say there how its images are prepared."
         ) from error
 
 
@@ -214,8 +222,8 @@ def _pretrained(transformers: Any, request: ModelRequest, place: Place, config: 
     if missing:
         raise WeightsError(
             f"{escape_name(request.name)} has no weights for {escape_name(str(sorted(map(str, missing))[0]))}"
-            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}: it is not trained as a classifier. Take a model that is "
-            "fine-tuned for image classification."
+            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}: it is not trained as a classifier. Take a model that "
+            "is fine-tuned for image classification."
         )
     return module
 
@@ -258,8 +266,8 @@ def _not_found(request: ModelRequest, place: Place, error: Exception, options: d
     if options["local_files_only"]:
         return WeightsError(
             f"{name} is not on this machine, and huggingface.co cannot be reached. On a machine with a network run `hf download "
-            f"{place.path}`, and copy its folder models--{place.path.replace('/', '--')} into {_cache()} (HF_HOME moves it). Or give "
-            "--model the folder that save_pretrained wrote."
+            f"{place.path}`, and copy its folder models--{place.path.replace('/', '--')} into {_cache()} (HF_HOME moves it). Or "
+            "give --model the folder that save_pretrained wrote."
         )
     return WeightsError(f"{name} cannot be downloaded, or has no model.safetensors: {escape_name(first_line(error))}")
 
