@@ -15,7 +15,7 @@ from tests.synthetic import synthetic_run
 from tests.walks import pictures_of, run_walk
 
 PAGE = ROOT / "docs" / "cluster.md"
-COUNT = 60
+COUNT = 90
 
 
 def explained(camcli, place, mark):

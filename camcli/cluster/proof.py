@@ -39,7 +39,7 @@ MATTERS = 0.1
 """The class goes away if its probability falls by at least this much more than in other images."""
 
 _REGION, _MOST_COVERED = 0.5, 0.2
-"""The region of a map: at least 50 percent of its peak, and at most 20 percent of the network's input."""
+"""The region of a map: at least 50 percent of its peak, and at most 20 percent of the network's input, before it is widened."""
 
 _RESAMPLES = 2000
 _FEWEST = 10
@@ -218,8 +218,8 @@ class _Loader:
 def region_of(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The region that a map (gh, gw) marks in an input of ``size`` (H, W): (H, W) bool, True inside.
 
-    It is where the map, enlarged, has at least 50 percent of its peak, but at most 20 percent of the input. A map without a
-    positive value has none.
+    It is where the map, enlarged, has at least 50 percent of its peak, but at most 20 percent of the input; and half a cell more on
+    every side, because evidence may be at the edge of a cell. A map without a positive value has none.
     """
     height, width = size
     placed = place_map(
@@ -227,7 +227,9 @@ def region_of(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     ).whole()
     if not placed.max() > 0:
         return np.zeros(size, bool)
-    return np.asarray(placed >= max(_REGION, float(np.quantile(placed, 1 - _MOST_COVERED))))
+    marked = placed >= max(_REGION, float(np.quantile(placed, 1 - _MOST_COVERED)))
+    near = np.ones((2 * (height // values.shape[0] // 2) + 1, 2 * (width // values.shape[1] // 2) + 1), np.uint8)
+    return np.asarray(cv2.dilate(marked.astype(np.uint8), near).astype(bool))
 
 
 def covered(pixels: np.ndarray, region: np.ndarray, fill: str) -> np.ndarray:
