@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -20,6 +22,7 @@ from camcli.evaluate.grid import Candidate, Player, cell_shares, compose, tiled
 from camcli.evaluate.localization import KINDS, locate
 from camcli.evaluate.values import CONTROLS, Key, Values
 from camcli.records import Box
+from tests.conftest import ROOT
 from tests.folders import TINY
 from tests.pictures import encoded
 
@@ -530,3 +533,38 @@ def test_the_game_where_the_truth_is_known(camcli, tmp_path):
     few = camcli("evaluate", tmp_path / "imgs" / "0.png", "--grid", 2, *flags)
     assert few.code == 2
     assert "needs images of 4 different classes" in few.err
+
+
+# ---- planted truth
+
+
+@pytest.mark.soak
+def test_the_page_keeps_its_promise(camcli, tmp_path, monkeypatch):
+    """The commands of docs/evaluate.md: CAM beats every control where the truth is known, and guided backpropagation is not faithful."""
+    page = (
+        (ROOT / "docs" / "evaluate.md")
+        .read_text(encoding="utf-8")
+        .partition("## A test with a known answer")[2]
+        .partition("\n## ")[0]
+    )
+    lines = [line.strip().split() for line in page.splitlines() if line.startswith("    ")]
+    assert [line[0] for line in lines] == ["python", "camcli", "camcli", "camcli"]
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, ROOT / lines[0][1], *lines[0][2:]], check=True)
+    for line in lines[1:]:
+        done = camcli(*line[1:])
+        assert done.code == 0, done.err
+    with open("found/evaluation.csv", newline="", encoding="utf-8") as file:
+        rows = {(row["metric"], row["method"]): row for row in csv.DictReader(file)}
+    for metric in ("energy", "maxboxacc"):
+        for control in CONTROLS:
+            assert float(rows[metric, "cam"]["low"]) > float(rows[metric, control]["high"]), (metric, control)
+        assert rows[metric, "cam"]["verdict"].startswith("better than")
+    for metric in ("drop", "deletion"):
+        assert float(rows[metric, "cam"]["high"]) < float(rows[metric, "guided-backprop"]["low"]), metric
+    assert rows["deletion", "guided-backprop"]["verdict"] == "worse than random"
+    for (metric, method), row in rows.items():
+        cell = f"| {metric} | {method} | "
+        if cell in page:
+            mean = float(page.partition(cell)[2].partition(" |")[0])
+            assert float(row["mean"]) == pytest.approx(mean, abs=0.02), (metric, method)

@@ -167,7 +167,7 @@ def _explain(
                 with _two_classes(network.module, options.binary), _announced(network.module, options.before_pass):
                     found = full_precision(method.scene(scene)).detach()
                 maps[LAYER_INDEPENDENT if method.layer_independent else layer.name, method.name] = found
-    return Explanation(logits.detach(), targets, maps, contributions)
+    return Explanation(logits.detach(), targets, maps, contributions=contributions)
 
 
 def _logits(tapped: Tapped, options: Options) -> Tensor:
@@ -234,7 +234,7 @@ def _fused(explanation: Explanation, layers: Sequence[Layer], methods: Sequence[
             maps[LAYER_INDEPENDENT, method.name] = explanation.maps[LAYER_INDEPENDENT, method.name]
         else:
             maps[f"fuse-{how}", method.name] = fuse_maps([explanation.maps[layer.name, method.name] for layer in layers], how)
-    return Explanation(explanation.logits, explanation.targets, maps, explanation.contributions)
+    return Explanation(explanation.logits, explanation.targets, maps, explanation.metrics, explanation.contributions)
 
 
 def top_classes(logits: Tensor, count: int) -> Tensor:

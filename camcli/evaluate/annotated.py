@@ -112,7 +112,7 @@ def _add_image(
             own = []
         try:
             found = localization.locate(None if stored is None else _read(stored), seen)
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):  # any other error of reading ends the evaluation
             coverage.complain("whose map cannot be read", entry.image)
             continue
         if not own and mask is None:

@@ -39,8 +39,8 @@ class EvaluateConfig:
     )
     grid: int | None = option(
         None,
-        "Grid pointing game: put N x N images of different classes into one picture, and see where their maps lie. INPUTS are then "
-        "images, and --model explains them.",
+        "Grid pointing game: put N x N images of different classes into one picture, and see where their maps lie. DIR is then a "
+        "folder of images, and --model explains them.",
         _GRID,
         metavar="N",
         at_least=2,

@@ -194,7 +194,7 @@ def _chooses(classes: Tensor) -> ChooseTargets:
 
 
 def tiled(images: Tensor, side: int) -> Tensor:
-    """``images`` (N, 3, H, W), N the square of ``side``, row by row as one picture (1, 3, h, w), ``side`` times as large."""
+    """``images`` (N, 3, H, W), ``side`` in a row, as one picture (1, 3, h, w) that is ``side`` times as high and wide."""
     rows = [torch.cat(list(row), dim=2) for row in images.view(side, side, *images.shape[1:])]
     return torch.cat(rows, dim=1)[None]
 
@@ -202,8 +202,8 @@ def tiled(images: Tensor, side: int) -> Tensor:
 def cell_shares(maps: Tensor, size: tuple[int, int], side: int) -> Iterator[float]:
     """For the map of each cell's class (N, h, w) the share of its positive values that lies in that cell, 0 to 1.
 
-    N is the square of ``side``. The maps are enlarged to ``size`` (height, width) of the picture. A map without positive values has
-    nothing in its cell: 0.
+    The maps are enlarged to ``size`` (height, width) of the picture, which has ``side`` cells in a row. A map without positive
+    values has nothing in its cell: 0.
     """
     positive = maps.clamp_min(0)[None].float()
     large = functional.interpolate(positive, size, mode="bilinear", align_corners=False)[0].double().cpu()

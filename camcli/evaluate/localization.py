@@ -128,7 +128,7 @@ def pointing(found: Located, objects: Sequence[Object], tolerance: float) -> flo
 
 
 def pointing_at_mask(found: Located, mask: np.ndarray, tolerance: float) -> float:
-    """``pointing`` for a mask (height, width) of the whole image, nonzero in the object."""
+    """``pointing`` for a mask (h, w) of the whole image, nonzero in the object."""
     if not mask.any():
         return 0.0
     away = cv2.distanceTransform((mask == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

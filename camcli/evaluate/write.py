@@ -89,7 +89,7 @@ def _record(
     return {
         "camcli": __version__,
         "camcli_evaluation": FORMAT,
-        "runs": {run.label: run.path for run in runs},
+        "runs": [run.label for run in runs],
         "interval": {"level": LEVEL, "resamples": RESAMPLES, "method": "percentile bootstrap over images"},
         "better": dict(better),
         **facts,
