@@ -69,7 +69,7 @@ def require_attention(module: nn.Module, layer: Layer, image: Tensor) -> None:
 
 
 def require_blocks(module: nn.Module, layer: Layer, image: Tensor) -> None:
-    """Raise LayerError unless ``legrad`` applies: ``require_attention``, and a head that takes the mean token of any block.
+    """Raise LayerError unless ``legrad`` applies to ``image`` (1, 3, H, W): ``require_attention``, and a head of tokens alone.
 
     With every token of the last block replaced by one and the same, the logits must not depend on the image any more.
     """

@@ -1,6 +1,6 @@
 """Image classifiers of Hugging Face transformers: by their name on the hub, or from a folder that ``save_pretrained`` wrote.
 
-The package transformers is an extra. It is imported when a model is loaded, which takes seconds. No code of a repository runs, and
+The package transformers is an extra. It is imported when a model is loaded: that takes seconds. No code of a repository runs, and
 weights are read from safetensors files only.
 """
 
@@ -96,8 +96,8 @@ class HubSource(ModelSource):
         given = name.removeprefix(PREFIX)
         if not _NAME.fullmatch(given) or ".." in given:
             raise ModelError(
-                f"{escape_name(name)!r} is neither a folder nor a name on the hub such as hf/microsoft/resnet-50. hf/NAME@REVISION "
-                "takes a branch, tag or commit."
+                f"{escape_name(name)!r} is neither a folder nor a name on the hub, such as hf/microsoft/resnet-50; "
+                "hf/NAME@REVISION takes a branch, tag or commit."
             )
         path, _, revision = given.partition("@")
         return Place(path, revision or None, local=False)
