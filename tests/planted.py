@@ -15,7 +15,7 @@ import skimage.data
 
 SIDE = 224
 CLASSES = ("left", "right")
-_SHIFT = 0.25
+_SHIFT = 0.5
 """How far the middles of both classes are apart, as a share of the places where a crop can be."""
 
 Mark = Callable[[np.ndarray, np.random.Generator], np.ndarray]

@@ -364,6 +364,10 @@ function drawScatter() {
       for (let image = each.first; image < each.end; image++) {
         if (colourOf(image) !== number || isChosen(image) !== strong) continue;
         const [x, y] = placeOf(image, side);
+        if (size < 2) {
+          paint.rect(x - size, y - size, 2 * size, 2 * size); // a third of the time of circles, which are not told apart
+          continue;
+        }
         paint.moveTo(x + size, y);
         paint.arc(x, y, size, 0, 7);
       }
