@@ -126,7 +126,7 @@ def _averaged(
         logits,
         targets,
         {key: values / count for key, values in found.items()},
-        {name: values / count for name, values in contributions.items()},
+        contributions={name: values / count for name, values in contributions.items()},
     )
 
 
