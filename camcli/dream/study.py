@@ -58,8 +58,8 @@ def prepare_study(config: DreamConfig, request: ModelRequest, device: str) -> St
     """Load the model, resolve all names, and look which pictures the folder already holds. Nothing is written.
 
     Raises the UsageError of a name that does not exist, ModelError for a network of grey images, SettingsError for a picture with
-    other settings unless ``overwrite`` is set, OutputError for a file that camcli did not write, and OutOfMemoryError for a size that
-    needs more memory than is free.
+    other settings unless ``overwrite`` is set, OutputError for a file that camcli did not write, and OutOfMemoryError for a size
+    that needs more memory than is free.
     """
     config = config.check()
     place = resolve_device(device)
