@@ -1,7 +1,7 @@
 """What ``--metrics`` costs, in forward passes: ``python benchmarks/metrics.py [--images N] [--rounds R]``.
 
-Runs go from files to files in one process, with the bundled model. Processor time is compared, not the clock, so that other work on the
-machine matters little. Runs with and without metrics and bare forward passes take turns; of each the fastest round counts.
+Runs go from files to files in one process, with the bundled model. Processor time is compared, not the clock, so that other work on
+the machine matters little. Of several rounds the fastest counts.
 """
 
 from __future__ import annotations

@@ -540,7 +540,7 @@ def test_the_game_where_the_truth_is_known(camcli, tmp_path):
 
 @pytest.mark.soak
 def test_the_page_keeps_its_promise(camcli, tmp_path, monkeypatch):
-    """The commands of docs/evaluate.md: CAM beats every control where the truth is known, and guided backpropagation is not faithful."""
+    """The commands of docs/evaluate.md: CAM beats every control where the truth is known; guided backpropagation is unfaithful."""
     page = (
         (ROOT / "docs" / "evaluate.md")
         .read_text(encoding="utf-8")
