@@ -23,7 +23,7 @@ def first_convolution(module: nn.Module) -> tuple[str, nn.Conv2d] | None:
 
 
 def channels_in(tensors: Mapping[str, Tensor], module: nn.Module) -> tuple[str, int] | None:
-    """The first convolution's name, and the number of input channels that its weight among ``tensors`` has.
+    """The first convolution's name, and the number of input channels of its weight (C, I, h, w) among ``tensors``.
 
     None if that is the number of ``module``, the architecture that the tensors are for, or if there is no such weight.
     """

@@ -92,7 +92,7 @@ def _keeper(outputs: dict[str, Tensor], name: str) -> Any:
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """A module's output, or the first element of its tuple or list, if that is a tensor; else None."""
+    """A module's output, or the first element of its tuple or list, if that is a tensor, of any shape; else None."""
     if isinstance(output, (tuple, list)) and output:
         output = output[0]
     return output if isinstance(output, Tensor) else None
@@ -105,7 +105,7 @@ def _own_copy(tensor: Tensor) -> Tensor:
 
 
 def with_first(output: Any, first: Tensor) -> Any:
-    """A tuple or list like ``output``, with ``first`` as its first element."""
+    """A tuple or list like ``output``, with ``first``, of any shape, as its first element."""
     rest = [first, *output[1:]]
     if hasattr(output, "_make"):  # a named tuple
         return output._make(rest)
