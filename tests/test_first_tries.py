@@ -137,7 +137,7 @@ REQUIRING = [name for name, command in ALL if any(parameter.required for paramet
 
 
 def test_what_requires_something():
-    assert REQUIRING == ["cluster", "diff", "fit", "run", "sanity"]
+    assert REQUIRING == ["cluster", "diff", "evaluate", "fit", "run", "sanity"]
 
 
 @pytest.mark.parametrize("name", REQUIRING)
@@ -194,7 +194,7 @@ def test_the_same_option_has_the_same_names_in_every_command(name, command):
     assert [place.default for place in places] == ["heatmaps"] * len(places)
     assert bool(places) == (name in ("verify", "merge", "render", "report"))
     takes_model = any("--model" in words for words in options)
-    assert takes_model == (name in ("run", "layers", "classes", "sanity", "dream", "fit"))
+    assert takes_model == (name in ("run", "layers", "classes", "sanity", "dream", "fit", "evaluate"))
 
 
 def test_the_model_is_named_in_either_way(camcli):
