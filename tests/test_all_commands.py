@@ -197,7 +197,7 @@ def test_every_command_takes_part_in_the_laws():
 
 def takes_a_run(parameter) -> bool:
     """Whether an argument names the folder of a run that is there."""
-    return parameter.param_type_name == "argument" and parameter.metavar in ("DIR", "A", "B")
+    return parameter.param_type_name == "argument" and parameter.metavar in ("DIR", "RUNS", "A", "B")
 
 
 def test_the_rich_folder_has_every_kind_of_file(tmp_path):

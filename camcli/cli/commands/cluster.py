@@ -38,7 +38,7 @@ def cluster_command() -> Callable[..., None]:
         shared = {name: options.pop(name) for name in options_of(_RUN_OPTIONS)}
         raise typer.Exit(_execute(folders, ClusterConfig(**options).check(), shared))
 
-    about = typer.Argument(metavar="DIR...", help="Output folders of camcli run.", show_default=False)
+    about = typer.Argument(metavar="RUNS", help="Output folders of camcli run.", show_default=False)
     parameters = [
         inspect.Parameter("folders", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[list[str], about]),
         *config_parameters(config=ClusterConfig),

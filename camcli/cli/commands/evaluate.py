@@ -45,7 +45,7 @@ def evaluate_command() -> Callable[..., None]:
         _evaluate(inputs, config, console)
 
     about = typer.Argument(
-        metavar="DIR", help="Output folders of camcli run; with --grid folders of images and image files.", show_default=False
+        metavar="RUNS", help="Output folders of camcli run; with --grid folders of images and image files.", show_default=False
     )
     parameters = [
         inspect.Parameter("inputs", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[list[str], about]),
