@@ -27,10 +27,7 @@ from camcli.source import Source
 if TYPE_CHECKING:
     from camcli.sanity.study import Study
 
-_RUN_OPTIONS = (
-    "model", "weights", "labels", "mean", "std", "resize", "crop", "interpolation", "device", "layer", "fit", "batch-size",
-    "threads", "max-pixels",
-)  # fmt: skip
+_RUN_OPTIONS = ("model", "weights", "labels", "device", "layer", "fit", "batch-size", "threads", "max-pixels")
 """Options shared with ``camcli run``."""
 
 _COLUMNS = ("method", "layer", "verdict", "kept", "similarity", "last", "chance", "comparable")

@@ -1,1 +1,0 @@
-"""Aggregating runs: which method and layer is most faithful, and which finds the objects."""
