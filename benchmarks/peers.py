@@ -89,8 +89,10 @@ class PeerEngine:
     def __init__(self, job: Job, explain: Explain) -> None:
         self._job, self._explain = job, explain
 
-    def explain(self, inputs: Sequence[np.ndarray], labels: Sequence[int | None] | None = None) -> list[BatchFindings]:
-        """The findings of ``inputs``, each (h, w, 3) uint8. ``labels`` are of no use to it."""
+    def explain(
+        self, inputs: Sequence[np.ndarray], labels: Sequence[int | None] | None = None, names: Sequence[str] | None = None
+    ) -> list[BatchFindings]:
+        """The findings of ``inputs``, each (h, w, 3) uint8. ``labels`` and ``names`` are of no use to it."""
         # contiguous: camcli's inputs are channels-last, which would turn the peer's whole network into that
         scores, maps = self._explain(input_tensor(inputs, self._job.model.preprocess, self._job.device).contiguous())
         logits, order = scores.cpu().numpy(), scores.argsort(dim=1, descending=True).cpu().numpy()

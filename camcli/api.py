@@ -199,7 +199,8 @@ def explain(
         fuse=fuse,
     )
     if isinstance(images, Tensor):
-        parts = torch.split(_checked_batch(images).to(job.device), batch_size) if len(images) else ()
+        checked = _checked_batch(images, job.model.preprocess.channels)
+        parts = torch.split(checked.to(job.device), batch_size) if len(images) else ()
         return [Explained(found.best, found.heatmaps) for part in parts for found in explain_inputs(part, job)]
     results: list[Explained] = []
     pictures = _pictures(images)
@@ -297,14 +298,14 @@ def _listed(values: Any) -> tuple[Any, ...]:
     return (values,) if single else tuple(values)
 
 
-def _checked_batch(images: Tensor) -> Tensor:
-    """``images``, unchanged. Raises InputError, which says what to do, when they are not (B, 3, H, W) or not floating point."""
+def _checked_batch(images: Tensor, channels: int) -> Tensor:
+    """``images``, unchanged. Raises InputError, which says what to do, when they are not (B, channels, H, W) floats."""
     shape = tuple(images.shape)
-    if images.ndim == 3 and shape[0] == 3:
-        raise InputError(f"a tensor of shape {shape} is a single image: pass tensor[None], which has shape (1, 3, H, W).")
-    if images.ndim != 4 or shape[1] != 3:
-        advice = " Put the channels second: tensor.permute(0, 3, 1, 2)." if images.ndim == 4 and shape[3] == 3 else ""
-        raise InputError(f"a tensor of shape {shape} is not a batch of images (B, 3, H, W).{advice}")
+    if images.ndim == 3 and shape[0] == channels:
+        raise InputError(f"a tensor of shape {shape} is a single image: pass tensor[None], which has shape (1, {channels}, H, W).")
+    if images.ndim != 4 or shape[1] != channels:
+        advice = " Put the channels second: tensor.permute(0, 3, 1, 2)." if images.ndim == 4 and shape[3] == channels else ""
+        raise InputError(f"a tensor of shape {shape} is not a batch of images (B, {channels}, H, W).{advice}")
     if not images.is_floating_point():
         raise InputError(
             f"a tensor of {images.dtype} is not normalised for the model. Pass normalised floats, or uint8 arrays (H, W, 3), "

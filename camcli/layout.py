@@ -28,14 +28,20 @@ PART_FOLDERS = (ROWS_PARQUET, MAPS_PARQUET)
 OUTPUT_FOLDERS = (*ROW_FOLDERS, REPORT_FOLDER, *PART_FOLDERS)
 """Folders whose pictures are never taken for photos."""
 
-OUTPUT_NAMES = (*TABLES, RUN_RECORD, BOXES, REPORT_PAGE, *OUTPUT_FOLDERS)
+EVALUATION_TABLE, EVALUATION_RECORD = "evaluation.csv", "evaluation.json"
+EVALUATION_PICTURES = ("evaluation-methods.png", "evaluation-curves.png")
+EVALUATION = (EVALUATION_TABLE, EVALUATION_RECORD, *EVALUATION_PICTURES)
+"""Files of ``camcli evaluate``."""
+
+OUTPUT_NAMES = (*TABLES, RUN_RECORD, BOXES, REPORT_PAGE, *EVALUATION, *OUTPUT_FOLDERS)
 """Everything that a run and its report write for users."""
 
 # below OWN
 LOCK = f"{OWN}/lock"
 JOURNAL = f"{OWN}/journal.jsonl"
 MAPS_TABLE = f"{OWN}/maps.bin"
-BINARY_TABLES = (MAPS_TABLE,)
+CONTRIBUTIONS_TABLE = f"{OWN}/contributions.bin"
+BINARY_TABLES = (MAPS_TABLE, CONTRIBUTIONS_TABLE)
 """Tables of arrays, of runs that ask for them; see ``output.packed``. Their order is that in ``Entry.packed``."""
 CLUSTER = f"{OWN}/cluster"
 """Mark of a run on a cluster, while it goes on. By it a worker knows that it sees the folder of the program that started it."""
@@ -65,6 +71,9 @@ OWN_FOLDERS = tuple(os.path.basename(folder) for folder in (SCRATCH, DRAFT, EXCH
 
 # in a model's folder, and in the folder of a sanity check
 FITTED_MARK, FITTED_WEIGHTS = "model.json", "model.safetensors"
+HUB_CONFIG, HUB_PROCESSOR = "config.json", "preprocessor_config.json"
+"""The files by which a folder of Hugging Face transformers describes its network, and how it prepares images."""
+
 """Description and weights of a model that ``camcli fit`` has written. The description marks its folder as a model."""
 
 SANITY_PICTURES = ("curves.png", "curves-independent.png", "strip.png")

@@ -7,7 +7,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -126,35 +126,54 @@ class Preprocess:
     ``resize``: ``short`` resizes the shorter side to ``resize_to[0]`` and keeps the aspect ratio; ``cover`` and ``contain`` keep it
     too and make the image just cover or just fit into ``resize_to`` (height, width); ``squash`` resizes to exactly that size.
     ``crop``: (height, width) of the network's input in pixels. ``interpolation``: ``nearest``, ``bilinear``, ``bicubic`` or
-    ``lanczos``, always with antialiasing. ``mean`` and ``std``: per RGB channel, on the [0, 1] scale.
+    ``lanczos``, always with antialiasing. ``mean`` and ``std``: per RGB channel, on the [0, 1] scale; a single value means that
+    the network takes grey images. ``crop_rounding``: where the crop begins if it cannot be exactly in the middle, ``even`` as in
+    torchvision and timm or ``down`` as in transformers.
     """
 
     resize: str = "short"
     resize_to: tuple[int, int] = (256, 256)
     crop: tuple[int, int] = (224, 224)
     interpolation: str = "bilinear"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    crop_rounding: str = "even"
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the network's input: 3 for RGB, 1 for grey."""
+        return len(self.mean)
 
 
-_RESIZES, _INTERPOLATIONS = ("short", "cover", "contain", "squash"), ("nearest", "bilinear", "bicubic", "lanczos")
-_LARGEST_SIDE = 4096
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+_RESIZES = ("short", "cover", "contain", "squash")
+LARGEST_SIDE = 4096
 """Maximum input size in pixels; a larger one comes from a forged description and would fill the memory."""
+
+
+def preprocess_record(preprocess: Preprocess) -> dict[str, Any]:
+    """``preprocess`` as JSON values, as earlier versions recorded it where it is what they could do."""
+    record = asdict(preprocess)
+    if preprocess.crop_rounding == Preprocess.crop_rounding:
+        del record["crop_rounding"]
+    return record
 
 
 def preprocess_of(found: Any) -> Preprocess:
     """The preprocessing in a document. Raises ValueError if it is incomplete or not possible."""
     try:
-        values: dict[str, Any] = {field.name: found[field.name] for field in fields(Preprocess)}
+        given = {"crop_rounding": Preprocess.crop_rounding, **found}  # earlier versions knew only the default
+        values: dict[str, Any] = {field.name: given[field.name] for field in fields(Preprocess)}
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         preprocess = Preprocess(**values)
         sides = (*preprocess.resize_to, *preprocess.crop)
         right = [
             preprocess.resize in _RESIZES,
-            preprocess.interpolation in _INTERPOLATIONS,
+            preprocess.interpolation in INTERPOLATIONS,
+            preprocess.crop_rounding in ("even", "down"),
             len(preprocess.resize_to) == len(preprocess.crop) == 2,
-            len(preprocess.mean) == len(preprocess.std) == 3,
-            all(type(side) is int and 0 < side <= _LARGEST_SIDE for side in sides),
+            len(preprocess.mean) == len(preprocess.std) and len(preprocess.mean) in (1, 3),
+            all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides),
             all(type(value) in (int, float) and math.isfinite(value) for value in (*preprocess.mean, *preprocess.std)),
             all(value > 0 for value in preprocess.std),
         ]
@@ -233,9 +252,16 @@ class Prediction:
     probability: float
 
 
+MetricValue = float | tuple[float, ...] | None
+"""What a metric says about a map: a number, or a curve; None if the map could not be measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Heatmap:
-    """A heatmap. ``values``: (h, w) float32, raw. ``status``: ``ok``, ``empty`` or ``nonfinite``. ``peak``: the raw maximum."""
+    """A heatmap. ``values``: (h, w) float32, raw. ``status``: ``ok``, ``empty`` or ``nonfinite``. ``peak``: the raw maximum.
+
+    ``metrics``: a value for each column that ``--metrics`` adds.
+    """
 
     prediction: Prediction
     layer: str
@@ -243,6 +269,7 @@ class Heatmap:
     values: np.ndarray
     status: str
     peak: float
+    metrics: tuple[MetricValue, ...] = ()
 
     def __repr__(self) -> str:
         height, width = self.values.shape
@@ -269,10 +296,10 @@ class Boxes(QuicklyPickled):
 
 @dataclass(frozen=True, slots=True)
 class Row(QuicklyPickled):
-    """A row of ``predictions.csv``, in the order of its columns. The last three depend on options.
+    """A row of ``predictions.csv``, in the order of its columns. The last four depend on options.
 
     ``label`` and ``correct``: with ``--class-from``; empty and None if the true class of the image is unknown. ``boxes``: with
-    ``--boxes``, otherwise None.
+    ``--boxes``, otherwise None. ``metrics``: a value for each column of ``--metrics``.
     """
 
     image: str
@@ -295,6 +322,7 @@ class Row(QuicklyPickled):
     label: str | None = None
     correct: bool | None = None
     boxes: Boxes | None = None
+    metrics: tuple[MetricValue, ...] = ()
 
 
 class Checksum(NamedTuple):

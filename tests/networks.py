@@ -121,3 +121,46 @@ def kills_at_red() -> nn.Module:
             return super().forward(x)
 
     return Kills(Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
+
+
+def grey() -> nn.Module:
+    """A network that takes one channel and does not say so."""
+    torch.manual_seed(6)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 9, stride=8),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+
+
+def two_channels() -> nn.Module:
+    """A network that takes two channels."""
+    return nn.Sequential(nn.Conv2d(2, 6, 9, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+
+
+def four_colours() -> nn.Module:
+    """Classes for red, green, blue and darkness, which ``cells`` sees on squares of 8 pixels; any size of input will do."""
+
+    class Colours(nn.Module):
+        categories = ("red", "green", "blue", "dark")
+        preprocess = Preprocess("squash", (64, 64), (64, 64), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.ReLU())
+            weight, bias = self.cells[0].weight.data, self.cells[0].bias.data
+            weight[:] = -1 / 64
+            for colour in range(3):
+                weight[colour, colour] = 1 / 64
+            bias[:] = torch.tensor([-0.5, -0.5, -0.5, 0.5])
+            self.head = nn.Linear(4, 4, bias=False)
+            self.head.weight.data[:] = 40 * torch.eye(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.cells(x).mean((2, 3)))
+
+    return Colours()

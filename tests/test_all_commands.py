@@ -120,7 +120,9 @@ def cases(tmp_path_factory) -> dict[str, Case]:
     sanity = ("sanity", imgs / "a.jpg", "--model", "tests.networks:with_classes", "--layer", 1, "--method", "gradcam", "--quiet")
     code, said = command(*sanity, "-o", checked)
     assert code == 0, said
+    (place / "boxes.csv").write_text("image,class,x,y,w,h\na.jpg,bright,5,5,30,30\nb.png,bright,5,5,30,30\n", encoding="utf-8")
     return {
+        "evaluate": Case(out, lambda copy: ("evaluate", copy, "--boxes", place / "boxes.csv"), is_run(imgs)),
         "render": Case(out, lambda copy: ("render", copy, "--style", "contour", "--image-format", "png"), is_run(imgs)),
         "report": Case(out, lambda copy: ("report", copy), is_run(imgs)),
         "merge": Case(parts, lambda copy: ("merge", copy), lambda copy: "", code=1),
@@ -175,7 +177,7 @@ def differing(copy: Path, expected: dict[str, bytes]) -> list[str]:
     return sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))[:5]
 
 
-COMMANDS = ("render", "report", "merge", "diff", "fit", "dream", "sanity")
+COMMANDS = ("evaluate", "render", "report", "merge", "diff", "fit", "dream", "sanity")
 SLOW = ("fit", "sanity")
 
 
@@ -195,7 +197,7 @@ def test_every_command_takes_part_in_the_laws():
 
 def takes_a_run(parameter) -> bool:
     """Whether an argument names the folder of a run that is there."""
-    return parameter.param_type_name == "argument" and parameter.metavar in ("DIR", "A", "B")
+    return parameter.param_type_name == "argument" and parameter.metavar in ("DIR", "RUNS", "A", "B")
 
 
 def test_the_rich_folder_has_every_kind_of_file(tmp_path):

@@ -77,7 +77,9 @@ def test_every_option_with_a_choice_is_completed():
 def test_the_lists_are_those_of_the_program():
     """They are read from source, because importing takes seconds: every name that the program knows, and no other."""
     context = Context()
-    assert {*models(context, ""), *models(context, "timm/")} - {"timm/"} == {info.name for info in list_models()}
+    assert {*models(context, ""), *models(context, "timm/"), *models(context, "hf/")} - {"timm/", "hf/"} == {
+        info.name for info in list_models()
+    }
     assert set(methods(context, "")) == set(METHODS)
     names = classes(context, "")
     assert len(names) > 980

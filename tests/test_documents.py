@@ -13,12 +13,17 @@ from camcli.cam import METHODS
 from camcli.cli.app import app
 from camcli.cli.command import all_commands
 from camcli.cli.row_stream import FORMATS
+from camcli.cluster.write import GROUP_COLUMNS, IMAGE_COLUMNS
 from camcli.config.field import option_fields, option_name
-from camcli.config.run import ROW_FORMATS, RunConfig
+from camcli.config.run import METRIC_COLUMNS, ROW_FORMATS, RunConfig
 from camcli.config.toml import read_config_file
 from camcli.dream.config import DreamConfig
 from camcli.dream.write import COLUMNS as DREAM_COLUMNS
+from camcli.evaluate.config import EvaluateConfig
+from camcli.evaluate.localization import KINDS
+from camcli.evaluate.write import COLUMNS as EVALUATION_COLUMNS
 from camcli.fit.config import FitConfig
+from camcli.metrics import FACTS
 from camcli.models.request import ModelRequest
 from camcli.output.writers import BOX_COLUMNS, FAILURE_COLUMNS, LABEL_COLUMNS, PREDICTION_COLUMNS
 from camcli.sanity.config import SanityConfig
@@ -73,7 +78,7 @@ def test_every_option_of_every_command_stands_in_usage_with_its_default(name):
 
 
 def test_every_choice_of_an_option_is_in_usage():
-    for config in (RunConfig, FitConfig, SanityConfig, DreamConfig):
+    for config in (RunConfig, FitConfig, SanityConfig, DreamConfig, EvaluateConfig):
         for field in option_fields(config):
             for choice in field.metadata["choices"]:
                 assert f"`{choice}`" in USAGE, f"{choice} of --{option_name(field)}"
@@ -122,10 +127,21 @@ def test_the_table_of_methods_is_the_registry():
 
 
 def test_every_column_of_every_table_and_every_exit_code_is_in_output():
-    for column in (*PREDICTION_COLUMNS, *LABEL_COLUMNS, *BOX_COLUMNS, *FAILURE_COLUMNS):
+    for column in (*PREDICTION_COLUMNS, *LABEL_COLUMNS, *BOX_COLUMNS, *METRIC_COLUMNS, *FAILURE_COLUMNS):
         assert f"`{column}`" in OUTPUT, column
     for column in (*SANITY_COLUMNS, *VERDICT_COLUMNS):
         assert f"`{column}`" in PAGES["sanity.md"], column
+    for column in (*IMAGE_COLUMNS, *GROUP_COLUMNS):
+        assert f"`{column}`" in PAGES["cluster.md"], column
+    for column in EVALUATION_COLUMNS:
+        assert f"`{column}`" in PAGES["evaluate.md"], column
+    for metric in FACTS.values():
+        passes = metric.passes.format(steps="`--steps`")
+        row = f"| `{metric.name}` | {metric.better or 'neither'} | {passes} | {metric.measures} | {metric.source} |"
+        assert row in PAGES["evaluate.md"], metric.name
+        assert f"**`{metric.name}`**" in PAGES["evaluate.md"], metric.name
+    for metric in KINDS:
+        assert f"`{metric}`" in PAGES["evaluate.md"], metric
     for column in DREAM_COLUMNS:
         assert f"`{column}`" in PAGES["dream.md"], column
     codes = sections(OUTPUT)["Exit codes"]

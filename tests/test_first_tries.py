@@ -137,7 +137,7 @@ REQUIRING = [name for name, command in ALL if any(parameter.required for paramet
 
 
 def test_what_requires_something():
-    assert REQUIRING == ["diff", "fit", "run", "sanity"]
+    assert REQUIRING == ["cluster", "diff", "evaluate", "fit", "run", "sanity"]
 
 
 @pytest.mark.parametrize("name", REQUIRING)
@@ -148,7 +148,7 @@ def test_what_is_missing_is_said_in_a_few_lines(camcli, name):
     lines = [line for line in done.err.splitlines() if line]
     assert len(lines) == 3
     assert lines[0].startswith(f"Usage: camcli {name} ")
-    assert re.match(r"camcli: error: Missing argument '(INPUTS|DATA|A)'", lines[2])
+    assert re.match(r"camcli: error: Missing argument '(INPUTS|DATA|A|RUNS)'", lines[2])
 
 
 @pytest.mark.parametrize(("name", "command"), ALL)
@@ -194,7 +194,7 @@ def test_the_same_option_has_the_same_names_in_every_command(name, command):
     assert [place.default for place in places] == ["heatmaps"] * len(places)
     assert bool(places) == (name in ("verify", "merge", "render", "report"))
     takes_model = any("--model" in words for words in options)
-    assert takes_model == (name in ("run", "layers", "classes", "sanity", "dream", "fit"))
+    assert takes_model == (name in ("run", "layers", "classes", "sanity", "dream", "fit", "evaluate"))
 
 
 def test_the_model_is_named_in_either_way(camcli):

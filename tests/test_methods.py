@@ -13,6 +13,7 @@ from camcli.cam.attention import recorded_attention
 from camcli.cam.backprop import full_gradients
 from camcli.cam.explain import LAYER_INDEPENDENT, Options, explain_batch
 from camcli.cam.gradient import finer_score
+from camcli.cam.masking import random_masks
 from camcli.cam.variations import fuse_maps, variations
 from camcli.errors import LayerError
 from camcli.records import Grid, Layer
@@ -75,8 +76,11 @@ METHOD_ROWS = {
 }
 """Gradient methods, by name."""
 
-SCENE_METHODS = {"scorecam", "ablationcam", "guided-backprop", "guided-gradcam", "fullgrad", "rollout"}
-"""Methods with a test of their own below."""
+CONTROLS = {name for name, method in METHODS.items() if method.control}
+FOR_TRANSFORMERS = {"rollout", "legrad"}
+MANY_PASSES = {"scorecam", "ablationcam", "rise", "occlusion", "integrated-gradients"}
+SCENE_METHODS = {"guided-backprop", "guided-gradcam", "fullgrad", *FOR_TRANSFORMERS, *MANY_PASSES, *CONTROLS}
+"""Methods with a test of their own below; those of the controls are in test_metrics."""
 
 
 def test_every_method_has_its_row():
@@ -217,12 +221,145 @@ def test_scorecam_on_two_channels_by_hand():
         torch.testing.assert_close(found[0, 0], expected.relu().float(), rtol=1e-5, atol=1e-6)
 
 
-def test_scorecam_and_ablationcam_do_not_depend_on_chunks_or_neighbours(cam_network, inputs):
-    for name in ("scorecam", "ablationcam"):
-        together = maps(cam_network, inputs, name, 1, 2, chunk=64)
-        torch.testing.assert_close(maps(cam_network, inputs, name, 1, 2, chunk=3), together, rtol=1e-4, atol=1e-7)
-        alone = torch.cat([maps(cam_network, image[None], name, 1, 2) for image in inputs])
-        torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-7)
+@pytest.mark.parametrize("name", sorted(MANY_PASSES))
+def test_methods_of_many_passes_do_not_depend_on_chunks_or_neighbours(cam_network, inputs, name):
+    cam_network, inputs = cam_network.double(), inputs.double()  # differences of logits lose digits in float32
+    together = maps(cam_network, inputs, name, 1, 2, chunk=64, samples=70)
+    close = {"rtol": 1e-6, "atol": 1e-9 * float(together.abs().max())}
+    torch.testing.assert_close(maps(cam_network, inputs, name, 1, 2, chunk=3, samples=70), together, **close)
+    alone = torch.cat([maps(cam_network, image[None], name, 1, 2, samples=70) for image in inputs])
+    torch.testing.assert_close(alone, together, **close)
+    one = maps(cam_network, inputs, name, 2, samples=70)
+    torch.testing.assert_close(one[:, 0], together[:, 1], **close)
+
+
+@pytest.mark.parametrize("name", sorted(SCENE_METHODS - FOR_TRANSFORMERS))
+def test_a_nan_image_does_not_touch_its_neighbours(cam_network, inputs, name):
+    cam_network, inputs = cam_network.double(), inputs.double()
+    clean = maps(cam_network, inputs, name, 1, samples=40)
+    inputs[1] = float("nan")
+    found = maps(cam_network, inputs, name, 1, samples=40)
+    assert found[1].isnan().any() or name not in ("rise", "occlusion", "integrated-gradients")
+    torch.testing.assert_close(found[[0, 2]], clean[[0, 2]], rtol=1e-6, atol=1e-9 * float(clean.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["rise", "occlusion", "integrated-gradients"])
+def test_a_constant_in_the_logit_changes_nothing_and_a_factor_only_the_scale(cam_network, inputs, name):
+    cam_network, inputs = cam_network.double(), inputs.double()
+    before = maps(cam_network, inputs, name, 2, samples=100)
+    with torch.no_grad():
+        cam_network.head.bias += 10
+    tolerance = {"rtol": 1e-6, "atol": 1e-9 * float(before.abs().max())}
+    torch.testing.assert_close(maps(cam_network, inputs, name, 2, samples=100), before, **tolerance)
+    with torch.no_grad():
+        cam_network.head.bias -= 10
+        cam_network.head.weight *= 1e-6
+        cam_network.head.bias *= 1e-6
+    torch.testing.assert_close(maps(cam_network, inputs, name, 2, samples=100) * 1e6, before, **tolerance)
+
+
+class Weighted(nn.Module):
+    """A linear network: two logits, each a weighted sum of all pixels, and a constant."""
+
+    def __init__(self, height, width):
+        super().__init__()
+        self.layer = nn.Identity()
+        self.weights = nn.Parameter(torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(7)))
+
+    def forward(self, x):
+        return torch.einsum("bchw,kchw->bk", self.layer(x), self.weights) + 3
+
+
+def weighted(height=14, width=21):
+    image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(8))
+    return Weighted(height, width), image, Layer("layer", Grid("nchw", height, width))
+
+
+def test_rise_equals_its_formula():
+    """The paper's sum, written out in numpy with the masks themselves, minus the same sum of the mean logit."""
+    network, image, layer = weighted()
+    masks = np.stack([mask.double().numpy() for mask in random_masks(60, (14, 21))])
+    products = (network.weights[1] * image[0]).sum(0).double().detach().numpy()
+    scores = np.array([(products * mask).sum() + 3 for mask in masks])
+    expected = sum((score - scores.mean()) * mask for score, mask in zip(scores, masks, strict=True)) / (60 * 0.5)
+    found = maps(network, image, "rise", 1, layer=layer, samples=60)[0, 0]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_rise_converges_to_the_closed_form_of_a_linear_network():
+    """Monte Carlo: with N masks the map differs from the covariance of masks and logit, over 1/2, by about N to the -1/2.
+
+    A mask is a bilinear map of 49 independent cells at one of 6 offsets, so that the covariance of two of its pixels is known.
+    """
+    network, image, layer = weighted()
+    basis = functional.interpolate(torch.eye(49).view(49, 1, 7, 7), (16, 24), mode="bilinear", align_corners=False)[:, 0].double()
+    cut = [basis[:, top : top + 14, left : left + 21].flatten(1) for top in range(2) for left in range(3)]
+    covariance = 0.25 * sum(part.T @ part for part in cut) / len(cut)
+    products = (network.weights[1] * image[0]).sum(0).double().flatten().detach()
+    expected = (covariance @ products / 0.5).view(14, 21)
+    errors = []
+    for count in (400, 25_600):
+        found = maps(network, image, "rise", 1, layer=layer, samples=count, chunk=512)[0, 0].double()
+        errors.append(float((found - expected).norm() / expected.norm()))
+    assert errors[1] < 0.06
+    assert errors[1] < errors[0] / 4, "64 times the masks: an eighth of the error is expected"
+
+
+def test_rises_masks_are_as_published():
+    """Values from 0 to 1, one half on average in every pixel, made of 7 x 7 cells; the same in every process."""
+    masks = torch.stack(list(random_masks(4000, (28, 35))))
+    assert masks.shape == (4000, 28, 35)
+    assert (masks.min(), masks.max()) == (0, 1)
+    assert (masks.mean(0) - 0.5).abs().max() < 5 * 0.5 / 4000**0.5
+    assert torch.equal(masks[:50], torch.stack(list(random_masks(50, (28, 35)))))
+
+
+@pytest.mark.parametrize(("window", "stride"), [(8, 4), (5, 3), (32, 1), (7, 7), (1, 1), (None, None)], ids=str)
+def test_occlusion_equals_captum(cam_network, inputs, window, stride):
+    from captum.attr import Occlusion
+
+    inputs = inputs[:2, :, :20]
+    side = window or 20 // 7
+    step = stride or side // 2
+    if side > 20:
+        side = 20
+    found = maps(cam_network, inputs, "occlusion", 1, 4, window=window and side, stride=stride)
+    for position, target in enumerate((1, 4)):
+        theirs = Occlusion(cam_network).attribute(
+            inputs, sliding_window_shapes=(3, side, side), strides=(3, step, step), target=target, perturbations_per_eval=8
+        )
+        torch.testing.assert_close(found[:, position], theirs[:, 0].detach(), rtol=1e-3, atol=1e-6)
+
+
+def test_occlusion_of_a_linear_network_is_what_was_hidden():
+    """One pixel at a time: exactly the pixel's share of the logit, so that the map adds up to the logit minus the constant."""
+    network, image, layer = weighted()
+    found = maps(network, image, "occlusion", 0, layer=layer, window=1, stride=1)[0, 0]
+    torch.testing.assert_close(found, (network.weights[0] * image[0]).sum(0).detach(), rtol=1e-3, atol=1e-4)
+    assert float(found.sum()) == pytest.approx(float(network(image)[0, 0].detach()) - 3, rel=1e-3)
+
+
+def test_integrated_gradients_equal_captum(cam_network, inputs):
+    from captum.attr import IntegratedGradients
+
+    for samples in (None, 20):
+        found = maps(cam_network, inputs, "integrated-gradients", 0, 3, samples=samples)
+        for position, target in enumerate((0, 3)):
+            theirs = IntegratedGradients(cam_network).attribute(inputs.clone(), target=target, n_steps=samples or 50)
+            torch.testing.assert_close(found[:, position], theirs.sum(1).detach(), rtol=1e-3, atol=1e-6)
+
+
+def test_integrated_gradients_are_complete():
+    """They add up to the logit minus that of the mean colour (Sundararajan et al. 2017, proposition 1), on a smooth network."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 5, 2), nn.GELU(), nn.Conv2d(8, 8, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)
+    ).eval()
+    images = torch.randn(2, 3, 32, 24, generator=torch.Generator().manual_seed(1))
+    found = maps(network, images, "integrated-gradients", 0, 2, layer=Layer("0", Grid("nchw", 14, 10)))
+    with torch.no_grad():
+        expected = network(images) - network(torch.zeros(1, 3, 32, 24))
+    torch.testing.assert_close(found.sum((2, 3)), expected[:, [0, 2]], rtol=1e-4, atol=1e-5)
 
 
 def test_ablationcam_before_pooling_is_known_in_closed_form(cam_network, inputs):
@@ -350,7 +487,129 @@ def test_rollout_by_hand():
         METHODS["rollout"].check(Cam(), FEATURES, torch.randn(1, 3, 32, 24))
 
 
-@pytest.mark.parametrize("name", sorted(SCENE_METHODS - {"rollout"}))
+def small_transformer(blocks=3, size=32):
+    """A Vision Transformer of torchvision in float64, whose weights let every logit depend on the image."""
+    from torchvision.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    network = VisionTransformer(size, 8, blocks, num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=5)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return network.double().eval()
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_legrad_equals_torchcam(blocks):
+    from torchcam.methods import LeGrad
+
+    network, images = small_transformer(blocks), torch.randn(3, 3, 32, 32).double()
+    layer = Layer(f"encoder.layers.encoder_layer_{blocks - 1}.ln_1", Grid("tokens", 4, 4, 1))
+    METHODS["legrad"].check(network, layer, images[:1])
+    found = maps(network, images, "legrad", 4, 1, layer=layer)
+    for position, target in enumerate((4, 1)):
+        with LeGrad(network, list(network.encoder.layers)) as extractor:
+            theirs = extractor([target] * 3, network(images), normalized=False)[0]
+        assert theirs.max() > 0
+        torch.testing.assert_close(found[:, position], theirs, rtol=1e-9, atol=1e-15)
+    assert not any(child._forward_hooks or "forward" in vars(child) for child in network.modules())
+
+
+def test_legrad_equals_the_authors_code():
+    """The package legrad-torch explains CLIP of open_clip. It averages over the batch where blocks take the batch first, except
+    that it makes all the blocks that it hooks take the tokens first: so all of them are hooked, and one image is explained.
+    """
+    import contextlib
+    import io
+
+    open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+    authors = pytest.importorskip("legrad", reason="legrad-torch is not installed")
+
+    def clip():
+        torch.manual_seed(0)
+        vision = open_clip.CLIPVisionCfg(layers=3, width=32, head_width=8, patch_size=8, image_size=32)
+        text = open_clip.CLIPTextCfg(context_length=8, vocab_size=100, width=16, heads=2, layers=1)
+        network = open_clip.CLIP(16, vision, text).eval()
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=0.2)
+        return network
+
+    class Classifier(nn.Module):
+        def __init__(self, network, prompts):
+            super().__init__()
+            self.visual, self.prompts = network.visual, nn.Parameter(prompts)
+
+        def forward(self, x):
+            return functional.normalize(self.visual(x), dim=-1) @ self.prompts.T
+
+    prompts, image = functional.normalize(torch.randn(5, 16), dim=-1), torch.randn(1, 3, 32, 32)
+    layer = Layer("visual.transformer.resblocks.2.ln_1", Grid("tokens", 4, 4, 1))
+    found = maps(Classifier(clip(), prompts), image, "legrad", 2, layer=layer)
+    large = functional.interpolate(found, scale_factor=8, mode="bilinear")[0, 0]
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = authors.LeWrapper(clip(), layer_index=0).compute_legrad_clip(prompts[2:3], image)[0, 0].detach()
+    torch.testing.assert_close((large - large.min()) / (large.max() - large.min()), theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_b_32", "timm/vit_tiny_patch16_224", "timm/beitv2_base_patch16_224", "timm/deit_tiny_patch16_224"]
+)
+def test_legrad_by_hand_on_whole_networks(name):
+    """The last block by hand: the mean token through norm and head, differentiated for the attention of that block alone."""
+    from camcli.models.layers import resolve_layers
+    from camcli.models.request import ModelRequest
+    from camcli.models.sources import load_model
+
+    model = load_model(ModelRequest(name, "none"))
+    layer = resolve_layers(model, ())[0]
+    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    METHODS["legrad"].check(model.module, layer, image)
+    found = maps(model.module, image, "legrad", 7, layer=layer)
+    assert found.isfinite().all()
+    assert found.max() > 0
+    blocks = model.module.encoder.layers if name == "vit_b_32" else model.module.blocks
+    total = torch.zeros(layer.grid.height * layer.grid.width)
+    for block in blocks:
+        with recorded_attention() as matrices, torch.enable_grad():
+            tokens = []
+            handle = block.register_forward_hook(lambda _m, _i, output, tokens=tokens: tokens.append(output))
+            model.module(image.clone().requires_grad_())
+            handle.remove()
+            mean = tokens[0].mean(1)
+            if name == "vit_b_32":
+                logits = model.module.heads(model.module.encoder.ln(mean))
+            else:
+                logits = model.module.head(model.module.fc_norm(model.module.norm(mean)))
+            matrix = matrices[list(blocks).index(block)]
+            (gradient,) = torch.autograd.grad(logits[0, 7], matrix)
+        total += gradient.relu().mean((1, 2))[0, layer.grid.prefix :]
+    expected = (total / len(blocks)).view(layer.grid.height, layer.grid.width)
+    torch.testing.assert_close(found[0, 0], expected, rtol=1e-3, atol=1e-4 * float(expected.max()))
+
+
+def test_legrad_is_for_transformers_and_independent_of_neighbours(inputs):
+    network, images = small_transformer(), torch.randn(3, 3, 32, 32).double()
+    layer = Layer("encoder.layers.encoder_layer_2.ln_1", Grid("tokens", 4, 4, 1))
+    together = maps(network, images, "legrad", 0, 2, layer=layer)
+    alone = torch.cat([maps(network, image[None], "legrad", 0, 2, layer=layer) for image in images])
+    torch.testing.assert_close(alone, together)
+    images[1] = float("nan")
+    torch.testing.assert_close(maps(network, images, "legrad", 0, 2, layer=layer)[[0, 2]], together[[0, 2]])
+    with pytest.raises(LayerError, match="legrad are for Vision Transformers"):
+        METHODS["legrad"].check(Cam(), FEATURES, inputs[:1])
+
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vit, self.colour = network, nn.Linear(3, 5).double()
+
+        def forward(self, x):
+            return self.vit(x) + self.colour(x.mean((2, 3)))
+
+    with pytest.raises(LayerError, match="head takes only the tokens of the last block"):
+        METHODS["legrad"].check(TwoHeads(), Layer(f"vit.{layer.name}", layer.grid), torch.randn(1, 3, 32, 32).double())
+
+
+@pytest.mark.parametrize("name", sorted(SCENE_METHODS - FOR_TRANSFORMERS))
 def test_scene_methods_leave_the_network_alone(name, inputs):
     torch.manual_seed(0)
     network = Cam().train()
@@ -430,6 +689,37 @@ def test_fusing_layers():
     assert top[0, 0, 3, 3] == pytest.approx(1), "a layer counts by its shape, not by its scale"
     assert fuse_maps([small, large], "mean")[0, 0, 3, 3] == pytest.approx(0.5)
     assert fuse_maps([torch.zeros(1, 1, 2, 2), large], "max").isfinite().all()
+    assert fuse_maps([small, large], "product")[0, 0, 3, 3] == 0
+    assert fuse_maps([large, 7 * large], "product")[0, 0, 3, 3] == pytest.approx(1)
+
+
+def test_the_product_of_layers_equals_torchcam_and_grad_cam(cam_network, inputs):
+    """RefineCAM of both packages. torchcam scales each map to [0, 1] and so does camcli where a map has a zero, as after a ReLU."""
+    from pytorch_grad_cam import LayerCAM as Theirs
+    from pytorch_grad_cam.refine_cam import RefineCAM as TheirProduct
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from torchcam.methods import LayerCAM, RefineCAM
+
+    names = ["features.0", "features"]
+    layers = [Layer("features.0", Grid("nchw", 16, 12)), FEATURES]
+    found = explain_batch(cam_network, inputs, layers, ["layercam"], chosen(1), Options(fuse="product")).maps
+    separate = explain_batch(cam_network, inputs, layers, ["layercam"], chosen(1)).maps
+    for values in separate.values():
+        assert (values.amin((2, 3)) == 0).all(), "only then are both ways of scaling one"
+    with RefineCAM(cam_network, names, input_shape=(3, 32, 24), base_method=LayerCAM) as extractor:
+        theirs = extractor([1] * 3, cam_network(inputs), normalized=False)[0]
+    torch.testing.assert_close(found["fuse-product", "layercam"][:, 0], theirs, rtol=1e-4, atol=1e-6)
+
+    # grad-cam enlarges each map to the image before it scales it
+    modules = [cam_network.get_submodule(name) for name in names]
+    other = TheirProduct(cam_network, modules, base_method=Theirs)(inputs[:1], [ClassifierOutputTarget(1)])
+    plain = explain_batch(cam_network, inputs[:1], layers, ["layercam"], chosen(1)).maps
+    ours = fuse_maps([shown(values) for values in plain.values()], "product")[0, 0]
+    torch.testing.assert_close(ours / ours.max(), torch.from_numpy(other)[0].to(ours), rtol=1e-3, atol=1e-3)
+
+
+def shown(values):
+    return functional.interpolate(values, (32, 24), mode="bilinear", align_corners=False)
 
 
 def test_fused_results_replace_those_of_the_layers(cam_network, inputs):
@@ -445,6 +735,8 @@ def test_one_logit_stands_for_two_classes(inputs):
     state = single.state_dict()
     double.load_state_dict({**state, "head.weight": torch.cat([-state["head.weight"], state["head.weight"]]),
                             "head.bias": torch.cat([-state["head.bias"], state["head.bias"]])})  # fmt: skip
-    for name in ("gradcam", "scorecam", "fullgrad"):
-        torch.testing.assert_close(maps(single, inputs, name, 0, 1, binary=True), maps(double, inputs, name, 0, 1))
+    for name in ("gradcam", "scorecam", "fullgrad", "rise", "occlusion", "integrated-gradients"):
+        torch.testing.assert_close(
+            maps(single, inputs, name, 0, 1, binary=True, samples=50), maps(double, inputs, name, 0, 1, samples=50)
+        )
     assert not single._forward_hooks

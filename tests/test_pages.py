@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from camcli.cam import METHODS, gradient_method
 from camcli.cli.app import app
+from camcli.config.run import METRIC_COLUMNS
 from camcli.layout import FAILURES, PREDICTIONS, RUN_RECORD
 from camcli.output.writers import BOX_COLUMNS, FAILURE_COLUMNS, LABEL_COLUMNS, PREDICTION_COLUMNS
 from camcli.records import Failure
@@ -40,6 +41,7 @@ WORDS = {
     "README.md": ("attribution", "true label", "resume"),
     "docs/fit.md": ("linear probe", "frozen backbone", "early stopping", "stratified"),
     "docs/dream.md": ("feature visualization", "activation maximization"),
+    "docs/evaluate.md": ("faithfulness", "weakly supervised localization", "ground truth", "bootstrap"),
     "docs/sanity.md": ("model parameter randomization test", "saliency"),
     "docs/methods.md": ("attribution", "saliency", "faithfulness"),
     "docs/regions.md": ("weakly supervised localization", "ground truth"),
@@ -111,7 +113,7 @@ def first_cells(text):
 
 
 def test_the_tables_of_columns_are_complete_and_have_no_other():
-    assert first_cells(part("docs/output.md", PREDICTIONS)) == {*PREDICTION_COLUMNS, *LABEL_COLUMNS, *BOX_COLUMNS}
+    assert first_cells(part("docs/output.md", PREDICTIONS)) == {*PREDICTION_COLUMNS, *LABEL_COLUMNS, *BOX_COLUMNS, *METRIC_COLUMNS}
     assert first_cells(part("docs/output.md", FAILURES)) == set(FAILURE_COLUMNS)
 
 

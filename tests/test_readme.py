@@ -67,6 +67,8 @@ def place(tmp_path, monkeypatch, published):
     for name in ("cat.jpg", "dog.jpg"):
         for folder in (tmp_path, tmp_path / "imgs"):
             shutil.copy(SAMPLES / "space" / "rocket.jpg", folder / name)
+    (checkpoint,) = (published / "hub" / "checkpoints").glob("resnet50*")
+    shutil.copy(checkpoint, tmp_path / "mine.pth")
     (tmp_path / "stamp").touch()
     os.utime(tmp_path / "stamp", (0, 0))
     programs = tmp_path / "bin"

@@ -295,7 +295,9 @@ def test_a_refusal_names_what_was_asked_for_and_not_what_follows_from_it(camcli,
 
 
 def test_effective_settings_are_their_own():
-    settings = RunConfig(masks=True, boxes="all", smooth=3, save_maps=True).settings()
+    settings = RunConfig(
+        masks=True, boxes="all", smooth=3, save_maps=True, method=("rise", "occlusion"), metrics=("deletion",)
+    ).settings()
     assert effective_settings(settings) == settings
     for config in (RunConfig(), RunConfig(masks=True, mask_method="otsu"), RunConfig(boxes="all", noise=0.3)):
         once = effective_settings(config.settings())

@@ -59,6 +59,8 @@ JUNK = [
 class Tables(SimpleNamespace):
     """What ``gather`` needs of a ledger: rows, one image each, and settings."""
 
+    columns = ()
+
     def rows(self):
         yield from ((SimpleNamespace(image=image, stage="", folded=False), rows) for image, rows in self.images.items())
 

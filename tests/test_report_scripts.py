@@ -11,6 +11,7 @@ import pytest
 from camcli.config.run import RESIZE_MODES, STYLES
 from tests.conftest import ROOT
 from tests.folders import TINY
+from tests.synthetic import synthetic_run
 
 PAGE = ROOT / "camcli" / "report" / "page"
 CHECKS = ROOT / "tests" / "javascript"
@@ -24,17 +25,22 @@ TAGS = {
 
 @pytest.fixture
 def pages(camcli, imgs, tmp_path):
-    """The two pages as text, and the data that Python has written for each."""
+    """The three pages as text, and the data that Python has written for each."""
     out, page = tmp_path / "out", tmp_path / "page.html"
     assert camcli("run", imgs, "-o", out, *TINY, "--save-maps", "--report").code == 0
     assert camcli("diff", out, out, "--report", page).code == 0
-    report, diff = (path.read_text(encoding="utf-8") for path in (out / "report.html", page))
+    synthetic_run(tmp_path / "many", 80, 2, 16)
+    assert camcli("cluster", tmp_path / "many", "--layout", "pca").code == 0
+    grouped = tmp_path / "many" / "clusters"
+    report, diff, clusters = (path.read_text(encoding="utf-8") for path in (out / "report.html", page, grouped / "clusters.html"))
+    groups = (grouped / "clusters.js").read_text(encoding="utf-8")
     rows = (out / "report" / "rows.js").read_text(encoding="utf-8")
     changes = re.search(r"var camcliChanges=(.*);", diff)
     assert changes is not None
     return {
         "report": (report, json.loads(rows.removeprefix("var camcliData=").removesuffix(";\n"))),
         "diff": (diff, json.loads(changes[1])),
+        "clusters": (clusters, json.loads(groups.removeprefix("var camcliClusters=").removesuffix(";\n"))),
     }
 
 
@@ -73,7 +79,7 @@ class _Elements(HTMLParser):
 
 
 def test_the_elements_that_scripts_use_are_in_the_page(pages):
-    for page, interface in (("report", "ReportElements"), ("diff", "DiffElements")):
+    for page, interface in (("report", "ReportElements"), ("diff", "DiffElements"), ("clusters", "ClusterElements")):
         tags = _Elements(pages[page][0]).tags
         for name, kind in members(interface).items():
             assert name in tags, f"{page} has no element {name}"
@@ -87,6 +93,14 @@ def test_the_types_are_those_of_the_data(pages):
     report, diff = pages["report"][1], pages["diff"][1]
     assert members("ReportData").keys() == report.keys()
     assert members("DiffData").keys() == diff.keys()
+    clusters = pages["clusters"][1]
+    assert members("ClusterData").keys() == clusters.keys()
+    assert members("ClusterImages").keys() == clusters["images"].keys()
+    for each in clusters["classes"]:
+        assert members("ClusterClass").keys() == each.keys()
+        for group in each["groups"]:
+            assert members("ClusterGroup").keys() == group.keys()
+            assert all(members("ClusterChannel").keys() == channel.keys() for channel in group["channels"])
     parts = {"images": "ImageColumns", "rows": "RowColumns", "failures": "FailureColumns", "settings": "PageSettings"}
     for key, interface in {**parts, "preprocess": "InputShape"}.items():
         assert members(interface).keys() == report[key].keys(), interface

@@ -104,7 +104,7 @@ def test_the_dummy_leaves_no_trace():
 
 def test_the_versions_of_all_sources_packages_are_recorded():
     """Whichever model a run takes: tables made from run.json files have the same columns."""
-    expected = {"python", "torch", "torchvision", "timm", "opencv-python", "numpy", "pillow", "scipy"}
+    expected = {"python", "torch", "torchvision", "timm", "opencv-python", "numpy", "pillow", "scipy", "transformers"}
     assert package_versions("scipy").keys() == expected
 
 

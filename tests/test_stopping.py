@@ -59,7 +59,7 @@ def explain(method, options, before_pass, events):
         assert all(parameter.requires_grad for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "rollout"])  # which is one pass, of a transformer
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("rollout", "legrad")])  # of transformers
 @pytest.mark.parametrize("options", VARIATIONS, ids=str)
 def test_every_method_asks_before_each_pass_and_ends_when_told(method, options):
     events: list[str] = []
@@ -67,7 +67,7 @@ def test_every_method_asks_before_each_pass_and_ends_when_told(method, options):
     assert events.count("pass") >= 1
     assert all(events[place - 1] == "ask" for place, event in enumerate(events) if event == "pass")
     asked = events.count("ask")
-    for number in sorted({1, 2, asked // 2 + 1, asked}):
+    for number in sorted({1, min(2, asked), asked // 2 + 1, asked}):  # a control needs a single pass
         heard: list[str] = []
 
         def ask(number=number, heard=heard):

@@ -22,7 +22,9 @@ class Scene:
     """A batch and the network, for methods that need more than one layer's activations and gradients.
 
     ``inputs``: (B, 3, H, W), normalised. ``layer`` with its ``activations`` (B, C, h, w). ``logits``: (B, K). ``targets``:
-    (B, T) class indices. ``chunk``: maximum batch size of further passes. No tensor carries a gradient.
+    (B, T) class indices. ``chunk``: maximum batch size of further passes. No tensor carries a gradient. ``samples``, ``window`` and
+    ``stride``: the options of these names; None for the method's own. ``seeds``: a number for each image, for methods that draw
+    lots; None for 0.
     """
 
     module: nn.Module
@@ -32,6 +34,10 @@ class Scene:
     logits: Tensor
     targets: Tensor
     chunk: int
+    samples: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    seeds: tuple[int, ...] | None = None
 
 
 GradientMethod = Callable[[Tensor, Tensor], Tensor]
@@ -49,8 +55,9 @@ class Method:
     """An attribution method: a function of one of the two families, and what ``camcli methods`` prints about it.
 
     ``score``: the value that a gradient method differentiates. ``layer_independent``: the map does not depend on the layer.
-    ``one_by_one``: the method runs many variants of each image, so batches of images do not make it faster. ``check``: called with
-    (module, layer, one image) before the first image; raises LayerError if the method does not apply.
+    ``one_by_one``: the method runs many variants of each image, so batches of images do not make it faster. ``control``: the map
+    does not depend on the network; ``constant``: it is the same everywhere on purpose, so it does not count as empty. ``check``:
+    called with (module, layer, one image) before the first image; raises LayerError if the method does not apply.
     """
 
     name: str
@@ -62,12 +69,20 @@ class Method:
     score: Score | None = None
     layer_independent: bool = False
     one_by_one: bool = False
+    control: bool = False
+    constant: bool = False
     warning: str = ""
     check: Callable[[nn.Module, Layer, Tensor], None] | None = None
 
 
 METHODS: Registry[Method] = Registry(
-    "method", "camcli.cam.gradient", "camcli.cam.perturbation", "camcli.cam.backprop", "camcli.cam.attention"
+    "method",
+    "camcli.cam.gradient",
+    "camcli.cam.perturbation",
+    "camcli.cam.backprop",
+    "camcli.cam.attention",
+    "camcli.cam.masking",
+    "camcli.cam.controls",
 )
 """Every method by the name that ``--method`` takes."""
 

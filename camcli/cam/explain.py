@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from camcli.cam import METHODS, Method, Scene
+from camcli.cam import METHODS, Method, Scene, target_logit
+from camcli.cam.contributions import channel_contributions
 from camcli.cam.grid import to_spatial
 from camcli.cam.variations import fuse_maps, variations
 from camcli.errors import LayerError
@@ -29,9 +30,11 @@ class Options:
     """How maps are computed, apart from their method.
 
     ``smooth``, ``noise``, ``augment``: averaging, see ``variations``. ``counterfactual``: negate the gradients, to show evidence
-    against the class (Selvaraju et al. 2017). ``fuse``: ``max`` or ``mean`` over layers, or None. ``chunk``: maximum batch size
-    of a method that needs many passes. ``binary``: the only logit is that of the second class, its negative that of the first.
-    ``before_pass``: called before each forward or backward pass through the network; an exception in it ends the explanation.
+    against the class (Selvaraju et al. 2017). ``fuse``: ``max``, ``mean`` or ``product`` over layers, or None. ``chunk``: maximum
+    batch size of a method that needs many passes. ``binary``: the only logit is that of the second class, its negative that of the
+    first. ``samples``, ``window``, ``stride``, ``seeds``: see ``Scene``. ``before_pass``: called before each forward or backward
+    pass through the network; an exception in it ends the explanation. ``contributions``: also compute the contribution of every
+    channel; see ``channel_contributions``.
     """
 
     smooth: int = 0
@@ -41,7 +44,12 @@ class Options:
     fuse: str | None = None
     chunk: int = 16
     binary: bool = False
+    samples: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    seeds: tuple[int, ...] | None = None
     before_pass: Callable[[], None] = lambda: None
+    contributions: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,13 +57,17 @@ class Explanation:
     """The result for a batch of B images with T targets each.
 
     ``logits``: (B, K) float32 (float64 for a network in float64). ``targets``: (B, T) int64 class indices. ``maps``: (layer,
-    method) -> (B, T, h, w), raw, of the logits' type, with the layer's height and width. All are without gradient and on the
-    inputs' device.
+    method) -> (B, T, h, w), raw, of the logits' type, with the layer's height and width. ``metrics``: column -> (B, T, R) values,
+    or (B, T, R, P) curves, float64, for the R maps of a class in the order of the rows; NaN for a map that was not measured.
+    ``contributions``: layer -> (B, T, C), of each channel to the target's logit; empty if they were not asked for. With averaging
+    they are means too. All are without gradient and on the inputs' device.
     """
 
     logits: Tensor
     targets: Tensor
     maps: dict[tuple[str, str], Tensor]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    contributions: dict[str, Tensor] = field(default_factory=dict)
 
 
 def explain_batch(
@@ -100,14 +112,22 @@ def _averaged(
         logits = _logits(network.run(network.cast_inputs(inputs), ()), options)
     targets = choose(logits)
     found: dict[tuple[str, str], Tensor] = {}
+    contributions: dict[str, Tensor] = {}
     count = 0
     for variation in variations(inputs, options.smooth, options.noise, options.augment):
         part = _explain(network, variation.inputs, layers, methods, lambda _: targets, options)
         for key, values in part.maps.items():
             undone = variation.undo(values.flatten(0, 1)).view_as(values)
             found[key] = found[key] + undone if key in found else undone
+        for name, values in part.contributions.items():
+            contributions[name] = contributions[name] + values if name in contributions else values
         count += 1
-    return Explanation(logits, targets, {key: values / count for key, values in found.items()})
+    return Explanation(
+        logits,
+        targets,
+        {key: values / count for key, values in found.items()},
+        contributions={name: values / count for name, values in contributions.items()},
+    )
 
 
 def check_options(methods: Sequence[Method], options: Options) -> None:
@@ -136,15 +156,18 @@ def _explain(
         spatial = [
             to_spatial(full_precision(tensor.detach()), layer.grid) for tensor, layer in zip(tapped.outputs, layers, strict=True)
         ]
-        maps = _gradient_maps(logits, targets, tapped.outputs, spatial, layers, methods, options)
+        maps, contributions = _gradient_maps(logits, targets, tapped.outputs, spatial, layers, methods, options)
     for method in methods:
         for layer, activations in list(zip(layers, spatial, strict=True))[: 1 if method.layer_independent else None]:
             if method.scene is not None:
-                scene = Scene(network.module, inputs, layer, activations, logits.detach(), targets, options.chunk)
+                scene = Scene(
+                    network.module, inputs, layer, activations, logits.detach(), targets, options.chunk, options.samples,
+                    options.window, options.stride, options.seeds,
+                )  # fmt: skip
                 with _two_classes(network.module, options.binary), _announced(network.module, options.before_pass):
                     found = full_precision(method.scene(scene)).detach()
                 maps[LAYER_INDEPENDENT if method.layer_independent else layer.name, method.name] = found
-    return Explanation(logits.detach(), targets, maps)
+    return Explanation(logits.detach(), targets, maps, contributions=contributions)
 
 
 def _logits(tapped: Tapped, options: Options) -> Tensor:
@@ -159,11 +182,14 @@ def _gradient_maps(
     layers: Sequence[Layer],
     methods: Sequence[Method],
     options: Options,
-) -> dict[tuple[str, str], Tensor]:
-    """The maps of all gradient methods, from one backward pass for each target and each kind of score."""
+) -> tuple[dict[tuple[str, str], Tensor], dict[str, Tensor]]:
+    """The maps of all gradient methods, from one backward pass for each target and each kind of score, and the contributions."""
     scores = list(dict.fromkeys(method.score for method in methods if method.gradient is not None and method.score is not None))
+    if options.contributions and target_logit not in scores:
+        scores.append(target_logit)
     steps = [(score, position) for score in scores for position in range(targets.shape[1])]
     found: dict[tuple[str, str], list[Tensor]] = {}
+    channels: dict[str, list[Tensor]] = {}
     for step, (score, position) in enumerate(steps):
         # the gradient of the sum is that of each image: the score of image i depends on image i alone
         options.before_pass()
@@ -174,7 +200,11 @@ def _gradient_maps(
             for method in methods:
                 if method.gradient is not None and method.score is score:
                     found.setdefault((layer.name, method.name), []).append(method.gradient(activations, cells))
-    return {key: torch.stack(parts, dim=1).detach() for key, parts in found.items()}
+            if options.contributions and score is target_logit:
+                signed = -cells if options.counterfactual else cells  # contributions are always for the class
+                channels.setdefault(layer.name, []).append(channel_contributions(activations, signed))
+    maps = {key: torch.stack(parts, dim=1).detach() for key, parts in found.items()}
+    return maps, {name: torch.stack(parts, dim=1).detach() for name, parts in channels.items()}
 
 
 @contextmanager
@@ -204,7 +234,7 @@ def _fused(explanation: Explanation, layers: Sequence[Layer], methods: Sequence[
             maps[LAYER_INDEPENDENT, method.name] = explanation.maps[LAYER_INDEPENDENT, method.name]
         else:
             maps[f"fuse-{how}", method.name] = fuse_maps([explanation.maps[layer.name, method.name] for layer in layers], how)
-    return Explanation(explanation.logits, explanation.targets, maps)
+    return Explanation(explanation.logits, explanation.targets, maps, explanation.metrics, explanation.contributions)
 
 
 def top_classes(logits: Tensor, count: int) -> Tensor:

@@ -42,9 +42,10 @@ def variations(inputs: Tensor, smooth: int, noise: float, augment: bool) -> Iter
 
 
 def fuse_maps(maps: Sequence[Tensor], how: str) -> Tensor:
-    """One map from those of several layers: each divided by its peak, enlarged to the largest grid, then ``max`` or ``mean``.
+    """One map from those of several layers: each divided by its peak, enlarged to the largest grid, then combined.
 
-    Each is (B, T, h, w), with its own h and w. A map without positive values contributes zeros.
+    ``how``: ``max``, ``mean``, or ``product`` (RefineCAM, arXiv 2605.14641), which keeps what all layers agree on. Each map is
+    (B, T, h, w), with its own h and w. A map without positive values contributes zeros.
     """
     size = max((values.shape[2:] for values in maps), key=lambda shape: shape[0] * shape[1])
     large = []
@@ -54,6 +55,8 @@ def fuse_maps(maps: Sequence[Tensor], how: str) -> Tensor:
         unit = torch.where(peak > 0, positive / torch.where(peak > 0, peak, 1.0), positive)
         large.append(functional.interpolate(unit, size, mode="bilinear", align_corners=False))
     stacked = torch.stack(large)
+    if how == "product":
+        return stacked.prod(dim=0)
     return stacked.amax(dim=0) if how == "max" else stacked.mean(dim=0)
 
 

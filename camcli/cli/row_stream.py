@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, get_type_hints
 
+from camcli.config.run import CURVES, METRIC_COLUMNS
 from camcli.errors import RunError
 from camcli.output.writers import BOX_COLUMNS, csv_line
 from camcli.records import Outcome, Row, Success, unescape_name
@@ -69,6 +70,10 @@ def _json_line(cells: Iterable[tuple[str, str]]) -> bytes:
 def _json_value(column: str, text: str) -> Any:
     if column == "bboxes":
         return [[int(number) for number in box.split(" ")] for box in text.split(";") if box]
+    if column in CURVES.values():
+        return [float(number) for number in text.split(" ")] if text else None
+    if column in METRIC_COLUMNS:
+        return float(text) if text else None
     if column in BOX_COLUMNS:
         return int(text) if text else None
     if _TYPES[column] is int:

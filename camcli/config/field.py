@@ -68,10 +68,11 @@ def check_value(field: dataclasses.Field[Any], value: Any) -> None:
     name, meta = option_name(field), field.metadata
     if value is None:
         return
-    if meta["choices"] and value not in meta["choices"]:
-        raise ConfigError(
-            f"--{name} {value!r} is not one of {', '.join(meta['choices'])}.{did_you_mean(str(value), meta['choices'])}"
-        )
+    for each in value if isinstance(value, tuple) else (value,):
+        if meta["choices"] and each not in meta["choices"]:
+            raise ConfigError(
+                f"--{name} {each!r} is not one of {', '.join(meta['choices'])}.{did_you_mean(str(each), meta['choices'])}"
+            )
     if any("\0" in text for text in (value if isinstance(value, tuple) else (value,)) if isinstance(text, str)):
         raise ConfigError(f"--{name} contains a NUL character, which no name can contain.")
     low, high = meta["at_least"], meta["at_most"]

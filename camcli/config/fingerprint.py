@@ -14,7 +14,7 @@ from camcli.config.field import option_name
 from camcli.config.run import CLUSTER_OPTIONS, WITHOUT_FILE, RunConfig
 from camcli.documents import read_document
 from camcli.errors import ConfigError
-from camcli.layout import EXCHANGE, FITTED_MARK, FITTED_WEIGHTS
+from camcli.layout import EXCHANGE, FITTED_MARK, FITTED_WEIGHTS, HUB_CONFIG, HUB_PROCESSOR
 from camcli.records import escape_name
 
 
@@ -23,7 +23,7 @@ def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
 
     They are the options that affect results, ``root`` (the folder that the images' names are relative to), and SHA-256 digests: of
     the files given with ``--weights``, ``--labels`` and ``--class-from``, of the module that contains a model factory, and of the
-    weights of a fitted model. Raises ConfigError for a file that cannot be read.
+    weights of a fitted model or of a folder of Hugging Face transformers. Raises ConfigError for a file that cannot be read.
     """
     settings = {**effective_settings(config.settings()), "inputs": root}
     files = (
@@ -39,7 +39,23 @@ def run_settings(config: RunConfig, root: str) -> dict[str, Any]:
                 settings[f"{name}-sha256"] = _digest(path, whole=document)
             except OSError as error:
                 raise ConfigError(f"--{name} {escape_name(path)}: {error.strerror}.") from error
+    if "model-sha256" not in settings and os.path.isfile(os.path.join(config.model, HUB_CONFIG)):
+        settings["model-sha256"] = _hub_digest(config.model)
     return settings
+
+
+def _hub_digest(folder: str) -> str:
+    """A SHA-256 of the configuration and the weights of a model of Hugging Face transformers in ``folder``. Raises ConfigError."""
+    digest = hashlib.sha256()
+    try:
+        for name in sorted(os.listdir(folder)):
+            path = os.path.join(folder, name)
+            read = name in (HUB_CONFIG, HUB_PROCESSOR) or name.endswith((".safetensors", ".safetensors.index.json"))
+            if read and os.path.isfile(path):
+                digest.update(f"{name!r} {_digest(path, whole=False)}\n".encode())
+    except OSError as error:
+        raise ConfigError(f"--model {escape_name(folder)}: {error.strerror}.") from error
+    return digest.hexdigest()
 
 
 def effective_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,8 +99,19 @@ def _without_effect(settings: Mapping[str, Any]) -> dict[str, str]:
         found["maps-format"] = "--save-maps"
     if not settings.get("overlays", True):
         found["overlays-for"] = "--overlays"
+    metrics = set(settings.get("metrics") or ())
+    if not metrics & {"deletion", "insertion"}:
+        found["steps"] = "--metrics deletion or insertion"
+        found["baseline"] = "--metrics deletion or insertion"
+    if not metrics - {"entropy", "sparsity", "complexity", "coherency", "sensitivity"}:
+        found["metric-score"] = "--metrics with a metric that compares scores"
     if not settings.get("smooth"):
         found["noise"] = "--smooth"
+    methods = settings.get("method") or ()
+    if "occlusion" not in methods:
+        found |= dict.fromkeys(("window", "stride"), "--method occlusion")
+    if not {"rise", "integrated-gradients"} & {*methods}:
+        found["samples"] = "--method rise or integrated-gradients"
     return found
 
 

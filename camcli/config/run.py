@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from camcli.addresses import is_address, masked
 from camcli.config.field import as_json, binding_values, check_values, option, option_name
+from camcli.config.inputs import InputChanges, parse_size, parse_values, size_text, values_text
 from camcli.errors import ConfigError
+from camcli.records import INTERPOLATIONS
 
 COLORMAPS = (
     "turbo", "jet", "viridis", "inferno", "magma", "plasma", "cividis", "hot", "bone", "parula", "rainbow", "ocean",
@@ -66,8 +69,31 @@ ENGINES = ("local", "ray")
 CLUSTER_OPTIONS = ("address", "gpus-per-worker", "cpus-per-worker", "images-per-shard")
 """Options that have an effect with ``--engine ray`` only."""
 
+METRICS = (
+    "drop", "increase", "gain", "deletion", "insertion", "road", "coherency", "complexity", "adcc", "entropy", "sparsity",
+    "infidelity", "sensitivity",
+)  # fmt: skip
+"""Metrics of a map that ``--metrics`` takes, in the order of their columns; see ``camcli.metrics``."""
+
+CURVES = {"deletion": "deletion_curve", "insertion": "insertion_curve"}
+"""Metrics that are areas under a curve, each with the column of the curve."""
+
+METRIC_COLUMNS = tuple(column for name in METRICS for column in (name, CURVES.get(name)) if column)
+"""All columns that ``--metrics`` can add."""
+
+METRIC_SCORES = ("probability", "logit")
+"""Scores whose change the metrics measure."""
+
+BASELINES = ("zero", "mean", "blur")
+"""What the metrics put in the place of removed pixels; see ``camcli.metrics.curves``."""
+
 RESIZE_MODES = ("crop", "squash", "pad")
 """How an image becomes the network's input; see ``camcli.images.geometry``."""
+
+
+def metric_columns(metrics: Collection[str]) -> tuple[str, ...]:
+    """The columns that the metrics of a run add to its table, in their order."""
+    return tuple(column for name in METRICS if name in metrics for column in (name, CURVES.get(name)) if column)
 
 
 @dataclass(frozen=True)
@@ -99,6 +125,30 @@ class RunConfig:
         "Model",
         metavar="FILE",
     )
+    mean: str | None = option(
+        None,
+        "Mean of each colour for normalization, from 0 (black) to 1 (white): one or three values, such as 0.485,0.456,0.406 or "
+        "124/255,116/255,104/255. Default: the model's own, as for the next four options.",
+        "Model",
+        metavar="V[,V,V]",
+    )
+    std: str | None = option(
+        None,
+        "Standard deviation of each colour for normalization, on the same scale: one or three values, such as 0.5 or 1/255.",
+        "Model",
+        metavar="V[,V,V]",
+    )
+    resize: str | None = option(
+        None,
+        "Resize the shorter side of each image to N pixels, or the image to exactly HxW, before the crop. Default: the model's "
+        "own, in proportion to --crop.",
+        "Model",
+        metavar="N|HxW",
+    )
+    crop: str | None = option(
+        None, "Size of the network's input in pixels: N, or HxW, cut from the middle of the image.", "Model", metavar="N|HxW"
+    )
+    interpolation: str | None = option(None, "Filter for resizing, always with antialiasing.", "Model", choices=INTERPOLATIONS)
     device: str = option(
         "auto",
         "Device that runs the network. auto: CUDA if available, else MPS, else the CPU.",
@@ -148,10 +198,32 @@ class RunConfig:
     )
     fuse: str | None = option(
         None,
-        "Combine the maps of all layers into one map, by maximum or by mean.",
+        "Combine the maps of all layers into one map, by maximum, mean or product.",
         "Heatmap",
-        metavar="max|mean",
-        choices=("max", "mean"),
+        metavar="max|mean|product",
+        choices=("max", "mean", "product"),
+    )
+    samples: int | None = option(
+        None,
+        "Masks of rise, or steps of integrated-gradients. Default: 1000 masks, 50 steps.",
+        "Heatmap",
+        metavar="N",
+        at_least=1,
+        at_most=1_000_000,
+    )
+    window: int | None = option(
+        None,
+        "Side of the square that occlusion hides, in pixels of the network's input. Default: a seventh of the shorter side.",
+        "Heatmap",
+        metavar="N",
+        at_least=1,
+    )
+    stride: int | None = option(
+        None,
+        "Pixels by which the square of occlusion moves. Default: half of its side.",
+        "Heatmap",
+        metavar="N",
+        at_least=1,
     )
     smooth: int = option(
         0, "Average the maps of N noisy copies of the image (SmoothGrad); 0 turns it off.", "Heatmap", metavar="N", at_least=0
@@ -165,6 +237,27 @@ class RunConfig:
     )
     augment: bool = option(False, "Average the maps of mirrored and scaled copies of the image: six forward passes.", "Heatmap")
     counterfactual: bool = option(False, "Show the evidence against the class: gradients are negated.", "Heatmap")
+    metrics: tuple[str, ...] = option(
+        (),
+        "Measure each map, a column for each metric, as camcli methods --metrics lists them; repeatable, or separated by commas. "
+        "The controls uniform, random and center are methods.",
+        "Metrics",
+        metavar="NAME",
+        choices=METRICS,
+    )
+    steps: int = option(
+        20, "Steps in which deletion and insertion change the image.", "Metrics", metavar="N", at_least=2, at_most=1000
+    )
+    baseline: str | None = option(
+        None,
+        "What deletion puts in the place of pixels, and what insertion begins with. zero: the mean colour of the training "
+        "images; mean: the mean colour of the image; blur: the image blurred. Default: zero for deletion, blur for insertion.",
+        "Metrics",
+        choices=BASELINES,
+    )
+    metric_score: str = option(
+        "probability", "Score of the class whose change the metrics measure.", "Metrics", choices=METRIC_SCORES
+    )
     resize_mode: str = option(
         "crop",
         "How an image becomes the network's input. crop: as in training, without the edges; squash or pad: the whole image.",
@@ -205,6 +298,11 @@ class RunConfig:
         "With --save-maps: npy for a file a map, or parquet for maps.parquet, a folder of a few files with all maps.",
         "Output",
         choices=MAP_FORMATS,
+    )
+    save_contributions: bool = option(
+        False,
+        "Also keep what every channel of the layer contributes to the class's logit, for camcli cluster; 2.6 KB a row.",
+        "Output",
     )
     overlays: bool = option(True, "Write overlays. --no-overlays: only tables, and maps and masks if asked for.", "Output")
     overlays_for: tuple[str, ...] = option(
@@ -416,6 +514,14 @@ class RunConfig:
             value = getattr(self, field.name)
             if isinstance(value, tuple):  # a value given twice counts once
                 object.__setattr__(self, field.name, tuple(dict.fromkeys(value)))
+        names = [name.strip() for text in self.metrics for name in text.split(",")]
+        order = {name: place for place, name in enumerate(METRICS)}
+        object.__setattr__(self, "metrics", tuple(sorted(dict.fromkeys(names), key=lambda name: order.get(name, len(order)))))
+
+    @property
+    def metric_columns(self) -> tuple[str, ...]:
+        """The columns of ``metrics``, in their order in the table."""
+        return metric_columns(self.metrics)
 
     @property
     def top_count(self) -> int:
@@ -433,6 +539,18 @@ class RunConfig:
     def mask_threshold(self) -> float:
         """The fraction of a map's peak at which masks begin. The default was measured with benchmarks/regions.py."""
         return 0.35 if self.region_threshold is None else self.region_threshold
+
+    @property
+    def input_changes(self) -> InputChanges:
+        """The changes of the model's preprocessing. Raises ConfigError for a value that is not understood."""
+        crop = parse_size("crop", self.crop)
+        return InputChanges(
+            parse_values("mean", self.mean),
+            parse_values("std", self.std, positive=True),
+            parse_size("resize", self.resize),
+            None if crop is None else (crop[0], crop[-1]),
+            self.interpolation,
+        )
 
     @property
     def overlay_limit(self) -> float | None:
@@ -477,6 +595,9 @@ class RunConfig:
         limit = self.overlay_limit
         chosen = {*self.overlays_for} & {"failures", "wrong"} | ({f"below:{limit:g}"} if limit is not None else set())
         values["overlays-for"] = sorted(chosen)  # the same choice in other words is the same
+        changes = self.input_changes
+        values |= {"mean": values_text(changes.mean), "std": values_text(changes.std)}
+        values |= {"resize": size_text(changes.resize), "crop": size_text(changes.crop)}
         del values["region-threshold"]  # two thresholds in effect: their values count, not how they were given
         return values | {"box-threshold": self.box_threshold, "mask-threshold": self.mask_threshold}
 
@@ -489,8 +610,13 @@ class RunConfig:
         check_values(self)
         _ = self.part
         _ = self.overlay_limit
+        _ = self.input_changes
+        if self.window is not None and self.stride is not None and self.stride > self.window:
+            raise ConfigError(f"--stride {self.stride} is larger than --window {self.window}: occlusion would leave out pixels.")
         if "wrong" in self.overlays_for and self.class_from is None:
             raise ConfigError("--overlays-for wrong needs the true labels: add --class-from folder or --class-from FILE.")
+        if self.metric_score == "logit" and "gain" in self.metrics:
+            raise ConfigError("--metrics gain is a share of what the probability can still gain: use --metric-score probability.")
         if self.boxes_json and self.boxes is None:
             raise ConfigError("--boxes-json needs boxes: add --boxes largest or --boxes all.")
         if is_address(self.output):

@@ -18,7 +18,7 @@ from camcli.dream.config import DreamConfig
 from camcli.dream.optimize import Metrics, ModelView, optimize
 from camcli.dream.targets import Target, check_targets, find_targets
 from camcli.dream.write import SHEET, TABLE, check_folder, read_picture_record, write_picture, write_sheet, write_table
-from camcli.errors import ImageError, OutOfMemoryError, SettingsError
+from camcli.errors import ImageError, ModelError, OutOfMemoryError, SettingsError
 from camcli.listener import Listener
 from camcli.models.device import resolve_device
 from camcli.models.layers import resolve_layers
@@ -57,12 +57,15 @@ class StudyResult:
 def prepare_study(config: DreamConfig, request: ModelRequest, device: str) -> Study:
     """Load the model, resolve all names, and look which pictures the folder already holds. Nothing is written.
 
-    Raises the UsageError of a name that does not exist, SettingsError for a picture with other settings unless ``overwrite`` is
-    set, OutputError for a file that camcli did not write, and OutOfMemoryError for a size that needs more memory than is free.
+    Raises the UsageError of a name that does not exist, ModelError for a network of grey images, SettingsError for a picture with
+    other settings unless ``overwrite`` is set, OutputError for a file that camcli did not write, and OutOfMemoryError for a size
+    that needs more memory than is free.
     """
     config = config.check()
     place = resolve_device(device)
     model = load_model(request, place)
+    if model.preprocess.channels != 3:
+        raise ModelError(f"camcli dream paints in colour, and {model.name} takes grey images of one channel.")
     layers = resolve_layers(model, config.layer) if config.channel or config.unit else []
     targets = find_targets(model, config.class_, layers, config.channel, config.unit)
     size = model.preprocess.crop if config.size is None else (config.size, config.size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from camcli.listener import Listener
 from camcli.models.gap_classifier import GapClassifier
 from camcli.models.sources.fitted import Fitted
 from camcli.output.root import Root
+from camcli.records import preprocess_record
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _cache(config: FitConfig, dataset: Dataset, backbone: Backbone, root: Root) 
         "data": dataset.root,  # in another folder a file of the same name, size and time may be another image
         "backbone": config.backbone,
         "layer": [backbone.layer.name, backbone.layer.grid.kind],
-        "preprocess": asdict(backbone.model.preprocess),
+        "preprocess": preprocess_record(backbone.model.preprocess),
         "max-pixels": config.max_pixels,  # an image that is too large now may have been computed before
     }
     cache = FeatureCache(root, cache_key(backbone.classifier.features, described))

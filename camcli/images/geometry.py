@@ -66,19 +66,23 @@ def input_window(image: tuple[int, int], preprocess: Preprocess, resize_mode: st
         return InputWindow(image, window, window, 0, 0)
     to_fit = max(image[0] / window[0], image[1] / window[1])
     resized = _shrunk(image, to_fit) if resize_mode == "pad" else _resized(image, preprocess)
-    return InputWindow(image, resized, window, _centred(resized[0], window[0]), _centred(resized[1], window[1]))
+    left, top = (_centred(*pair, preprocess.crop_rounding) for pair in zip(resized, window, strict=True))
+    return InputWindow(image, resized, window, left, top)
 
 
 def prepare_input(pixels: np.ndarray, window: InputWindow, preprocess: Preprocess) -> np.ndarray:
     """Resize, crop and pad an image as ``window`` says. Returns the network's input before normalization, (h, w, 3) uint8 RGB.
 
-    Bit-equal to the evaluation transforms of torchvision and timm, which also resize with Pillow. Padding has the mean colour.
+    Bit-equal to the evaluation transforms of torchvision and timm, which also resize with Pillow. Padding has the mean colour. For
+    a network of one channel (h, w, 1), the luma of ITU-R BT.601, as Pillow's mode L has it; a grey image keeps its values.
     """
     window_w, window_h = window.window
     # the part of the window inside the image, in resized coordinates
     x0, y0 = max(window.left, 0), max(window.top, 0)
     x1, y1 = min(window.left + window_w, window.resized[0]), min(window.top + window_h, window.resized[1])
     picture = PillowImage.fromarray(pixels)
+    if preprocess.channels == 1:
+        picture = picture.convert("L")
     resample = _FILTERS[preprocess.interpolation]
     if window.resized[0] * window.resized[1] <= _MAX_RESIZED:
         seen = picture.resize(window.resized, resample)
@@ -88,16 +92,17 @@ def prepare_input(pixels: np.ndarray, window: InputWindow, preprocess: Preproces
         scale_x, scale_y = window.image[0] / window.resized[0], window.image[1] / window.resized[1]
         seen = picture.resize((x1 - x0, y1 - y0), resample, box=(x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y))
     if seen.size == window.window:
-        return np.asarray(seen)
-    canvas = np.empty((window_h, window_w, 3), np.uint8)
+        return np.asarray(seen).reshape(window_h, window_w, preprocess.channels)
+    canvas = np.empty((window_h, window_w, preprocess.channels), np.uint8)
     canvas[:] = np.round(255 * np.asarray(preprocess.mean)).astype(np.uint8)
     left, top = x0 - window.left, y0 - window.top
-    canvas[top : top + seen.height, left : left + seen.width] = np.asarray(seen)
+    inside = np.asarray(seen).reshape(seen.height, seen.width, preprocess.channels)
+    canvas[top : top + seen.height, left : left + seen.width] = inside
     return canvas
 
 
 def prepare_pixels(pixels: np.ndarray, preprocess: Preprocess, resize_mode: str) -> tuple[InputWindow, np.ndarray]:
-    """The network's window on the image ``pixels`` (H, W, 3) uint8, and what it sees there, (h, w, 3) uint8."""
+    """The network's window on the image ``pixels`` (H, W, 3) uint8, and what it sees there, (h, w, channels) uint8."""
     window = input_window((pixels.shape[1], pixels.shape[0]), preprocess, resize_mode)
     return window, prepare_input(pixels, window, preprocess)
 
@@ -120,10 +125,10 @@ def _shrunk(image: tuple[int, int], ratio: float) -> tuple[int, int]:
     return max(1, round(image[0] / ratio)), max(1, round(image[1] / ratio))
 
 
-def _centred(size: int, window: int) -> int:
-    """The start of a centred window, rounded as torchvision's center_crop rounds it, and its padding for smaller images."""
+def _centred(size: int, window: int, rounding: str) -> int:
+    """The start of a centred window, rounded as torchvision's center_crop does or ``down``; its padding for smaller images."""
     if size >= window:
-        return round((size - window) / 2.0)
+        return (size - window) // 2 if rounding == "down" else round((size - window) / 2.0)
     return -((window - size) // 2)
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from camcli.errors import ModelError, WeightsError, did_you_mean
+from camcli.models.channels import first_convolution, for_channels, grey_note
 from camcli.models.checkpoints import fill_module, read_checkpoint
 from camcli.models.labels import IMAGENET_SIZE, default_labels
-from camcli.models.request import CHECKPOINT_SUFFIXES, ModelRequest
+from camcli.models.request import CHECKPOINT_SUFFIXES, NOT_HOOKED, ModelRequest
 from camcli.records import LoadedModel, Preprocess
 
 RANDOM_SEED = 0
@@ -40,7 +41,11 @@ def with_weights(
         raise unknown_weights(request, known_weights)
     module, count = fill_module(build, read_checkpoint(request.weights), request.weights, request.name)
     labels = default_labels(count or class_count(module), imagenet=aim_at_imagenet)
-    return LoadedModel(request.name, module, preprocess, labels, request.weights)
+    first = first_convolution(module)
+    if first is None or first[1].in_channels != 1 or preprocess.channels == 1:
+        return LoadedModel(request.name, module, preprocess, labels, request.weights)
+    grey = request.changes.applied(for_channels(preprocess, 1))
+    return LoadedModel(request.name, module, grey, labels, request.weights, (grey_note(request.name, grey),))
 
 
 def _draw_zero_layers(module: nn.Module) -> None:
@@ -76,7 +81,9 @@ def unknown_weights(request: ModelRequest, known: tuple[str, ...]) -> WeightsErr
 
 
 def as_module(built: Any) -> nn.Module:
-    """``built``. Raises ModelError if it is not a module."""
+    """``built``. Raises ModelError if it is not a module, or one whose layers cannot be reached."""
     if not isinstance(built, nn.Module):
         raise ModelError(f"a model must be a torch.nn.Module, not {type(built).__name__}.")
+    if isinstance(built, torch.jit.ScriptModule):
+        raise ModelError(f"the model is {NOT_HOOKED}")
     return built

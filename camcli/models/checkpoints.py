@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from camcli.errors import ModelError, WeightsError, first_line
+from camcli.models.channels import WAY_OUT, channels_in, set_channels
+from camcli.models.request import why_exported
 from camcli.records import escape_name
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
@@ -28,6 +30,9 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     Pickles are read with ``weights_only=True``, so no code of the file runs. Raises WeightsError for a file that would have to run
     code, is damaged, or has no tensors.
     """
+    exported = why_exported(path)
+    if exported is not None:
+        raise WeightsError(f"{escape_name(path)} is {exported}")
     loaded = _read_safetensors(path) if path.lower().endswith(".safetensors") else _read_pickle(path)
     tensors = _tensors(loaded)
     if not tensors:
@@ -69,10 +74,22 @@ def fill_module(
     """The architecture with ``tensors`` (name -> tensor, any shape) as weights, and the number of classes if it is not its default.
 
     ``build(num_classes=N)`` makes the architecture. Prefixes that wrappers add (``module.``, ``model.``) are removed. N is the
-    first dimension that all tensors of the head share. Raises WeightsError for tensors that are missing or do not fit.
+    first dimension that all tensors of the head share. If the first convolution of the checkpoint takes one channel, so does the
+    module's. Raises WeightsError for tensors that are missing or do not fit, and for another number of channels.
     """
-    expected = {key: tensor.shape for key, tensor in build_meta(build).state_dict().items()}
+    skeleton = build_meta(build)
+    expected = {key: tensor.shape for key, tensor in skeleton.state_dict().items()}
     tensors = _without_prefixes(dict(tensors), expected)
+    other = channels_in(tensors, skeleton)
+    if other is not None:
+        convolution, channels = other
+        if channels not in (1, 3):
+            raise WeightsError(
+                f"{escape_name(path)} is for images of {channels} channels: {escape_name(convolution)}.weight is "
+                f"{_shape(tensors[f'{convolution}.weight'].shape)}. {WAY_OUT}"
+            )
+        build = _with_channels(build, convolution, channels)
+        expected[f"{convolution}.weight"] = tensors[f"{convolution}.weight"].shape
     tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(_TRAINING_ONLY) or key in expected}
     missing = [key for key in expected if key not in tensors and not key.endswith("num_batches_tracked")]
     extra = [key for key in tensors if key not in expected]
@@ -101,6 +118,11 @@ def fill_module(
     return module, count
 
 
+def _with_channels(build: Callable[..., nn.Module], convolution: str, channels: int) -> Callable[..., nn.Module]:
+    """``build``, followed by a change of the number of input channels."""
+    return lambda **options: set_channels(build(**options), convolution, channels)
+
+
 def _what_it_is(path: str) -> str:
     """A guess at the kind of file from its first bytes, for the error message."""
     try:
@@ -113,8 +135,7 @@ def _what_it_is(path: str) -> str:
     if start.lstrip()[:1] == b"<":
         return "a web page or other markup, perhaps a failed download"
     if start.startswith(b"PK"):
-        is_script = any("constants.pkl" in member.filename for member in _members(path))
-        return "a TorchScript archive; save model.state_dict() instead" if is_script else _DAMAGED_ARCHIVE
+        return _DAMAGED_ARCHIVE
     if start and all(byte >= 9 and byte < 127 for byte in start):
         return "it looks like text"
     return "it is damaged or another kind of file; fetch or save it again" if start else "it is empty"

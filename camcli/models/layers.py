@@ -15,6 +15,7 @@ from camcli.records import Grid, Layer, LayerInfo, LoadedModel
 
 _MOVERS = (
     nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
+    nn.AdaptiveAvgPool1d,
 )  # fmt: skip
 """Modules that only pool, pass on or move values. None is ever the default: the layer before them has the same information."""
 
@@ -86,7 +87,7 @@ def _only_moves(module: nn.Module) -> bool:
 
 def _is_attention(module: nn.Module) -> bool:
     name = type(module).__name__.lower()
-    return "attention" in name or "attn" in name
+    return ("attention" in name or "attn" in name) and not name.endswith("block")  # open_clip's ResidualAttentionBlock is whole
 
 
 def _as_layer(info: LayerInfo) -> Layer:
@@ -116,7 +117,7 @@ def _full_name(model: LoadedModel, name: str) -> str:
 
 def _probe(model: LoadedModel, names: Sequence[str]) -> list[LayerInfo]:
     """The modules ``names`` in the order of their last execution, examined with one noise image."""
-    height, width = model.preprocess.crop
+    (height, width), channels = model.preprocess.crop, model.preprocess.channels
     like = next(model.module.parameters(), torch.zeros(0))
     image = probe_input(model.preprocess, like.device, like.dtype)
     prefix = getattr(model.module, "num_prefix_tokens", None)
@@ -126,7 +127,9 @@ def _probe(model: LoadedModel, names: Sequence[str]) -> list[LayerInfo]:
         except ModelError:
             raise
         except Exception as error:  # the user's own forward may raise anything
-            raise ModelError(f"{model.name} does not run on one image of 3 x {height} x {width}: {first_line(error)}") from error
+            raise ModelError(
+                f"{model.name} does not run on one image of {channels} x {height} x {width}: {first_line(error)}"
+            ) from error
         ran = list(outputs.items())
         floating = [(name, output) for name, output in ran if output.requires_grad]
         gradients: dict[str, Tensor] = {}
@@ -186,7 +189,7 @@ def find_grid(
         if nhwc and (channels_last or not nchw):
             return Grid("nhwc", first, second)
         return Grid("nchw", second, third) if nchw else None
-    if len(shape) == 3:
+    if len(shape) == 3 and shape[2] > 1:  # a single channel: pooled channels, which look like tokens
         for extra in range(_MAX_PREFIX + 1) if prefix is None else (prefix, 0):
             cells = shape[1] - extra
             height = round(math.sqrt(cells * size[0] / size[1])) if cells > 0 else 0

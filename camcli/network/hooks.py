@@ -72,7 +72,7 @@ def override_output(module: nn.Module, name: str, replace: Callable[[Tensor], Te
     """Context in which ``replace`` changes the output of the submodule ``name``, any shape; of a tuple its first tensor."""
 
     def exchange(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        return replace(output) if isinstance(output, Tensor) else _with_first(output, replace(output[0]))
+        return replace(output) if isinstance(output, Tensor) else with_first(output, replace(output[0]))
 
     with forward_hooks([(module.get_submodule(name), exchange)]):
         yield
@@ -80,19 +80,22 @@ def override_output(module: nn.Module, name: str, replace: Callable[[Tensor], Te
 
 def _keeper(outputs: dict[str, Tensor], name: str) -> Any:
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        if isinstance(output, Tensor):
-            kept = _own_copy(output)
-            replaced: Any = kept.clone()
-        elif isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
-            kept = _own_copy(output[0])
-            replaced = _with_first(output, kept.clone())
-        else:
+        first = first_tensor(output)
+        if first is None:
             return None
+        kept = _own_copy(first)
         outputs.pop(name, None)
         outputs[name] = kept
-        return replaced
+        return kept.clone() if isinstance(output, Tensor) else with_first(output, kept.clone())
 
     return keep
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """A module's output, or the first element of its tuple or list, if that is a tensor, of any shape; else None."""
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
 
 
 def _own_copy(tensor: Tensor) -> Tensor:
@@ -101,7 +104,8 @@ def _own_copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().requires_grad_()
 
 
-def _with_first(output: Any, first: Tensor) -> Any:
+def with_first(output: Any, first: Tensor) -> Any:
+    """A tuple or list like ``output``, with ``first``, of any shape, as its first element."""
     rest = [first, *output[1:]]
     if hasattr(output, "_make"):  # a named tuple
         return output._make(rest)

@@ -24,7 +24,7 @@ def normalize(images: Tensor, preprocess: Preprocess, *, in_place: bool = False)
 
 
 def input_tensor(images: Sequence[np.ndarray], preprocess: Preprocess, device: torch.device) -> Tensor:
-    """Prepared ``images``, each (h, w, 3) uint8, as the network's input (B, 3, h, w) float32 on ``device``.
+    """Prepared ``images``, each (h, w, C) uint8, as the network's input (B, C, h, w) float32 on ``device``. C is 3, or 1 for grey.
 
     Bytes travel to the device, and become floats there. The memory format is channels-last, in which the images come.
     """
@@ -37,7 +37,7 @@ def input_tensor(images: Sequence[np.ndarray], preprocess: Preprocess, device: t
 
 
 def _normalized(images: Sequence[np.ndarray], preprocess: Preprocess) -> np.ndarray:
-    """``images`` as (B, h, w, 3) float32, computed as ``normalize`` does, to the last bit, but without PyTorch's threads.
+    """``images`` as (B, h, w, C) float32, computed as ``normalize`` does, to the last bit, but without PyTorch's threads.
 
     These would wait for one another longer than they compute, because others use the cores too.
     """

@@ -52,7 +52,7 @@ def refuse_too_little(model: LoadedModel, names: Sequence[str], device: torch.de
     if device.type != "cpu" or available_memory() > _PLENTY:
         return
     release_memory()
-    image = torch.zeros((1, 3, *model.preprocess.crop))
+    image = torch.zeros((1, model.preprocess.channels, *model.preprocess.crop))
     needed, free = _host_bytes(model.module, image, names) + _BESIDE, available_memory()
     if needed > free:
         raise OutOfMemoryError(
@@ -64,7 +64,7 @@ def refuse_too_little(model: LoadedModel, names: Sequence[str], device: torch.de
 def bytes_through(model: LoadedModel, size: tuple[int, int]) -> int:
     """Bytes of host memory for one image of ``size`` (height, width) and its gradient; measured at the model's size and scaled."""
     height, width = model.preprocess.crop
-    image = torch.zeros((1, 3, height, width), requires_grad=True)
+    image = torch.zeros((1, model.preprocess.channels, height, width), requires_grad=True)
     return _host_bytes(model.module, image, []) * size[0] * size[1] // (height * width)
 
 

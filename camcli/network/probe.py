@@ -9,9 +9,9 @@ from camcli.records import Preprocess
 
 
 def probe_input(preprocess: Preprocess, device: torch.device, dtype: torch.dtype = torch.float32, count: int = 1) -> Tensor:
-    """Seeded noise images (N, 3, H, W) of the size that ``preprocess`` crops to."""
+    """Seeded noise images (N, C, H, W) of the channels and the size that ``preprocess`` makes."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn((count, 3, *preprocess.crop), generator=generator).to(device, dtype)
+    return torch.randn((count, preprocess.channels, *preprocess.crop), generator=generator).to(device, dtype)
 
 
 def random_direction(logits: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from camcli.errors import SettingsError
-from camcli.layout import BOXES, FORMER_FILES, JOURNAL, LOCK, OUTPUT_NAMES, OVERLAYS, OWN, RUN_RECORD, UNFINISHED_RENDER
+from camcli.layout import BOXES, EVALUATION, FORMER_FILES, JOURNAL, LOCK, OUTPUT_NAMES, OVERLAYS, OWN, RUN_RECORD, UNFINISHED_RENDER
 from camcli.output.checks import check_place, is_unchanged
 from camcli.output.journal import Entry, read_header
 from camcli.output.ledger import Ledger, files_in_table
@@ -119,7 +119,7 @@ class OutputFolder:
         files = list(files_in_table(self.root))
         self._unconfirmed.mark_unconfirmed(files)
         self.ledger.clear()
-        for name in (RUN_RECORD, BOXES, UNFINISHED_RENDER):
+        for name in (RUN_RECORD, BOXES, UNFINISHED_RENDER, *EVALUATION):
             self.root.remove(name)
         remove_parts(self.root)
         remove_report(self.root, [file for file in files if file.startswith(f"{OVERLAYS}/")])

@@ -12,7 +12,7 @@ image file, if ``--hash`` is given or if size and time cannot show a change. ``r
 the size and CRC-32 of each of their files in order, and ``check`` the CRC-32 of the line up to that point. Journals of earlier
 versions have no ``rows``, ``files`` and ``check``; they can still be read. ``folded`` is there if it is true; see ``Entry``. A run
 with binary tables also records, for each of them, its size after that image and the CRC-32 of the image's bytes in it, as
-``"maps": [52480, 912873211]``.
+``"maps": [52480, 912873211]`` or ``"contributions": [...]``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from camcli.config.field import default_values, from_json, option_name
 from camcli.config.run import RunConfig
 from camcli.documents import parse_json
 from camcli.errors import ConfigError, SettingsError
-from camcli.layout import BINARY_TABLES, FAILURES, JOURNAL, MAPS_TABLE, PREDICTIONS, TABLES
+from camcli.layout import BINARY_TABLES, CONTRIBUTIONS_TABLE, FAILURES, JOURNAL, MAPS_TABLE, PREDICTIONS, TABLES
 from camcli.output.exchange import current_place
 from camcli.output.record import refuse_newer_format
 from camcli.output.root import Root
@@ -39,7 +39,7 @@ from camcli.records import Checksum, Stamp, escape_name
 
 VERSION = 1
 
-_KEYS = {MAPS_TABLE: "maps"}
+_KEYS = {MAPS_TABLE: "maps", CONTRIBUTIONS_TABLE: "contributions"}
 """The key of each binary table in a line."""
 
 _STAGE = re.compile(r"[a-z]{0,20}")

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, get_type_hints
 
+from camcli.config.run import CURVES, METRIC_COLUMNS
 from camcli.errors import InputError, SettingsError
-from camcli.layout import BINARY_TABLES, FAILURES, JOURNAL, MAPS_TABLE, PREDICTIONS, TABLES
+from camcli.layout import BINARY_TABLES, CONTRIBUTIONS_TABLE, FAILURES, JOURNAL, MAPS_TABLE, PREDICTIONS, TABLES
 from camcli.output.checks import check_settings
 from camcli.output.exchange import current_place, exchanged, finish_exchange
 from camcli.output.files import packs_maps, row_files
@@ -35,6 +36,10 @@ from camcli.records import Checksum, Outcome, Prediction, Row, Success, checksum
 
 _TYPES = {name: kind for name, kind in get_type_hints(Row).items() if kind in (int, float)}
 _BOXES = re.compile(r"(\d{1,9}( \d{1,9}){3}(;\d{1,9}( \d{1,9}){3})*)?")
+_NUMBER = r"-?\d{1,9}(\.\d{1,9})?(e[+-]\d{1,3})?"
+_METRIC, _CURVE = re.compile(f"({_NUMBER})?"), re.compile(f"({_NUMBER}( {_NUMBER}){{0,9999}})?")
+"""A number as ``writers.cell_text`` writes it, and a curve of them; or nothing."""
+
 _SIZE = re.compile(r"\d{1,18}")
 _BINARY_START = b"camcli arrays 1\n"
 """The first bytes of a binary table."""
@@ -45,10 +50,11 @@ _MOST_ROWS = 64 << 20
 
 def _table_headers(settings: Mapping[str, Any]) -> dict[str, bytes]:
     """The header line of each table of a run with ``settings``."""
-    binaries = [MAPS_TABLE] if packs_maps(settings) else []
-    labelled, boxed = settings.get("class-from") is not None, settings.get("boxes") is not None
+    asked = {MAPS_TABLE: packs_maps(settings), CONTRIBUTIONS_TABLE: bool(settings.get("save-contributions"))}
+    binaries = [name for name in BINARY_TABLES if asked[name]]
+    labelled, boxed, metrics = settings.get("class-from") is not None, settings.get("boxes") is not None, settings.get("metrics")
     return {
-        PREDICTIONS: csv_line(prediction_columns(labelled=labelled, boxed=boxed)),
+        PREDICTIONS: csv_line(prediction_columns(labelled=labelled, boxed=boxed, metrics=metrics or ())),
         FAILURES: csv_line(FAILURE_COLUMNS),
         **dict.fromkeys(binaries, _BINARY_START),
     }
@@ -76,6 +82,11 @@ class Ledger:
         self.is_torn = False
         self._handles: dict[str, int] = {}
         self._ends: dict[str, int] = {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the table of predictions."""
+        return tuple(self._columns[PREDICTIONS])
 
     @property
     def header(self) -> Header:
@@ -364,6 +375,8 @@ def _is_row(row: Mapping[str, str]) -> bool:
         if row["status"] not in ("ok", "empty", "nonfinite") or min(int(row["rank"]), int(row["class_index"])) < 0:
             return False
         if not (_BOXES.fullmatch(row.get("bboxes", "")) and _SIZE.fullmatch(row.get("image_w", "0") + row.get("image_h", "0"))):
+            return False
+        if not all((_CURVE if column in CURVES.values() else _METRIC).fullmatch(row.get(column, "")) for column in METRIC_COLUMNS):
             return False
         overlay, prediction, extras = unescape_name(row["overlay"]), _prediction(row), _extras(row)
         return not overlay or is_own_overlay(overlay, unescape_name(row["image"]), prediction, extras)

@@ -9,11 +9,11 @@ import contextlib
 import hashlib
 import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, get_type_hints
 
-from camcli.config.run import RunConfig
+from camcli.config.run import CURVES, METRIC_COLUMNS, RunConfig
 from camcli.errors import ConfigError, OutputError
 from camcli.layout import MAPS_PARQUET, MAPS_TABLE, PREDICTIONS, ROWS_PARQUET
 from camcli.output.files import packs_maps
@@ -116,12 +116,12 @@ def wanted_map_parts(ledger: Ledger) -> Iterator[Wanted]:
     A part ends with the image with which its maps have MAP_BYTES_A_PART or its rows ROWS_A_PART, so that later images do not change
     it. The checksums of its maps stand for them: they need not be read to find out that a part is as it should be.
     """
-    table = ledger.packed(MAPS_TABLE)
+    table, place = ledger.packed(MAPS_TABLE), ledger.binaries.index(MAPS_TABLE)
     images: list[tuple[Entry, bytes]] = []
     rows = size = number = 0
     for entry, data in ledger.sound_rows():
         images.append((entry, data))
-        rows, size = rows + data.count(b"\n"), size + sum(part.size for part in entry.packed)
+        rows, size = rows + data.count(b"\n"), size + (entry.packed[place].size if entry.packed else 0)
         if rows >= ROWS_A_PART or size >= MAP_BYTES_A_PART:
             yield _map_part(ledger, table, images)
             images, rows, size, number = [], 0, 0, number + 1
@@ -172,13 +172,15 @@ def _encode_maps(ledger: Ledger, table: PackedTable, images: Sequence[tuple[Entr
 def encode_rows(columns: Sequence[str], data: bytes) -> bytes:
     """A Parquet file with the rows ``data``, which are lines of ``predictions.csv``.
 
-    Texts are those of the cells. Numbers are int64 and float64, ``correct`` is boolean, ``bboxes`` is a list of lists of int64, and
-    empty cells of these are null. Raises OutputError for cells that camcli does not write.
+    Texts are those of the cells. Numbers are int64 and float64, ``correct`` is boolean, ``bboxes`` is a list of lists of int64,
+    curves are lists of float64, and empty cells of these are null. Raises OutputError for cells that camcli does not write.
     """
     import pyarrow as pa
     from pyarrow import csv, parquet
 
     types = {column: _type_of(column) for column in columns}
+    lists = {column: parse for column, parse in _LISTS.items() if column in types}
+    texts = dict.fromkeys(lists, pa.string())
     try:
         if data:
             table = csv.read_csv(
@@ -186,7 +188,7 @@ def encode_rows(columns: Sequence[str], data: bytes) -> bytes:
                 csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=list(columns)),
                 csv.ParseOptions(newlines_in_values=False),
                 csv.ConvertOptions(
-                    column_types={**types, "bboxes": pa.string()},
+                    column_types={**types, **texts},
                     null_values=[""],
                     strings_can_be_null=False,
                     true_values=["yes"],
@@ -194,10 +196,10 @@ def encode_rows(columns: Sequence[str], data: bytes) -> bytes:
                 ),
             )
         else:
-            table = pa.schema({**types, "bboxes": pa.string()}.items() if "bboxes" in types else types.items()).empty_table()
-        if "bboxes" in types:
-            boxes = pa.array(map(_boxes, table.column("bboxes").to_pylist()), types["bboxes"])
-            table = table.set_column(columns.index("bboxes"), "bboxes", boxes)
+            table = pa.schema({**types, **texts}.items()).empty_table()
+        for column, parse in lists.items():
+            values = pa.array(map(parse, table.column(column).to_pylist()), types[column])
+            table = table.set_column(columns.index(column), column, values)
     except (pa.ArrowInvalid, ValueError) as error:
         raise OutputError(f"{PREDICTIONS} has cells that camcli does not write ({error}): check it with camcli verify.") from error
     buffer = io.BytesIO()
@@ -210,6 +212,10 @@ def _type_of(column: str) -> Any:
 
     if column == "bboxes":
         return pa.list_(pa.list_(pa.int64()))
+    if column in CURVES.values():
+        return pa.list_(pa.float64())
+    if column in METRIC_COLUMNS:
+        return pa.float64()
     if column in BOX_COLUMNS or _TYPES[column] is int:
         return pa.int64()
     if _TYPES[column] is float:
@@ -221,3 +227,11 @@ def _type_of(column: str) -> Any:
 
 def _boxes(text: str) -> list[list[int]]:
     return [[int(number) for number in box.split(" ")] for box in text.split(";") if box]
+
+
+def _curve(text: str) -> list[float] | None:
+    return [float(number) for number in text.split(" ")] if text else None
+
+
+_LISTS: dict[str, Callable[[str], Any]] = {"bboxes": _boxes, **dict.fromkeys(CURVES.values(), _curve)}
+"""How the cells of columns of lists are read."""

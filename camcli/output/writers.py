@@ -9,14 +9,18 @@ import errno
 import io
 import json
 import os
+from collections.abc import Collection
 from typing import Any
 
+from camcli.config.run import metric_columns
 from camcli.errors import OutputError
-from camcli.records import Boxes, Failure, Row, escape_name
+from camcli.records import Boxes, Failure, MetricValue, Row, escape_name
 
 LABEL_COLUMNS = ("label", "correct")
 BOX_COLUMNS = ("bbox_x", "bbox_y", "bbox_w", "bbox_h", "bboxes", "image_w", "image_h")
-PREDICTION_COLUMNS = tuple(field.name for field in dataclasses.fields(Row) if field.name not in (*LABEL_COLUMNS, "boxes"))
+PREDICTION_COLUMNS = tuple(
+    field.name for field in dataclasses.fields(Row) if field.name not in (*LABEL_COLUMNS, "boxes", "metrics")
+)
 FAILURE_COLUMNS = ("image", "stage", "error")
 
 _FORMULA_STARTS = ("=", "+", "-", "@")
@@ -71,16 +75,17 @@ def csv_line(values: tuple[Any, ...]) -> bytes:
     return buffer.getvalue().encode("utf-8")
 
 
-def prediction_columns(*, labelled: bool, boxed: bool) -> tuple[str, ...]:
-    """The columns of ``predictions.csv``. ``labelled``: with the true label; ``boxed``: with boxes."""
-    return (*PREDICTION_COLUMNS, *(LABEL_COLUMNS if labelled else ()), *(BOX_COLUMNS if boxed else ()))
+def prediction_columns(*, labelled: bool, boxed: bool, metrics: Collection[str] = ()) -> tuple[str, ...]:
+    """The columns of ``predictions.csv``. ``labelled``: with the true label; ``boxed``: with boxes; ``metrics``: names."""
+    optional = (*(LABEL_COLUMNS if labelled else ()), *(BOX_COLUMNS if boxed else ()))
+    return (*PREDICTION_COLUMNS, *optional, *metric_columns(metrics))
 
 
 def prediction_line(row: Row) -> bytes:
     """A row of ``predictions.csv``: names escaped by ``records.escape_name``, numbers with six significant digits."""
     columns = PREDICTION_COLUMNS if row.label is None else (*PREDICTION_COLUMNS, *LABEL_COLUMNS)
     cells = [cell_text(getattr(row, column)) for column in columns]
-    return csv_line((*cells, *(() if row.boxes is None else _box_cells(row.boxes))))
+    return csv_line((*cells, *(() if row.boxes is None else _box_cells(row.boxes)), *map(_metric_cell, row.metrics)))
 
 
 def _box_cells(boxes: Boxes) -> tuple[str, ...]:
@@ -88,6 +93,11 @@ def _box_cells(boxes: Boxes) -> tuple[str, ...]:
     each = [(str(box.x), str(box.y), str(box.w), str(box.h)) for box in boxes.found]
     largest = each[0] if each else ("", "", "", "")
     return (*largest, ";".join(map(" ".join, each)), str(boxes.width), str(boxes.height))
+
+
+def _metric_cell(value: MetricValue) -> str:
+    """The cell of a metric; the values of a curve are separated by spaces."""
+    return " ".join(map(cell_text, value)) if isinstance(value, tuple) else cell_text(value)
 
 
 def failure_line(failure: Failure) -> bytes:

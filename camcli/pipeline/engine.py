@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -9,11 +10,14 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from camcli.cam import METHODS
 from camcli.cam.explain import Explanation, Options, explain_batch, top_classes
 from camcli.errors import CamcliError, OutOfMemoryError, RunError, first_line
+from camcli.metrics.batch import MetricSettings
+from camcli.metrics.measure import measure
 from camcli.network.inputs import input_tensor
 from camcli.network.precision import tensor_cores
-from camcli.pipeline.findings import HEADS, BatchFindings, batch_findings, joined
+from camcli.pipeline.findings import HEADS, STATUSES, BatchFindings, all_statuses, batch_findings, is_first, joined
 from camcli.pipeline.job import Job
 from camcli.records import Findings
 
@@ -46,10 +50,13 @@ class Engine:
         self._job, self._before_pass = job, before_pass
         self._max_batch = job.batch_size
 
-    def explain(self, inputs: Sequence[np.ndarray], labels: Sequence[int | None] | None = None) -> list[Part]:
+    def explain(
+        self, inputs: Sequence[np.ndarray], labels: Sequence[int | None] | None = None, names: Sequence[str] | None = None
+    ) -> list[Part]:
         """Begin to explain ``inputs``, each (h, w, 3) uint8, at most the job's batch size. Returns parts for ``collect``.
 
-        ``labels``: the true class of each image, or None. Raises OutOfMemoryError if a single image does not fit, RunError if the
+        ``labels``: the true class of each image, or None. ``names``: the images' names, from which methods that draw lots have
+        their seeds. Raises OutOfMemoryError if a single image does not fit, RunError if the
         model fails otherwise, and what ``before_pass`` raises.
         """
         parts: list[Part] = []
@@ -58,7 +65,8 @@ class Engine:
             part = slice(begun, begun + self._max_batch)
             count = len(inputs[part])
             try:
-                parts.append((count, self._begin(inputs[part], None if labels is None else labels[part])))
+                seeds = None if names is None else tuple(map(seed_of, names[part]))
+                parts.append((count, self._begin(inputs[part], None if labels is None else labels[part], seeds)))
                 begun += count
             except CamcliError:
                 raise
@@ -66,15 +74,19 @@ class Engine:
                 self._shrink(count, error)
         return parts
 
-    def _begin(self, inputs: Sequence[np.ndarray], labels: Sequence[int | None] | None) -> _Finding:
+    def _begin(self, inputs: Sequence[np.ndarray], labels: Sequence[int | None] | None, seeds: tuple[int, ...] | None) -> _Finding:
         wanted = self._job.network.batch
         missing = wanted - len(inputs) if wanted is not None and wanted // 2 < len(inputs) < wanted else 0
         filled = [*inputs, *[inputs[-1]] * missing]  # pad: a compiled network has a fixed batch size
         known = None if labels is None else [*labels, *[labels[-1]] * missing]
-        options = replace(self._job.options, chunk=min(self._job.options.chunk, self._max_batch), before_pass=self._before_pass)
-        return _copy_to_host_async(
-            explain_tensor(input_tensor(filled, self._job.model.preprocess, self._job.device), self._job, known, options)
-        )
+        given = None if seeds is None else (*seeds, *seeds[-1:] * missing)
+        chunk = min(self._job.options.chunk, self._max_batch)
+        options = replace(self._job.options, chunk=chunk, seeds=given, before_pass=self._before_pass)
+        tensor = input_tensor(filled, self._job.model.preprocess, self._job.device)
+        found = explain_tensor(tensor, self._job, known, options)
+        if self._job.config.metrics:
+            found = _measured(found, tensor, len(inputs), self._job, options)
+        return _copy_to_host_async(found)
 
     def _shrink(self, count: int, error: Exception) -> None:
         job = self._job
@@ -102,6 +114,30 @@ class Engine:
                     raise self._failed(count, error) from error
             found.append(_findings(finding.explanation, finding.order, self._job).take(slice(count)))
         return joined(found) if found else None
+
+
+def seed_of(name: str) -> int:
+    """The seed of an image: the CRC-32 of its name."""
+    return zlib.crc32(name.encode("utf-8", "surrogatepass"))
+
+
+def _measured(found: Explanation, inputs: torch.Tensor, count: int, job: Job, options: Options) -> Explanation:
+    """``found`` with the metrics of the maps that are ``ok``, of the first ``count`` of ``inputs`` (B, 3, H, W)."""
+    config, results = job.config, job.names.results
+    targets = found.targets.cpu().numpy()
+    logits = np.take_along_axis(found.logits.cpu().numpy(), targets, axis=1)
+    statuses, _ = all_statuses([found.maps[result].cpu().numpy() for result in results], logits, _constant(job))
+    wanted = (statuses == STATUSES.index("ok")) & is_first(targets)[:, :, None]
+    wanted[count:] = False
+    settings = MetricSettings(config.metrics, config.head, config.metric_score, config.steps, config.baseline)
+    with tensor_cores(job.network.tf32, job.device):
+        metrics = measure(job.network, inputs, job.layers, results, found, wanted, settings, options)
+    return replace(found, metrics=metrics)
+
+
+def _constant(job: Job) -> set[int]:
+    """The numbers of the maps of a class that are constant on purpose."""
+    return {number for number, (_, method) in enumerate(job.names.results) if METHODS[method].constant}
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -160,7 +196,10 @@ def _copy_to_host_async(found: Explanation) -> _Finding:
         return host.copy_(tensor, non_blocking=True)
 
     maps = {key: to_host(values) for key, values in found.maps.items()}
-    copied = _Finding(Explanation(to_host(found.logits), to_host(found.targets), maps), to_host(order), torch.cuda.Event())  # type: ignore[no-untyped-call]
+    metrics = {column: to_host(values) for column, values in found.metrics.items()}
+    contributions = {name: to_host(values) for name, values in found.contributions.items()}
+    on_host = Explanation(to_host(found.logits), to_host(found.targets), maps, metrics, contributions)
+    copied = _Finding(on_host, to_host(order), torch.cuda.Event())  # type: ignore[no-untyped-call]
     assert copied.copy_done is not None
     copied.copy_done.record(torch.cuda.current_stream(found.logits.device))
     return copied
@@ -172,4 +211,9 @@ def _findings(found: Explanation, order: torch.Tensor, job: Job) -> BatchFinding
     maps = [found.maps[result].cpu().numpy() for result in job.names.results]
     with np.errstate(over="ignore", invalid="ignore"):
         probabilities = HEADS[job.config.head](logits.astype(np.float64))
-    return batch_findings(logits, probabilities, targets, ranked, maps)
+    by_layer = {name: values.cpu().numpy() for name, values in found.contributions.items()}
+    contributions = [by_layer[name] for name in job.contribution_layers] if by_layer else []
+    metrics = [found.metrics[column].cpu().numpy() for column in job.config.metric_columns if found.metrics]
+    return batch_findings(
+        logits, probabilities, targets, ranked, maps, constant=_constant(job), metrics=metrics, contributions=contributions
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +30,7 @@ from camcli.network.probe import probe_input
 from camcli.pipeline.findings import Names
 from camcli.pipeline.tasks import InputSettings
 from camcli.pipeline.true_labels import true_classes
-from camcli.records import Counts, Layer, LoadedModel, Preprocess
+from camcli.records import Counts, Layer, LoadedModel, Preprocess, preprocess_record
 from camcli.source import Source
 from camcli.timing import StageTimer
 
@@ -81,6 +81,12 @@ class Job:
         order = {name: position for position, name in enumerate(dict.fromkeys([*names, *(layer for layer, _ in pairs)]))}
         return Names(self.model.classes, tuple(sorted(pairs, key=lambda pair: order[pair[0]])))
 
+    @cached_property
+    def contribution_layers(self) -> tuple[str, ...]:
+        """The layer of the contributions of each of ``names.results``: the last one if its map is not of one layer."""
+        own = [layer.name for layer in self.layers]
+        return tuple(layer if layer in own else own[-1] for layer, _ in self.names.results)
+
 
 def prepare_job(
     config: RunConfig,
@@ -97,7 +103,8 @@ def prepare_job(
     """
     methods = [METHODS[name] for name in config.method]
     device = resolve_device(config.device)
-    model = load_model(ModelRequest(config.model, config.weights, config.labels, show_progress), device)
+    request = ModelRequest(config.model, config.weights, config.labels, show_progress, config.input_changes)
+    model = load_model(request, device)
     model, binary = _with_head(model, config)
     labels = true_classes(config.class_from, sources, model.classes) if config.class_from is not None else None
     classes = _found_classes(config, model)
@@ -129,11 +136,12 @@ def check_names(config: RunConfig, changed: Collection[str]) -> None:
     for name in config.method if "method" in changed else ():
         METHODS[name]
     if {"model", "weights", "labels", "class"} & set(changed):
-        classes = class_names(ModelRequest(config.model, config.weights, config.labels))
+        classes = class_names(ModelRequest(config.model, config.weights, config.labels, changes=config.input_changes))
         for wanted in config.class_:
             find_class(wanted, classes)
     if config.layer and {"model", "layer"} & set(changed):
-        resolve_layers(load_model(ModelRequest(config.model, weights_at_hand(config.model))), config.layer)
+        request = ModelRequest(config.model, weights_at_hand(config.model), changes=config.input_changes)
+        resolve_layers(load_model(request), config.layer)
 
 
 def prepare_module(module: nn.Module, config: RunConfig, preprocess: Preprocess | None) -> Job:
@@ -157,7 +165,10 @@ def _found_classes(config: RunConfig, model: LoadedModel) -> tuple[int, ...]:
 
 
 def _options(config: RunConfig, binary: bool) -> Options:
-    return Options(config.smooth, config.noise, config.augment, config.counterfactual, config.fuse, config.batch_size or 16, binary)
+    return Options(
+        config.smooth, config.noise, config.augment, config.counterfactual, config.fuse, config.batch_size or 16, binary,
+        config.samples, config.window, config.stride, contributions=config.save_contributions,
+    )  # fmt: skip
 
 
 def _with_head(model: LoadedModel, config: RunConfig) -> tuple[LoadedModel, bool]:
@@ -200,7 +211,7 @@ def run_record(job: Job, counts: Counts, totals: tuple[int, int], seconds: float
         "state": state,
         "settings": job.config.as_dict(),
         "model": {"name": job.model.name, "weights": job.model.weights, "classes": len(job.model.classes)},
-        "preprocess": asdict(job.model.preprocess),
+        "preprocess": preprocess_record(job.model.preprocess),
         "layers": [layer.name for layer in job.layers],
         "device": str(job.device),
         "network": {"batch_size": job.batch_size, "runs": job.network.description or "fp32, not compiled"},

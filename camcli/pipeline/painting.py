@@ -143,5 +143,6 @@ class Painter:
             label=label,
             correct=None if task.label is None else label == best.class_name,
             boxes=Boxes(boxes, width, height) if self._config.boxes else None,
+            metrics=heatmap.metrics,
         )
         return row, checksums

@@ -111,7 +111,6 @@ class Pool:
         """Give the workers the settings of the run. ``settings.allowance`` is replaced. ``timer``: receives their times."""
         self._timer = timer
         self._settings = replace(settings, allowance=self._memory.allowance)
-        height, width = settings.inputs.preprocess.crop
         size = max(1, settings.slots * settings.inputs.input_bytes)
         memory: Any = bytearray()
         if self._shared >= 0:
@@ -122,7 +121,8 @@ class Pool:
                 self._do_without_processes()
         memory = memory or bytearray(size)
         self._memory_view = np.frombuffer(memory, np.uint8)
-        self.inputs = self._memory_view[: settings.slots * settings.inputs.input_bytes].reshape(settings.slots, height, width, 3)
+        used = self._memory_view[: settings.slots * settings.inputs.input_bytes]
+        self.inputs = used.reshape(settings.slots, *settings.inputs.input_shape)
         for worker in self._workers:
             worker.begin(self._settings, self._memory_view)
 

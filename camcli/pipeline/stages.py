@@ -10,13 +10,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from camcli.cam import METHODS
 from camcli.layout import overlay_file
 from camcli.network.threads import torch_threads
+from camcli.output.contributions import packable
 from camcli.output.files import files_of
 from camcli.output.names import file_stem
 from camcli.output.packed import pack_arrays
@@ -58,8 +59,8 @@ def explain_images(
 
 
 class _Run:
-    """The images in progress. ``_stamps``: of the images that are being painted, by number; ``_packed``: their raw maps, if these
-    go into a binary table. They need not travel to a worker and back.
+    """The images in progress. ``_stamps``: of the images that are being painted, by number; ``_packed``: what goes into
+    the binary tables, raw maps and contributions. It need not travel to a worker and back.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class _Run:
         inputs = [self._pool.inputs[image.slot] for image in images]
         try:
             with self._timer.work("network"):
-                parts = self._engine.explain(inputs, labels) if images else []
+                parts = self._engine.explain(inputs, labels, [image.source.image for image in images]) if images else []
         except Stopped:
             return False
         self._batches.free(images)
@@ -140,6 +141,7 @@ class _Run:
         """Have the results of a batch painted, when the network has them."""
         with self._timer.work("network"):
             findings = self._engine.collect(parts)
+        sent = replace(findings, contributions=()) if findings is not None else None  # one object: it is pickled once
         tasks: list[PaintTask] = []
         expected: list[tuple[str, list[str]]] = []
         position = 0
@@ -148,22 +150,31 @@ class _Run:
                 self._done[item.number] = item.failure
                 continue
             assert findings is not None
-            tasks.append(self._paint_task(item, findings, position))
+            assert sent is not None
+            tasks.append(self._paint_task(item, findings, sent, position))
             expected.append((item.source.image, self._files(tasks[-1])))
             position += 1
         with self._timer.work("record"):
             self._writer.expect(expected)
         self._pool.paint(tasks)
 
-    def _paint_task(self, image: PreparedImage, findings: BatchFindings, position: int) -> PaintTask:
+    def _paint_task(self, image: PreparedImage, findings: BatchFindings, sent: BatchFindings, position: int) -> PaintTask:
         name = image.source.image
         self._stamps[image.number] = image.stamp
         label = None if self._job.labels is None else self._job.labels.get(name)
         own = findings.of(position, self._job.names)
-        if self._job.config.save_maps and self._job.config.maps_format == "parquet":
-            self._packed[image.number] = (pack_arrays(_maps(own)),)
+        self._packed[image.number] = self._arrays(own, findings, position)
         painted = wants_overlays(self._job.config, own, None if label is None else self._job.names.classes[label])
-        return PaintTask(image.number, image.source, image.stamp, self._stems(name, own), painted, label, findings, position)
+        return PaintTask(image.number, image.source, image.stamp, self._stems(name, own), painted, label, sent, position)
+
+    def _arrays(self, own: Findings, findings: BatchFindings, position: int) -> tuple[bytes, ...]:
+        """What is appended to each binary table of the run for the image at ``position`` of a batch, in their order."""
+        config, tables = self._job.config, []
+        if config.save_maps and config.maps_format == "parquet":
+            tables.append(pack_arrays(_maps(own)))
+        if config.save_contributions:
+            tables.append(pack_arrays(packable(findings.contributions_of(position))))
+        return tuple(tables)
 
     def _stems(self, image: str, findings: Findings) -> tuple[str, ...]:
         """The names of the files of each map of an image; empty for a map that is not ``ok``."""

@@ -30,10 +30,15 @@ class InputSettings:
     hashed: bool = False
 
     @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """The shape of an input, which is uint8: height, width, channels."""
+        return (*self.preprocess.crop, self.preprocess.channels)
+
+    @property
     def input_bytes(self) -> int:
-        """The size of an input (h, w, 3) uint8 in bytes."""
-        height, width = self.preprocess.crop
-        return 3 * height * width
+        """The size of an input in bytes."""
+        height, width, channels = self.input_shape
+        return height * width * channels
 
 
 @dataclass(frozen=True)

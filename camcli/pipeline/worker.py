@@ -71,8 +71,8 @@ class Tasks:
         self._settings = settings
         self._reader = Reader(settings, self.timer, limited=limited)
         self._painter = None if settings.painting is None else Painter(settings.painting, self.timer)
-        height, width = settings.inputs.preprocess.crop
-        self._slots = inputs[: settings.slots * settings.inputs.input_bytes].reshape(settings.slots, height, width, 3)
+        shape = settings.slots, *settings.inputs.input_shape
+        self._slots = inputs[: settings.slots * settings.inputs.input_bytes].reshape(shape)
         self._waiting: deque[Task] = deque()
         self._asking: dict[int, Task] = {}
         self._admitted: dict[int, int] = {}

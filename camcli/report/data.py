@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from camcli.addresses import is_address
-from camcli.config.run import RESIZE_MODES, STYLES
+from camcli.config.run import METRICS, RESIZE_MODES, STYLES
 from camcli.output.ledger import Ledger
 from camcli.output.maps import StoredMap, StoredMaps
 from camcli.output.root import Root
@@ -57,6 +57,7 @@ class Gathered:
     words: Words = field(default_factory=Words)
     images: dict[str, list[Any]] = field(default_factory=dict)
     rows: dict[str, list[Any]] = field(default_factory=dict)
+    metrics: dict[str, list[Any]] = field(default_factory=dict)
     failures: dict[str, list[Any]] = field(default_factory=dict)
     maps: MapChunks = field(default_factory=MapChunks)
     overlays: list[str] = field(default_factory=list)
@@ -69,6 +70,7 @@ class Gathered:
             "words": list(self.words.numbers),
             "images": self.images,
             "rows": self.rows,
+            "metrics": self.metrics,
             "failures": self.failures,
             "maps": self.maps.starts if settings.get("save-maps") else None,
             "originals": folder_urls(inputs, path) if is_file_name(inputs) and not is_address(inputs) else [],
@@ -87,6 +89,7 @@ def gather(root: Root, ledger: Ledger) -> Gathered:
     found = Gathered(
         images={key: [] for key in ("name", "url", "original", "predicted", "confidence", "label", "correct")},
         rows={key: [] for key in ("image", *ROW_WORDS, *ROW_NUMBERS, "overlay", "entropy", "border")},
+        metrics={metric: [] for metric in METRICS if metric in ledger.columns},
         failures={"image": [], "stage": [], "error": []},
     )
     inputs = ledger.settings.get("inputs")
@@ -172,6 +175,8 @@ def _add_row(found: Gathered, number: int, image: str, row: Mapping[str, str]) -
         rows[column].append(_word(found, row, column))
     for column in ROW_NUMBERS:
         rows[column].append(_number(row[column]))
+    for metric, values in found.metrics.items():
+        values.append(_number(row[metric]))
     overlay = unescape_name(row["overlay"])
     rows["overlay"].append(_overlay_url(overlay, image))
     if overlay:

@@ -28,7 +28,9 @@ from camcli.sanity.verdict import JUDGED_BY, KEEPS, LOSES, Verdict, judge
 from camcli.sanity.write import FORMAT, none_if_nan, write_check
 from camcli.source import Source
 
-_SHARED = ("model", "weights", "labels", "layer", "fit", "max-pixels")
+_SHARED = (
+    "model", "weights", "labels", "mean", "std", "resize", "crop", "interpolation", "layer", "fit", "max-pixels",
+)  # fmt: skip
 """Options of ``camcli run`` that affect the results of a check."""
 
 

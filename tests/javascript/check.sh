@@ -31,7 +31,7 @@ fi
 
 cd ../..
 failed=0
-for page in report diff; do
+for page in report diff clusters; do
     tests/javascript/node_modules/.bin/tsc --project "tests/javascript/tsconfig.$page.json" || failed=1
 done
 node tests/javascript/lint.js || failed=1

@@ -136,8 +136,20 @@ def _perhaps_a_class(name: str | None, pattern: str | None) -> Iterator[None]:
 
 
 @command("methods", _SECTION)
-def methods() -> None:
+def methods(
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="List the metrics for camcli run --metrics instead.", show_default=False)
+    ] = False,
+) -> None:
     """List the methods for --method: source, cost in forward passes of the network, when to use which."""
+    if metrics:
+        from camcli.metrics import FACTS
+
+        facts = (
+            (fact.name, fact.better, fact.passes.format(steps="--steps"), fact.measures, fact.source) for fact in FACTS.values()
+        )
+        print_table(("metric", "better", "forward_passes", "measures", "source"), facts)
+        return
     with loading(Console()):
         from camcli.cam import METHODS
 

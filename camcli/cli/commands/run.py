@@ -107,7 +107,8 @@ class _RunConsole(ConsoleListener):
         """Start to write rows, with the header line."""
         self.todo = todo
         if self._config.streams_rows:
-            columns = prediction_columns(labelled=self._config.class_from is not None, boxed=self._config.boxes is not None)
+            labelled, boxed = self._config.class_from is not None, self._config.boxes is not None
+            columns = prediction_columns(labelled=labelled, boxed=boxed, metrics=self._config.metrics)
             self._rows = RowStream(self._data, self._config.stream_format, columns)
 
     def done_before(self, rows: bytes) -> None:

@@ -27,7 +27,10 @@ from camcli.source import Source
 if TYPE_CHECKING:
     from camcli.sanity.study import Study
 
-_RUN_OPTIONS = ("model", "weights", "labels", "device", "layer", "fit", "batch-size", "threads", "max-pixels")
+_RUN_OPTIONS = (
+    "model", "weights", "labels", "mean", "std", "resize", "crop", "interpolation", "device", "layer", "fit", "batch-size",
+    "threads", "max-pixels",
+)  # fmt: skip
 """Options shared with ``camcli run``."""
 
 _COLUMNS = ("method", "layer", "verdict", "kept", "similarity", "last", "chance", "comparable")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from camcli.errors import ModelError, did_you_mean
 from camcli.models.labels import read_labels
-from camcli.models.request import CHECKPOINT_SUFFIXES, ModelInfo, ModelRequest
+from camcli.models.request import CHECKPOINT_SUFFIXES, ModelInfo, ModelRequest, why_exported
 from camcli.records import LoadedModel
 
 if TYPE_CHECKING:
@@ -104,6 +104,9 @@ def source_of(name: str) -> ModelSource:
     for source in all_sources():
         if source.owns(name):
             return source
+    exported = why_exported(name)
+    if exported is not None:
+        raise ModelError(f"{name!r} is {exported}")
     if name.lower().endswith(CHECKPOINT_SUFFIXES):
         raise ModelError(
             f"{name!r} is a file of weights, not a model. Name the architecture that it was trained with too: "
@@ -117,9 +120,11 @@ def load_model(request: ModelRequest, device: torch.device | str = "cpu") -> Loa
     """The model ready to run on ``device``: evaluation mode, no gradients for its parameters.
 
     Raises ModelError for an unknown name, with the nearest ones; WeightsError for weights that do not exist, cannot be
-    downloaded, do not fit or would run code; LabelsError when ``labels`` does not fit the head.
+    downloaded, do not fit or would run code; LabelsError when ``labels`` does not fit the head; ConfigError for changes of the
+    preprocessing that do not fit the network.
     """
     model = source_of(request.name).load(request)
+    model = replace(model, preprocess=request.changes.applied(model.preprocess))
     if request.labels is not None and len(model.classes) > 1:  # a model with one logit may have two names: the caller decides
         model = replace(model, classes=read_labels(request.labels, len(model.classes)))
     model.module.eval().requires_grad_(False).to(device)

@@ -62,8 +62,10 @@ class FactorySource(ModelSource):
         preprocess = own_preprocess(module)
         if preprocess is None:
             preprocess = Preprocess()
-            notes = (f"{request.name} has no attribute 'preprocess': resize 256, crop 224, ImageNet's mean and std are used.",)
-        return replace(own_model(request.name, module, preprocess), weights=weights, notes=notes)
+            if not request.changes:
+                notes = (f"{request.name} has no attribute 'preprocess': resize 256, crop 224, ImageNet's mean and std are used.",)
+        found = own_model(request.name, module, request.changes.applied(preprocess))
+        return replace(found, weights=weights, notes=(*notes, *found.notes))
 
     def list(self) -> Iterator[ModelInfo]:
         """Nothing: only the user knows them."""

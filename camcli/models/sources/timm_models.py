@@ -38,6 +38,7 @@ class TimmSource(ModelSource):
         import timm
 
         from camcli.models.build import as_module, with_weights
+        from camcli.models.channels import for_channels
         from camcli.models.checkpoints import build_meta
         from camcli.models.download import explain_download_failure, hub_without_retries
         from camcli.models.preprocess import preprocess_of_timm
@@ -50,7 +51,7 @@ class TimmSource(ModelSource):
 
             preprocess = preprocess_of_timm(build_meta(build))
             model = with_weights(request, build, preprocess, ("DEFAULT",))
-            return replace(model, preprocess=preprocess_of_timm(model.module))
+            return replace(model, preprocess=for_channels(preprocess_of_timm(model.module), model.preprocess.channels))
         if request.weights != "DEFAULT":
             raise WeightsError(
                 f"--weights {request.weights!r}: timm's weights are chosen by the tag in the name, as in "

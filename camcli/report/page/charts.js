@@ -104,6 +104,38 @@ function drawConfusion(passing, change) {
 }
 
 /**
+ * The mean of the chosen metric over the maps of the images, by method and layer.
+ * @param {Set<number>} passing images
+ */
+function drawMetrics(passing) {
+  const column = data.metrics[state.metric];
+  if (!column) {
+    replaceChart("metrics", []);
+    return;
+  }
+  /** @type {Map<string, [sum: number, count: number]>} */
+  const means = new Map();
+  const isItem = itemTest();
+  for (let row = 0; row < rowCount; row++) {
+    const value = column[row];
+    if (value === null || !passing.has(rows.image[row]) || !isItem(row)) continue;
+    const name = word(rows.method[row]) + (many.layer ? " · " + word(rows.layer[row]) : "");
+    const [sum, count] = means.get(name) || [0, 0];
+    means.set(name, [sum + value, count + 1]);
+  }
+  const table = element("table");
+  table.className = "means";
+  const head = table.createTHead().insertRow();
+  for (const text of ["method", "mean", "maps"]) head.append(element("th", "", text));
+  const body = table.createTBody();
+  for (const [name, [sum, count]] of means) {
+    const line = body.insertRow();
+    for (const text of [name, (sum / count).toFixed(3), count.toLocaleString("en")]) line.append(element("td", "", text));
+  }
+  replaceChart("metrics", [table]);
+}
+
+/**
  * @param {WordNumber} label
  * @param {WordNumber[]} classes
  * @param {Map<string, number>} all counts of pairs "label predicted"

@@ -2,7 +2,7 @@
 // The controls: each change goes through the state, and the page follows.
 
 const MOST_CHOICES = 50;
-const TEXTS = /** @type {const} */ (["search", "predicted", "explained", "label", "right", "layer", "method", "stage", "sort"]);
+const TEXTS = /** @type {const} */ (["search", "predicted", "explained", "label", "right", "layer", "method", "stage", "sort", "metric"]);
 const many = { layer: new Set(rows.layer).size > 1, method: new Set(rows.method).size > 1 };
 const severalRows = [...rowsOfImage.values()].some((own) => own.length > 1);
 
@@ -21,16 +21,19 @@ function update() {
   const found = select();
   showItems(found.items);
   const cards = state.single ? "" : ", " + counted(found.items.length, "card");
-  byId("count").textContent = `${found.images.size.toLocaleString("en")} of ${counted(images.name.length, "image")}${cards}`;
+  const group = groupOf(state.group);
+  byId("count").textContent = `${group ? group.name + ": " : ""}${found.images.size.toLocaleString("en")} of ${counted(images.name.length, "image")}${cards}`;
   byId("nothing").hidden = found.items.length > 0;
   drawClasses(found.images, change);
   drawHistogram(found.images, change);
   drawConfusion(found.images, change);
+  drawMetrics(found.images);
 }
 
 function showState() {
   for (const id of TEXTS) if (byId(id).value !== state[id]) byId(id).value = state[id];
   for (const id of /** @type {const} */ (["low", "high"])) if (Number(byId(id).value) !== state[id]) byId(id).value = String(state[id]);
+  for (const id of /** @type {const} */ (["least", "most"])) if (byId(id).value !== state[id]) byId(id).value = state[id];
   byId("single").checked = state.single;
   byId("direction").textContent = state.descending ? "Descending" : "Ascending";
   byId("direction").setAttribute("aria-pressed", String(state.descending));
@@ -51,6 +54,9 @@ function startControls() {
       }
     });
     byId(id).addEventListener("change", () => change({}, id));
+  }
+  for (const id of /** @type {const} */ (["least", "most"])) {
+    byId(id).addEventListener("input", () => change({ [id]: numberText(byId(id).value) || "" }, id));
   }
   byId("single").addEventListener("change", () => change({ single: byId("single").checked }));
   byId("direction").addEventListener("click", () => change({ descending: !state.descending }));
@@ -92,6 +98,16 @@ function fillChoices() {
   choose("layer", rows.layer, word);
   choose("method", rows.method, word);
   choose("stage", failures.stage, (stage) => stage);
+  const group = element("optgroup");
+  group.label = "Metrics";
+  for (const name of Object.keys(data.metrics)) {
+    for (const [parent, value] of /** @type {[HTMLElement, string][]} */ ([[byId("metric"), name], [group, METRIC + name]])) {
+      const choice = element("option", "", name);
+      choice.value = value;
+      parent.append(choice);
+    }
+  }
+  if (group.childElementCount) byId("sort").append(group);
   const counts = tally(statusOf, everything);
   for (const status of ["ok", "empty", "nonfinite", FAILED]) {
     const count = counts.get(status);
@@ -117,6 +133,7 @@ function showWhatThereIs() {
     layers: many.layer,
     methods: many.method,
     failures: failures.image.length > 0,
+    metrics: Object.keys(data.metrics).length > 0,
   };
   const needing = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-needs]"));
   for (const needy of needing) needy.hidden = !there[needy.dataset.needs || ""];

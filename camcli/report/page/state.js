@@ -11,6 +11,7 @@ const NO_DATA = {
     image: [], class_name: [], layer: [], method: [], status: [], rank: [], class_index: [], logit: [], probability: [], peak: [],
     box_x: [], box_y: [], box_w: [], box_h: [], overlay: [], entropy: [], border: [],
   },
+  metrics: {},
   failures: { image: [], stage: [], error: [] },
   maps: null,
   originals: [],
@@ -47,7 +48,8 @@ function thumbUrl(item) {
 
 /** What is asked for. layer and method: the number of the word as a text; "" for all of them. */
 const START = {
-  search: "", predicted: "", explained: "", label: "", right: "", layer: "", method: "", stage: "",
+  search: "", group: "", predicted: "", explained: "", label: "", right: "", layer: "", method: "", stage: "",
+  metric: "", least: "", most: "",
   low: 0, high: 1, hidden: /** @type {string[]} */ ([]), single: true, sort: "input", descending: false,
 };
 // Besides: the image that is open, which of its maps, and how the page is set.
@@ -103,8 +105,21 @@ function wantedWords(text) {
   return exact.some(Boolean) ? exact : foldedWords.map((name) => name.includes(sought));
 }
 
+/**
+ * A group of images from the page of camcli cluster: how many images the report has, a bit for each, and the group's name. null for
+ * a text that means nothing, or another report.
+ * @param {string} text
+ */
+function groupOf(text) {
+  const parts = /^(\d{1,9})\.([\w-]*)\.(.{1,300})$/.exec(text);
+  if (!parts || Number(parts[1]) !== images.name.length) return null;
+  const bits = atob(parts[2].replace(/-/g, "+").replace(/_/g, "/").padEnd(Math.ceil(parts[2].length / 4) * 4, "A"));
+  return { name: parts[3], has: (/** @type {number} */ image) => Boolean(bits.charCodeAt(image >> 3) & (1 << (image & 7))) };
+}
+
 /** @returns {(image: number) => boolean} */
 function imageTest() {
+  const group = groupOf(state.group);
   const sought = state.search.trim().toLowerCase();
   const predicted = wantedWords(state.predicted);
   const label = wantedWords(state.label);
@@ -113,6 +128,7 @@ function imageTest() {
   /** @type {(wanted: boolean[], number: WordNumber | null) => boolean} */
   const isAmong = (wanted, number) => number !== null && wanted[number];
   return (image) => {
+    if (group && !group.has(image)) return false;
     if (sought && !folded[image].includes(sought)) return false;
     if (predicted && !isAmong(predicted, images.predicted[image])) return false;
     if (label && !isAmong(label, images.label[image])) return false;
@@ -122,12 +138,29 @@ function imageTest() {
   };
 }
 
+/**
+ * Whether the chosen metric of a map lies between its limits; null where nothing is asked for.
+ * @returns {((item: number) => boolean) | null}
+ */
+function measuredTest() {
+  const column = data.metrics[state.metric];
+  if (!column || (state.least === "" && state.most === "")) return null;
+  const least = state.least === "" ? -Infinity : Number(state.least);
+  const most = state.most === "" ? Infinity : Number(state.most);
+  return (item) => {
+    const value = isFailure(item) ? null : column[item];
+    return value !== null && value >= least && value <= most;
+  };
+}
+
 /** @returns {(item: number) => boolean} */
 function itemTest() {
   const explained = wantedWords(state.explained);
   const rowsOnly = explained || state.layer !== "" || state.method !== "";
+  const measured = measuredTest();
   return (item) => {
     if (state.hidden.includes(statusOf(item))) return false;
+    if (measured && !measured(item)) return false;
     if (isFailure(item)) return !rowsOnly && (!state.stage || failures.stage[item - rowCount] === state.stage);
     if (state.stage || (explained && !explained[rows.class_name[item]])) return false;
     if (state.layer !== "" && rows.layer[item] !== Number(state.layer)) return false;
@@ -145,6 +178,8 @@ const KEYS = {
   entropy: (item) => rows.entropy[item],
   border: (item) => rows.border[item],
 };
+const METRIC = "metric-";
+for (const [name, column] of Object.entries(data.metrics)) KEYS[METRIC + name] = (item) => column[item];
 
 /** @param {number[]} items */
 function sorted(items) {
@@ -170,6 +205,9 @@ function select() {
   }
   return { items: sorted(found), images: passing };
 }
+
+/** @type {(text: string) => string | undefined} */
+const numberText = (text) => (text.trim() !== "" && Number.isFinite(Number(text)) ? text : undefined);
 
 // The order in which a sort is most useful: what is most surely wrong first.
 /** @type {(sort: string) => boolean} */
@@ -197,6 +235,7 @@ function addressFields() {
     predicted: text("predicted"),
     explained: text("explained"),
     true: text("label"),
+    group: part(state, "group", { start: "", parse: (group) => (groupOf(group) ? group : undefined) }),
     prediction: part(state, "right", {
       start: "",
       parse: (name) => (Object.hasOwn(rights, name) && totals.label.size ? rights[name] : undefined),
@@ -205,6 +244,9 @@ function addressFields() {
     layer: numbered("layer", rows.layer),
     method: numbered("method", rows.method),
     stage: part(state, "stage", { start: "", parse: oneOf(failures.stage) }),
+    metric: part(state, "metric", { start: "", parse: oneOf(Object.keys(data.metrics)) }),
+    least: part(state, "least", { start: "", parse: numberText }),
+    most: part(state, "most", { start: "", parse: numberText }),
     low: part(state, "low", { start: 0, parse: numberIn(0, 1) }),
     high: part(state, "high", { start: 1, parse: numberIn(0, 1) }),
     hide: {

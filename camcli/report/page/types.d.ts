@@ -13,6 +13,8 @@ interface ReportData {
   words: string[];
   images: ImageColumns;
   rows: RowColumns;
+  /** For each metric of the run its value for each row: `_add_row` in report/data.py. */
+  metrics: Record<string, Cell[]>;
   failures: FailureColumns;
   /** The row with which each chunk of raw maps begins (`MapChunks.starts` in report/maps.py); null without --save-maps. */
   maps: number[] | null;
@@ -89,6 +91,8 @@ type StoredMap = [number, number, string] | null;
 interface Window {
   /** undefined where report/rows.js is not beside the page */
   camcliData?: ReportData;
+  camcliClusters?: ClusterData;
+  camcliTests?: Record<string, ClusterTest>;
 }
 
 // --- diff.html: `diff_html` and `_columns` in the module of report/ that writes the page of camcli diff
@@ -122,15 +126,18 @@ declare var camcliChanges: DiffData;
 
 // --- elements by id; PageElements, in state.js and in diff.js, is the page that a script is checked for
 
-interface SharedElements {
-  summary: HTMLElement;
+interface SharedElements extends ListElements {
   search: HTMLInputElement;
-  sort: HTMLSelectElement;
   direction: HTMLButtonElement;
+  histogram: HTMLDivElement;
+}
+
+interface ListElements {
+  summary: HTMLElement;
+  sort: HTMLSelectElement;
   reset: HTMLButtonElement;
   count: HTMLOutputElement;
   panel: HTMLDetailsElement;
-  histogram: HTMLDivElement;
   grid: HTMLDivElement;
   rest: HTMLParagraphElement;
   nothing: HTMLParagraphElement;
@@ -165,6 +172,10 @@ interface ReportElements extends SharedElements {
   statuses: HTMLFieldSetElement;
   stage: HTMLSelectElement;
   "statistics-note": HTMLParagraphElement;
+  metric: HTMLSelectElement;
+  least: HTMLInputElement;
+  most: HTMLInputElement;
+  metrics: HTMLDivElement;
   classes: HTMLDivElement;
   confusion: HTMLDivElement;
   original: HTMLImageElement;
@@ -185,4 +196,92 @@ interface DiffElements extends SharedElements {
   "to-first": HTMLButtonElement;
   fade: HTMLInputElement;
   "to-second": HTMLButtonElement;
+}
+
+interface ClusterElements extends ListElements {
+  class: HTMLSelectElement;
+  "class-before": HTMLButtonElement;
+  "class-after": HTMLButtonElement;
+  group: HTMLSelectElement;
+  broken: HTMLParagraphElement;
+  "scatter-box": HTMLDivElement;
+  scatter: HTMLCanvasElement;
+  pointed: HTMLParagraphElement;
+  legend: HTMLDivElement;
+  "components-box": HTMLElement;
+  components: HTMLDivElement;
+  groups: HTMLDivElement;
+  "grid-title": HTMLHeadingElement;
+  first: HTMLImageElement;
+}
+
+interface ClusterChannel {
+  channel: number;
+  difference: number;
+  inside: number;
+  outside: number;
+  images: number[];
+}
+
+interface ClusterGroup {
+  group: number;
+  images: number;
+  share: number;
+  silhouette: number;
+  accuracy: number | null;
+  accuracy_outside: number | null;
+  confidence: number;
+  confidence_outside: number | null;
+  suspicion: number;
+  suspected: boolean;
+  flags: [words: string, figures: string][];
+  map: number[][] | null;
+  typical: number[];
+  untypical: number[];
+  channels: ClusterChannel[];
+}
+
+interface ClusterClass {
+  name: string;
+  images: number;
+  first: number;
+  end: number;
+  dense: boolean;
+  map: number[][] | null;
+  components: { share: number; low: number[]; high: number[] }[];
+  groups: ClusterGroup[];
+}
+
+interface ClusterData {
+  by: string;
+  evidence: "both" | "what" | "where";
+  layer: string;
+  method: string;
+  small: number;
+  damaged: number;
+  runs: { name: string; url: string; original: string; report: boolean; images: number }[];
+  words: string[];
+  images: ClusterImages;
+  classes: ClusterClass[];
+}
+
+interface ClusterImages {
+  name: string[];
+  run: number[];
+  class: number[];
+  group: number[];
+  x: number[];
+  y: number[];
+  p: number[];
+  correct: (0 | 1 | null)[];
+  predicted: number[];
+  overlay: string[];
+  thumb: string[];
+  place: number[];
+}
+
+interface ClusterTest {
+  confirmed: boolean;
+  verdict: string;
+  rows: { what: string; images: number; before: number | null; after: number | null; fall: number | null; from: number | null; to: number | null }[];
 }

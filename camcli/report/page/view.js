@@ -255,6 +255,7 @@ function showFacts(item) {
       ["status", word(rows.status[item])], ["peak", plain(rows.peak[item])], ["entropy", percent(rows.entropy[item])],
       ["at the border", percent(rows.border[item])],
       ["network saw", boxText(item)],
+      ...Object.entries(data.metrics).map(([name, column]) => /** @type {[string, string]} */ ([name, plain(column[item])])),
     );
   }
   byId("facts").replaceChildren(
