@@ -71,10 +71,10 @@ OWN_FOLDERS = tuple(os.path.basename(folder) for folder in (SCRATCH, DRAFT, EXCH
 
 # in a model's folder, and in the folder of a sanity check
 FITTED_MARK, FITTED_WEIGHTS = "model.json", "model.safetensors"
+"""Description and weights of a model that ``camcli fit`` has written. The description marks its folder as a model."""
+
 HUB_CONFIG, HUB_PROCESSOR = "config.json", "preprocessor_config.json"
 """The files by which a folder of Hugging Face transformers describes its network, and how it prepares images."""
-
-"""Description and weights of a model that ``camcli fit`` has written. The description marks its folder as a model."""
 
 SANITY_PICTURES = ("curves.png", "curves-independent.png", "strip.png")
 """Pictures that ``camcli sanity`` draws."""

@@ -26,7 +26,7 @@ LISTING = frozenset({"models", "layers", "classes", "methods"})
 READING = frozenset({"verify"})
 """Commands that read an output folder and write nothing."""
 
-RICH = (*TINY[:4], "--topk", 1, "--save-maps", "--masks", "--boxes", "all", "--format", "parquet",
+RICH = (*TINY[:4], "--topk", 1, "--save-maps", "--save-contributions", "--masks", "--boxes", "all", "--format", "parquet",
         "--metrics", "drop,deletion", "--steps", 2)  # fmt: skip
 """A run that leaves every kind of file."""
 
@@ -81,8 +81,9 @@ def rich_folder(place: Path) -> Path:
     os.utime(imgs / "broken.jpg", ns=(10**18, 10**18))
     code, said = command("run", imgs, "-o", place / "out", *RICH, "--boxes-json", "--report", "--quiet")
     assert code == 1, said
-    code, said = command("evaluate", place / "out", "--quiet")
-    assert code == 0, said
+    for name in ("evaluate", "cluster"):
+        code, said = command(*commands_on(place / "out", imgs)[name], "--quiet")
+        assert code == 0, said
     return place / "out"
 
 
@@ -93,6 +94,7 @@ def commands_on(out: Path, imgs: Path) -> dict[str, tuple[Any, ...]]:
         "report": ("report", out),
         "render": ("render", out, "--style", "heatmap", "--image-format", "png"),
         "evaluate": ("evaluate", out, "--masks", imgs),
+        "cluster": ("cluster", out, "--min-images", 2, "--layout", "pca"),
         "diff": ("diff", out, out, "--report", out.parent / "changes.html"),
         "run": ("run", imgs, "-o", out, *RICH, "--boxes-json", "--report"),
         "overwrite": ("run", imgs, "-o", out, *RICH, "--boxes-json", "--report", "--overwrite"),

@@ -123,6 +123,9 @@ def cases(tmp_path_factory) -> dict[str, Case]:
     (place / "boxes.csv").write_text("image,class,x,y,w,h\na.jpg,bright,5,5,30,30\nb.png,bright,5,5,30,30\n", encoding="utf-8")
     return {
         "evaluate": Case(out, lambda copy: ("evaluate", copy, "--boxes", place / "boxes.csv"), is_run(imgs)),
+        "cluster": Case(
+            out, lambda copy: ("cluster", copy, "--min-images", 2, "--layout", "pca", "--seed", 5, "--overwrite"), is_run(imgs)
+        ),
         "render": Case(out, lambda copy: ("render", copy, "--style", "contour", "--image-format", "png"), is_run(imgs)),
         "report": Case(out, lambda copy: ("report", copy), is_run(imgs)),
         "merge": Case(parts, lambda copy: ("merge", copy), lambda copy: "", code=1),
@@ -134,7 +137,7 @@ def cases(tmp_path_factory) -> dict[str, Case]:
 
 
 def expected_of(case: Case, place: Path) -> dict[str, bytes]:
-    with copied(case.base, place / "whole") as copy:
+    with copied(case.base, place) as copy:
         code, said = command(*case.arguments(copy))
         assert code == case.code, said
         return results_of(copy)
@@ -177,7 +180,7 @@ def differing(copy: Path, expected: dict[str, bytes]) -> list[str]:
     return sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))[:5]
 
 
-COMMANDS = ("evaluate", "render", "report", "merge", "diff", "fit", "dream", "sanity")
+COMMANDS = ("evaluate", "cluster", "render", "report", "merge", "diff", "fit", "dream", "sanity")
 SLOW = ("fit", "sanity")
 
 

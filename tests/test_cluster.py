@@ -260,6 +260,20 @@ def test_several_runs_are_grouped_together(camcli, tmp_path):
     assert groups[0] == groups[1], "equal images are in equal groups"
 
 
+def test_groups_of_folders_that_were_moved_together_are_still_theirs(camcli, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("a", "b"):
+        synthetic_run(tmp_path / "here" / name, 120, 2, seed=3)
+    assert camcli("cluster", "a", "b").code == 0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").rename(tmp_path / "there")
+    done = camcli("cluster", "there/a", "there/b")
+    assert (done.code, "Nothing to do" in done.err) == (0, True)
+    other = camcli("cluster", "there/a", "-o", "there/a/clusters")
+    assert (other.code, "runs: was" in other.err) == (2, True)
+
+
 def test_a_run_without_contributions_says_which_command_adds_them(camcli, imgs, tmp_path):
     out = tmp_path / "out"
     camcli("run", imgs, "-o", out, *TINY)

@@ -77,7 +77,7 @@ def names_in(out: Path) -> list[str]:
     return sorted(str(path.relative_to(out)) for path in out.rglob("*"))
 
 
-@pytest.mark.parametrize("name", ["verify", "report", "render", "diff", "run", "overwrite"])
+@pytest.mark.parametrize("name", sorted(commands_on(Path("out"), Path("imgs"))))
 def test_law_23_whatever_stands_at_a_name_of_ours_nothing_outside_is_touched(made, tmp_path, bystanders, name):
     """Each kind of thing in the place of files and folders that camcli makes, for every command; test_soak has all places."""
     draw, before = random.Random(name), snapshot(bystanders)

@@ -34,7 +34,7 @@ class ClusterConfig:
         choices=EVIDENCE,
     )
     class_: tuple[str, ...] = option((), "Only this class, by name; repeatable.", _GROUPS, short="-c", metavar="CLASS")
-    min_images: int = option(30, "Leave out classes with fewer images.", _GROUPS, metavar="N", at_least=5)
+    min_images: int = option(30, "Leave out classes with fewer images.", _GROUPS, metavar="N", at_least=2)
     layer: str | None = option(
         None,
         "Layer of the maps and contributions, if the run has several. Default: the first.",

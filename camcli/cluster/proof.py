@@ -99,7 +99,7 @@ def prepare_test(
     found = collect(folders, config)
     if not all(run.maps is not None and run.maps.has_maps for run in found.runs):
         raise InputError("--test needs the maps of the run, which say where the evidence is: run with --save-maps.")
-    membership = _membership(Root(place), found)
+    membership = _membership(Root(place), record["paths"])
     name = str(facts["class"])
     items = found.classes.get(name, [])
     own = [item for item in items if membership.get((item.run, item.entry.image), (0, 0.0))[0] == config.test]
@@ -141,19 +141,22 @@ def _group_facts(record: Mapping[str, Any], number: int) -> dict[str, Any]:
     return groups[number]
 
 
-def _membership(root: Root, found: Collection) -> dict[tuple[int, str], tuple[int, float]]:
-    """(run, image) -> group and distance from its centre, as ``clusters.csv`` in ``root`` says. Raises InputError."""
-    runs = {unescape_name(escape_name(run.path)): number for number, run in enumerate(found.runs)}
+def _membership(root: Root, paths: Sequence[str]) -> dict[tuple[int, str], tuple[int, float]]:
+    """(run, image) -> group and distance from its centre, as ``clusters.csv`` in ``root`` says. Raises InputError.
+
+    ``paths``: of the runs, as they were named when the groups were made.
+    """
+    runs = {unescape_name(escape_name(path)): number for number, path in enumerate(paths)}
     known: dict[tuple[int, str], tuple[int, float]] = {}
     try:
         rows = csv.DictReader(io.StringIO(root.read(IMAGES).decode("utf-8")))
         if tuple(rows.fieldnames or ()) != IMAGE_COLUMNS:
             raise ValueError("it has other columns")
         for row in rows:
-            number = runs.get(unescape_name(row["run"]), 0 if len(runs) == 1 else -1)
+            number = runs[unescape_name(row["run"])]
             if row["group"]:
                 known[number, unescape_name(row["image"])] = int(row["group"]), float(row["distance"])
-    except (OSError, ValueError, csv.Error, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise InputError(
             f"{escape_name(root.at(IMAGES))!r} cannot be read: {error}. Make the groups again with --overwrite."
         ) from error

@@ -61,8 +61,9 @@ def quiet_runs(paths: Sequence[str]) -> Iterator[None]:
 
 
 def study_settings(config: ClusterConfig, paths: Sequence[str]) -> dict[str, Any]:
-    """The settings that a folder's study must have to be the same: options, and the runs."""
-    return {**config.settings(), "runs": [os.path.abspath(path) for path in paths]}
+    """The settings that a folder's study must have to be the same: options, and the runs, as seen from the folder."""
+    place = os.path.abspath(folder_of(paths, config))
+    return {**config.settings(), "runs": [os.path.relpath(path, place) for path in paths]}
 
 
 def contents_digest(paths: Sequence[str]) -> str:
@@ -120,6 +121,9 @@ def _is_study(record: dict[str, Any]) -> bool:
     """Whether a record has what the command shows of it; a stranger may have written it."""
     left_out, classes = record.get("left_out"), record.get("classes")
     if not isinstance(record.get("settings"), dict) or not isinstance(left_out, dict) or not isinstance(classes, list):
+        return False
+    paths = record.get("paths")
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         return False
     if type(left_out.get("damaged")) is not int or not all(isinstance(each, dict) for each in classes):
         return False

@@ -193,7 +193,9 @@ def mask_samples(found: Located, mask: np.ndarray) -> np.ndarray:
 
 
 def pixel_scores(found: Located, inside: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """What ``pixel_average_precision`` sums: areas of object and background by score, and the area of the object, of an image.
+    """What ``pixel_average_precision`` sums, of an image: areas of object and background by score, and the area of the object.
+
+    ``inside`` (H, W) in [0, 1]; ``mask`` (h, w) of the whole image, nonzero in the object. -> (2 * scores + 1,).
 
     Areas are fractions of what the network saw, so that each image counts the same. Objects outside of that are never found.
     """

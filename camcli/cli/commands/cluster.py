@@ -64,7 +64,7 @@ def _execute(folders: Sequence[str], config: ClusterConfig, shared: dict[str, An
             else:
                 if record is not None:
                     console.info("The runs have changed since the groups were made; making them again.")
-                record = _study(folders, config, place, {"settings": settings, "contents": contents}, console)
+                record = _study(folders, config, place, {"settings": settings, "contents": contents, "paths": folders}, console)
             if record is None:
                 console.error("interrupted; nothing was written. Run the same command again to start over.")
                 return 128 + (SIGNALS.number or 2)
