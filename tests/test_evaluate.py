@@ -415,6 +415,14 @@ def test_bad_annotations_stop_nothing_else(camcli, squares, squares_run, tmp_pat
     assert not (squares_run / "evaluation.csv").exists()
 
 
+def test_boxes_that_fit_no_map_are_not_called_missing(camcli, squares, tmp_path):
+    assert camcli("run", squares / "imgs", *TINY, "--save-maps", "-o", tmp_path / "out").code == 0
+    (tmp_path / "boxes.csv").write_text("image,class,x,y,w,h\n0.png,zebra,0,0,9,9\n", encoding="utf-8")
+    done = camcli("evaluate", tmp_path / "out", "--boxes", tmp_path / "boxes.csv")
+    assert done.code == 2
+    assert "no map can be compared with an object: 10 images without a box of the explained class" in done.err
+
+
 def test_maps_in_a_binary_table_are_the_same_maps(camcli, squares, squares_run, tmp_path):
     flags = (*TINY, *METHOD_FLAGS, "--save-maps", "--maps-format", "parquet", "--no-overlays", "--fit", "squash")
     assert camcli("run", squares / "imgs", "-o", tmp_path / "packed", *flags).code == 0

@@ -551,7 +551,13 @@ def test_legrad_equals_the_authors_code():
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_b_32", "timm/vit_tiny_patch16_224", "timm/beitv2_base_patch16_224", "timm/deit_tiny_patch16_224"]
+    "name",
+    [
+        "vit_b_32",
+        "timm/vit_tiny_patch16_224",
+        "timm/deit_tiny_patch16_224",
+        pytest.param("timm/beitv2_base_patch16_224", marks=pytest.mark.zoo),
+    ],
 )
 def test_legrad_by_hand_on_whole_networks(name):
     """The last block by hand: the mean token through norm and head, differentiated for the attention of that block alone."""

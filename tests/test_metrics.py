@@ -223,7 +223,8 @@ def test_sensitivity_is_captums(cam_network, inputs):
 
     def explain(images, **_):
         images = images[0] if isinstance(images, tuple) else images
-        return explain_batch(eager(network), images, [LAYER], ["gradcam"], lambda _: targets).maps["features", "gradcam"]
+        maps = explain_batch(eager(network), images, [LAYER], ["gradcam"], lambda _: targets).maps
+        return (maps["features", "gradcam"],)  # a tuple: captum 0.9.0 takes a tensor's first image for the map of every image
 
     found = captum_metrics.sensitivity_max(explain, inputs, perturb, n_perturb_samples=len(noises), max_examples_per_batch=3)
     ours, _ = explained(network, inputs, ["gradcam"], classes, ("sensitivity",))

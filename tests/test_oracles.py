@@ -7,7 +7,7 @@ import pytest
 from tests import oracles
 
 
-@pytest.mark.parametrize("name", oracles.SMALL)
+@pytest.mark.parametrize("name", [*oracles.SMALL, pytest.param("convnext_tiny", marks=pytest.mark.zoo)])
 def test_methods_agree_with_their_oracles(name):
     rows = list(oracles.compare(name))
     assert len(rows) >= 15

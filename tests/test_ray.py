@@ -199,8 +199,8 @@ def test_a_run_on_a_cluster_equals_the_run_of_one_machine(cluster, many, tmp_pat
 
 @needs_ray
 @uses_cluster
-def test_interruptions_and_deaths_lose_nothing(cluster, many, tmp_path):
-    """Ctrl-C; then the same command, while an actor is killed and a node is lost: it ends by itself and equals one machine."""
+@pytest.mark.soak
+def test_an_interrupted_run_says_how_to_go_on_and_the_same_command_does(cluster, many, tmp_path):
     out, whole = tmp_path / "out", tmp_path / "whole"
     options = (*SLOW, "--images-per-shard", 4)
     process = cluster.start(many, out, *options)
@@ -212,8 +212,18 @@ def test_interruptions_and_deaths_lose_nothing(cluster, many, tmp_path):
     assert 4 <= kept < 24 + 6
     assert not (out / "predictions.csv").exists()
     assert not (out / CLUSTER).exists()
-    process = cluster.start(many, out, *options)
-    wait_for(lambda: lines_of_journals(out) >= kept + 2, process)
+    assert cluster.run(many, out, *options)[0] == 0
+    assert local(cluster.environment, many, whole, *SLOW) == 0
+    assert merged(out) == contents_of(whole)
+
+
+@needs_ray
+@uses_cluster
+def test_deaths_lose_nothing(cluster, many, tmp_path):
+    """An actor is killed and a node is lost: the run ends by itself and equals that of one machine."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    process = cluster.start(many, out, *SLOW, "--images-per-shard", 4)
+    wait_for(lambda: lines_of_journals(out) >= 4, process)
     os.kill(cluster.workers()[0], signal.SIGKILL)
     more = lines_of_journals(out)
     wait_for(lambda: lines_of_journals(out) >= more + 1, process)

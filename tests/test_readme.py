@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -17,16 +18,24 @@ from camcli.models.request import ModelRequest
 from camcli.models.sources import load_model
 from tests.conftest import ROOT, SAMPLES
 from tests.folders import rows_of
+from tests.hub_models import save
 from tests.pictures import encoded, photo
 from tests.walks import indented_commands, run_command
 
 README = ROOT / "README.md"
 PAGES = {path.name: path for path in (README, *sorted((ROOT / "docs").glob("*.md"))) if "\n    camcli " in path.read_text("utf-8")}
 COMMANDS = {
-    name: [command for command in indented_commands(path) if "[" not in command]  # a usage line such as camcli layers [MODEL]
+    name: [
+        command
+        for command in indented_commands(path)
+        if not any(text in command for text in ("[", "planted", "zero_shot:", "yolo:"))
+    ]
     for name, path in PAGES.items()
 }
-SLOW = ("camcli dream ", "camcli sanity ", "--compile on")
+"""The examples, without usage lines such as camcli layers [MODEL], and without those that a page makes files for:
+``test_evaluate`` and ``test_model_recipes`` run these."""
+
+SLOW = ("camcli dream ", "camcli sanity ", "--compile on", "--method scorecam ", "camcli evaluate samples")
 """What takes ten seconds and more each: left out of the test that is run every time."""
 
 FAILS_BELOW = "--fail-below"
@@ -50,7 +59,20 @@ def published(tmp_path_factory):
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, published):
+def hub(tmp_path, monkeypatch):
+    """A cache of the hub with the model of the examples, seeded, and a folder like that of a fine-tuned one."""
+    import huggingface_hub.constants
+
+    snapshot = tmp_path / "hub" / "models--microsoft--resnet-50"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(snapshot.parent))
+    (snapshot / "refs").mkdir(parents=True)
+    (snapshot / "refs" / "main").write_text("0" * 40)
+    save("resnet", snapshot / "snapshots" / ("0" * 40))
+    save("vit", tmp_path / "my-finetuned-vit")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, published, hub):
     """The current folder: with everything that the examples name, and a jq where the machine has none."""
     photos = {"cat.png": "chelsea.png", "dogs/one.png": "camera.png", "more/one.jpg": "space/rocket.jpg"}
     labelled = {"tiger cat/a.png": "chelsea.png", "espresso/b.png": "coffee.png"}
@@ -69,6 +91,12 @@ def place(tmp_path, monkeypatch, published):
             shutil.copy(SAMPLES / "space" / "rocket.jpg", folder / name)
     (checkpoint,) = (published / "hub" / "checkpoints").glob("resnet50*")
     shutil.copy(checkpoint, tmp_path / "mine.pth")
+    objects = {
+        "images": [{"id": 1, "file_name": "cat.png", "width": 451, "height": 300}],
+        "categories": [{"id": 1, "name": "tiger cat"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [70, 20, 290, 270]}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(objects))
     (tmp_path / "stamp").touch()
     os.utime(tmp_path / "stamp", (0, 0))
     programs = tmp_path / "bin"

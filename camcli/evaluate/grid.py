@@ -26,7 +26,7 @@ from camcli.network.precision import tensor_cores
 from camcli.pipeline.engine import out_of_memory, seed_of
 from camcli.pipeline.job import Job, prepare_job
 from camcli.pipeline.stages import prepared_batches
-from camcli.records import Failure, escape_name
+from camcli.records import Failure, count_words, escape_name
 from camcli.source import Source
 
 METRIC = "grid"
@@ -90,8 +90,8 @@ def play_grid(
     if not pictures:
         classes = len({one.class_index for one in candidates})
         raise InputError(
-            f"a picture needs images of {cells} different classes, and {len(candidates)} of the images are predicted with a "
-            f"probability of at least {config.confidence}, of {classes} classes. Give more images, or a lower --confidence."
+            f"a picture needs images of {cells} different classes; found {count_words(len(candidates), 'image')} of {classes}, predicted "
+            f"with a probability of at least {config.confidence}. Give more images, or a lower --confidence."
         )
     game.shrunk = any(layer.grid.kind == "tokens" for layer in job.layers)
     for number, picture in enumerate(pictures):

@@ -95,7 +95,7 @@ class Values:
     left_out: dict[tuple[str, Key], int] = field(default_factory=dict)
 
     def add(self, metric: str, key: Key, image: str, class_name: str, value: Sequence[float] | np.ndarray | None) -> None:
-        """Add the value of one map, of D numbers; None if it has none."""
+        """Add the value (D,) of one map; None if it has none."""
         number = self.images.setdefault(image, len(self.images))
         column = self.columns.setdefault((metric, key), {})
         if value is None:
@@ -117,7 +117,7 @@ class Values:
         return self._rows(self.columns[metric, key])
 
     def pair(self, metric: str, one: Key, other: Key) -> tuple[np.ndarray, np.ndarray]:
-        """Both columns as ``of`` returns them, over the pairs of image and class that both have."""
+        """Both columns as ``of`` returns them, (n, D), over the pairs of image and class that both have."""
         first, second = self.columns[metric, one], self.columns[metric, other]
         return (
             self._rows({pair: value for pair, value in first.items() if pair in second}),
@@ -149,10 +149,12 @@ def read_metrics(runs: Sequence[Run]) -> Values:
     return found
 
 
-def refuse_nothing(found: Values, runs: Sequence[Run]) -> None:
-    """Raise InputError if the runs have measured nothing."""
+def refuse_nothing(found: Values, runs: Sequence[Run], left_out: Sequence[str]) -> None:
+    """Raise InputError if nothing was measured. ``left_out``: why maps could not be compared with objects, in sentences."""
     if not any(found.columns.values()):
         names = ", ".join(escape_name(run.path) for run in runs)
+        if left_out:
+            raise InputError(f"{names}: no map can be compared with an object: {'; '.join(left_out)}.")
         raise InputError(
             f"{names}: there is nothing to evaluate. Run with --metrics, such as --metrics drop,insertion,deletion, or give boxes "
             "or masks of the objects with --boxes or --masks."

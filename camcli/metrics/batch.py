@@ -57,7 +57,7 @@ class Scorer:
 
 
 def precise(tensor: Tensor) -> Tensor:
-    """``tensor`` in float64, or in float32 on Apple's GPUs, which have no float64."""
+    """``tensor`` (any shape) in float64, or in float32 on Apple's GPUs, which have no float64."""
     return tensor.float() if tensor.device.type == "mps" else tensor.double()
 
 
@@ -120,7 +120,7 @@ class Items:
         return found
 
     def chunks(self, size: int) -> Iterator[Tensor]:
-        """All items, at most ``size`` at a time."""
+        """The numbers of all items, at most ``size`` at a time: (M,) each."""
         yield from torch.split(torch.arange(len(self), device=self.inputs.device), max(1, size))
 
 

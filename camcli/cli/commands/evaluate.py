@@ -78,7 +78,7 @@ def _evaluate(paths: Sequence[str], config: EvaluateConfig, console: Console) ->
         with pillow_unlimited(), console.bar() as move:
             found = add_localization(values, runs, Settings(boxes, config.masks, config.tolerance), move)
         left_out += found.sentences()
-    refuse_nothing(values, runs)
+    refuse_nothing(values, runs, left_out)
     results = compare(values, runs, kinds)
     place = config.output or paths[0]
     names = write_evaluation(place, results, values, runs, kinds, {"left_out": left_out})
