@@ -90,8 +90,8 @@ def play_grid(
     if not pictures:
         classes = len({one.class_index for one in candidates})
         raise InputError(
-            f"a picture needs images of {cells} different classes; found {count_words(len(candidates), 'image')} of {classes}, predicted "
-            f"with a probability of at least {config.confidence}. Give more images, or a lower --confidence."
+            f"a picture needs images of {cells} different classes; found {count_words(len(candidates), 'image')} of {classes}, "
+            f"predicted with a probability of at least {config.confidence}. Give more images, or a lower --confidence."
         )
     game.shrunk = any(layer.grid.kind == "tokens" for layer in job.layers)
     for number, picture in enumerate(pictures):
