@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 import sys
 
@@ -15,6 +16,7 @@ from sklearn.metrics import silhouette_samples
 from camcli.cluster import features
 from camcli.cluster.features import Components, components_of, joined_space, picture_of
 from camcli.cluster.flags import Measured, flags_of, is_suspected, place_of
+from camcli.cluster.gap import gap_of, redraw
 from camcli.cluster.groups import NONE, find_groups, silhouettes
 from camcli.cluster.write import FILES, GROUP_COLUMNS, IMAGE_COLUMNS
 from camcli.output.locks import undisturbed
@@ -125,6 +127,35 @@ def test_silhouettes_are_those_of_scikit_learn():
         assert value == pytest.approx(float(expected[truth == label].mean()), abs=1e-9)
 
 
+def test_a_gap_is_what_separates_two_clouds_and_not_what_cuts_one():
+    """Two normal clouds d standard deviations apart: the lowest tenth of one is d - 2 * 1.28 above the highest of the other."""
+    random = np.random.default_rng(0)
+    cloud = random.normal(size=(4000, 5))
+    inside = np.arange(4000) < 1200
+    for distance in (0.0, 4.0, 8.0):
+        moved = cloud + distance * inside[:, None] * np.eye(5)[2]
+        assert gap_of(moved, inside, 0).width == pytest.approx(distance - 2 * 1.2816, abs=0.25)
+    halves = gap_of(cloud, cloud[:, 0] > 0, 0).width  # of half a normal: lowest tenth 0.1257, standard deviation 0.6028
+    assert halves == pytest.approx(2 * 0.1257 / 0.6028, abs=0.1)
+    assert gap_of(cloud[:30], np.arange(30) < 15, 0) is None
+
+
+def test_a_border_runs_through_the_middle_of_the_gap():
+    """A fifth of a cloud's images were in no group, some of the others' were in it: all are put where they belong."""
+    random = np.random.default_rng(0)
+    truth = np.arange(400) < 100
+    space = random.normal(size=(400, 20)) + 9.0 * truth[:, None] * np.eye(20)[13]
+    labels = np.where(truth, 0, 1)
+    labels[:20], labels[395:] = NONE, 0
+    found, gaps = redraw(labels, space, 0)
+    np.testing.assert_array_equal(found == 0, truth)
+    assert (found[~truth] != 0).all()
+    assert gaps[0] > 1
+    assert gaps[1] == -math.inf, "the larger part has none"
+    cut = np.where(random.random(400) < 0.3, 0, 1)
+    np.testing.assert_array_equal(redraw(cut, space, 0)[0], cut, "groups without a gap stay as they are")
+
+
 @pytest.mark.parametrize("layout", ["tsne", "pca"])
 @pytest.mark.parametrize("count", [5, 60, 400])
 def test_pictures_keep_groups_together_and_are_repeatable(monkeypatch, layout, count):
@@ -154,13 +185,23 @@ def measured(**changes):
 def test_every_flag_has_its_figures_and_its_cause():
     found = flags_of(measured())
     assert set(found) == {"tight", "fixed", "outside", "right", "sure"}
+    assert flags_of(measured(gap=1.0, few=0.18))["apart"] == "1% of the channels make 18% of what it has more, gap of 1.0"
+    assert "apart" in flags_of(measured(gap=0.1, few=0.22))
+    for changes in (
+        {"gap": 0.5, "few": 0.18},
+        {"gap": -0.1, "few": 0.3},
+        {"gap": 5.0, "few": 0.1},
+        {"gap": 5.0, "few": 0.5, "share": 0.6},
+    ):
+        assert "apart" not in flags_of(measured(**changes)), changes
     assert "silhouette 0.60" in found["tight"]
     assert found["fixed"].startswith("bottom left; 100%")
     assert "0%" in found["outside"]
     assert found["right"] == "accuracy 100% in the group, 57% outside"
     assert "tight" not in flags_of(measured(silhouette=0.3))
     assert "tight" not in flags_of(measured(share=0.8))
-    assert not {"fixed", "outside"} & set(flags_of(measured(likeness=0.2)))
+    assert "fixed" not in flags_of(measured(likeness=0.2))
+    assert "outside" not in flags_of(measured(share=0.6)), "the usual place is that of the larger part"
     assert "right" not in flags_of(measured(right=((2, 2), (40, 70)))), "two images prove nothing"
     assert "right" not in flags_of(measured(right=((0, 0), (0, 0))))
     same = np.linspace(0.4, 0.9, 50)
@@ -168,6 +209,7 @@ def test_every_flag_has_its_figures_and_its_cause():
     assert is_suspected(found)
     assert not is_suspected({"tight": "", "fixed": "", "outside": ""}), "a group that makes the network neither surer nor right"
     assert not is_suspected({"sure": "", "right": ""})
+    assert is_suspected({"apart": ""})
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from camcli.cluster.gap import MINORITY
+
 TIGHT, SMALL = 0.4, 0.6
 """A group is small and tight with a silhouette of at least 0.4 and at most 60 percent of the images of its class."""
 
@@ -14,8 +16,13 @@ FIXED, NARROW = 0.7, 0.25
 """Evidence is in a fixed place if the maps resemble their mean map (cosine of at least 0.7) and 25 percent of it is in one tenth of
 the cells."""
 
-OUTSIDE = 0.5
-"""Evidence is outside the usual place if its mean map overlaps with that of the rest by at most 50 percent."""
+OUTSIDE = 0.67
+"""Evidence is outside the usual place if the mean map overlaps with that of the rest, which is the larger part of the class, by at
+most 67 percent."""
+
+SET_APART = ((0.21, 0.0), (0.17, 0.9))
+"""A group is set apart by few channels if 1 percent of the channels make 21 percent of the evidence that it has more, and it does
+not overlap with the rest; or 17 percent, with a gap of 0.9 standard deviations."""
 
 BETTER, SURER = 0.1, 0.8
 """Accuracy at least 10 percentage points above that of the rest; a probability that is above that of an image of the rest in 80
@@ -26,6 +33,7 @@ _SIGNIFICANT = 1e-3
 
 FLAGS = {
     "tight": "small and tight",
+    "apart": "set apart by few channels",
     "fixed": "evidence in a fixed place",
     "outside": "evidence outside the usual place",
     "right": "right mainly within the group",
@@ -39,7 +47,8 @@ class Measured:
     """What the flags are made from. ``maps``: mean map of the group and of the rest, (h, w), each adds up to 1, or None.
 
     ``likeness``: mean cosine between the maps of the group and their mean map. ``right``: right and all labelled images, in the
-    group and outside. ``confidences``: probabilities of the group's images and of the rest.
+    group and outside. ``confidences``: probabilities of the group's images and of the rest. ``gap``: its width, see ``gap.Gap``.
+    ``few``: the share of 1 percent of the channels in the evidence that the group has more, 0 without contributions.
     """
 
     share: float
@@ -49,6 +58,8 @@ class Measured:
     likeness: float
     right: tuple[tuple[int, int], tuple[int, int]]
     confidences: tuple[np.ndarray, np.ndarray]
+    gap: float = -math.inf
+    few: float = 0.0
 
 
 def flags_of(measured: Measured) -> dict[str, str]:
@@ -56,6 +67,8 @@ def flags_of(measured: Measured) -> dict[str, str]:
     found: dict[str, str] = {}
     if measured.silhouette >= TIGHT and measured.share <= SMALL:
         found["tight"] = f"{measured.share:.0%} of the class, silhouette {measured.silhouette:.2f}"
+    if measured.share <= MINORITY and any(measured.few >= few and measured.gap >= gap for few, gap in SET_APART):
+        found["apart"] = f"1% of the channels make {measured.few:.0%} of what it has more, gap of {measured.gap:.1f}"
     if measured.maps is not None:
         mean, rest = measured.maps
         narrow = peak_share(mean)
@@ -64,8 +77,8 @@ def flags_of(measured: Measured) -> dict[str, str]:
                 f"{place_of(mean)}; {narrow:.0%} of the evidence in a tenth of the cells, alike to {measured.likeness:.2f}"
             )
         overlap = float(np.minimum(mean, rest).sum())
-        if rest.sum() > 0 and mean.sum() > 0 and overlap <= OUTSIDE and "fixed" in found:
-            found["outside"] = f"overlaps with that of the other images by {overlap:.0%}"
+        if rest.sum() > 0 and mean.sum() > 0 and overlap <= OUTSIDE and measured.share <= MINORITY:
+            found["outside"] = f"{place_of(excess(mean, rest))}; overlaps with that of the other images by {overlap:.0%}"
     (right, all_in), (other, all_out) = measured.right
     if all_in and all_out and right / all_in - other / all_out >= BETTER and _chance(right, all_in, other, all_out) < _SIGNIFICANT:
         found["right"] = f"accuracy {right / all_in:.0%} in the group, {other / all_out:.0%} outside"
@@ -78,14 +91,23 @@ def flags_of(measured: Measured) -> dict[str, str]:
 
 
 def suspicion(flags: dict[str, str], silhouette: float) -> float:
-    """How much a group looks like a shortcut: a point a flag, two for the fixed place with the tightness, and the silhouette."""
-    bonus = 1.0 if {"tight", "fixed"} <= flags.keys() else 0.0
+    """How much a group looks like a shortcut: a point a flag, one more each for few channels and for a fixed place with tightness,
+    and the silhouette.
+    """
+    bonus = float("apart" in flags) + float({"tight", "fixed"} <= flags.keys())
     return len(flags) + bonus + max(0.0, silhouette)
 
 
 def is_suspected(flags: dict[str, str]) -> bool:
-    """Whether a group is taken for a possible shortcut: small and tight, and the network is surer or more often right within it."""
-    return "tight" in flags and bool({"sure", "right"} & flags.keys())
+    """Whether a group may be a shortcut: few channels set it apart, or it is small and tight and the network is surer or more often
+    right within it.
+    """
+    return "apart" in flags or ("tight" in flags and bool({"sure", "right"} & flags.keys()))
+
+
+def excess(mean: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Where a mean map (h, w) has more than that of the rest (h, w), each of which adds up to 1: (h, w), 0 elsewhere."""
+    return np.asarray(np.maximum(mean - rest, 0))
 
 
 def peak_share(mean: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from camcli.cluster.features import DENSE_COMPONENTS
 NONE = -1
 """The group of an image that is in no group."""
 
-_SMALLEST = 10
+SMALLEST = 10
 _SHARE = 0.05
 """A group has at least 10 images and 5 percent of those among which groups are looked for."""
 
@@ -19,7 +19,7 @@ _REACH = 1.5
 """An image joins a group if it is not much farther from its nearest dense image than these are from each other."""
 
 _MOST_MEANS = 6
-_SILHOUETTE_SAMPLE = 2000
+_MOST_MEASURED = 2000
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def find_groups(space: np.ndarray, sample: int, seed: int) -> Grouping:
     chosen = np.arange(count)
     if count > sample:
         chosen = np.sort(np.random.default_rng(seed).choice(count, sample, replace=False))
-    smallest = max(_SMALLEST, round(_SHARE * len(chosen)))
+    smallest = max(SMALLEST, round(_SHARE * len(chosen)))
     found = np.full(len(chosen), NONE)
     if len(chosen) > 2 * smallest and np.ptp(leading[chosen], axis=0).max() > 0:
         found = HDBSCAN(min_cluster_size=smallest, algorithm="kd_tree", n_jobs=1, copy=True).fit_predict(leading[chosen])
@@ -59,10 +59,16 @@ def find_groups(space: np.ndarray, sample: int, seed: int) -> Grouping:
     reach = _REACH * np.array([_apart(dense[own == group]) for group in range(own.max() + 1)])
     nearest, distances = _nearest(leading, dense)
     labels = np.where(distances <= reach[own[nearest]], own[nearest], NONE)
-    centres = np.array([leading[labels == group].mean(axis=0) for group in range(len(reach))])
+    return grouped(space, labels, dense=True)
+
+
+def grouped(space: np.ndarray, labels: np.ndarray, *, dense: bool) -> Grouping:
+    """The groups that ``labels`` (N,) make of ``space`` (N, K), with their centres and the distances from these."""
+    leading = np.asarray(space[:, :DENSE_COMPONENTS], np.float64)
+    centres = np.array([leading[labels == group].mean(axis=0) for group in range(labels.max() + 1)])
     closest, to_centre = _nearest(leading, centres)
     to_own = np.linalg.norm(leading - centres[np.where(labels >= 0, labels, closest)], axis=1)
-    return Grouping(labels, centres, np.where(labels >= 0, to_own, to_centre), True)
+    return Grouping(labels, centres, np.where(labels >= 0, to_own, to_centre), dense)
 
 
 def _apart(points: np.ndarray) -> float:
@@ -100,6 +106,13 @@ def _nearest(space: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndar
     return nearest[:, 0], distances[:, 0]
 
 
+def some_of(count: int, seed: int) -> np.ndarray:
+    """The numbers of at most 2,000 of ``count`` images, in order."""
+    if count <= _MOST_MEASURED:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, _MOST_MEASURED, replace=False))
+
+
 def silhouettes(space: np.ndarray, labels: np.ndarray, seed: int) -> list[float]:
     """For each group, how far it is from the rest (Rousseeuw 1987): the mean of (b - a) / max(a, b) over its images, -1 to 1.
 
@@ -110,9 +123,7 @@ def silhouettes(space: np.ndarray, labels: np.ndarray, seed: int) -> list[float]
     """
     leading = np.asarray(space[:, :DENSE_COMPONENTS], np.float64)
     groups = int(labels.max(initial=NONE)) + 1
-    chosen = np.arange(len(leading))
-    if len(leading) > _SILHOUETTE_SAMPLE:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(leading), _SILHOUETTE_SAMPLE, replace=False))
+    chosen = some_of(len(leading), seed)
     points, own = leading[chosen], labels[chosen]
     own = np.where(own == NONE, groups, own)
     member = np.eye(groups + 1)[own]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from camcli.cluster.config import ClusterConfig
-from camcli.cluster.flags import place_of
+from camcli.cluster.flags import excess, place_of
 from camcli.cluster.read import Arrays, Collection, Item, RunData, collect
 from camcli.cluster.write import IMAGE_COLUMNS, IMAGES
 from camcli.config.field import with_values
@@ -36,7 +36,7 @@ from camcli.records import Box, Failure, escape_name, unescape_name
 from camcli.render.maps import place_map, scale_map
 
 MATTERS = 0.1
-"""The class goes away if its probability falls by at least this much more than in other images."""
+"""The class goes away if its probability falls by at least this much more than in other images, and by less than this in those."""
 
 _REGION, _MOST_COVERED = 0.5, 0.2
 """The region of a map: at least 50 percent of its peak, and at most 20 percent of the network's input, before it is widened."""
@@ -63,10 +63,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Test:
-    """A prepared test of a group of the class number ``target``. ``fixed``: whether its evidence has a fixed place.
+    """A prepared test of a group of the class number ``target``. ``fixed``: whether its evidence has a place of its own.
 
     ``members``: images of the group, the most typical first. ``others``: images that are compared. ``foreign``: images of other
-    classes, for pasting. ``mean``: the mean map of the group. ``failed``: images that cannot be read.
+    classes, for pasting. ``where`` (gh, gw): what its mean map has more than that of the rest of its class. ``failed``: images that
+    cannot be read.
     """
 
     number: int
@@ -74,7 +75,7 @@ class Test:
     target: int
     job: Job
     fixed: bool
-    mean: np.ndarray
+    where: np.ndarray
     members: list[Case]
     others: list[Case]
     foreign: list[Case]
@@ -123,14 +124,15 @@ def prepare_test(
     cases = [loader.cases(part, total, listener) for part in (*chosen, pasted)]
     if len(cases[0]) < 2 or len(cases[1]) < 2:
         raise InputError(f"group {config.test} cannot be tested: fewer than two images of it, or of others, can be read.")
-    maps = Arrays(found, own, "where", len(own))
-    values = maps.held
-    assert values is not None
-    mean = values.mean(axis=0).reshape(maps.shape)
-    flags = facts["flags"]
-    return Test(
-        config.test, name, job.model.classes.index(name), job, "fixed" in flags, mean, cases[0], cases[1], cases[2], loader.failed
-    )
+    fixed = bool({"fixed", "outside"} & set(facts["flags"]))
+    where = excess(_mean_map(found, own, config), _mean_map(found, rest, config)) if rest else _mean_map(found, own, config)
+    return Test(config.test, name, job.model.classes.index(name), job, fixed, where, cases[0], cases[1], cases[2], loader.failed)
+
+
+def _mean_map(found: Collection, items: Sequence[Item], config: ClusterConfig) -> np.ndarray:
+    """The mean of the maps of ``items``, each of which adds up to 1: (gh, gw)."""
+    maps = Arrays(found, items, "where", config.sample)
+    return np.asarray(sum(block.sum(axis=0, dtype=np.float64) for _, block in maps.blocks()) / len(items)).reshape(maps.shape)
 
 
 def _group_facts(record: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -262,7 +264,7 @@ def run_test(test: Test, config: ClusterConfig, listener: Listener, stop: thread
     """The result of a test, as JSON values; None if ``stop`` was set. Raises what the network raises."""
     random = np.random.default_rng(config.seed)
     size = test.members[0].pixels.shape[:2]
-    regions = [region_of(test.mean if test.fixed else case.values, size) for case in test.members]
+    regions = [region_of(test.where if test.fixed else case.values, size) for case in test.members]
     borrowed = [regions[place] for place in random.integers(0, len(regions), len(test.others))]
     predict = _Predictor(test, stop)
     before = predict([case.pixels for case in test.members])
@@ -280,19 +282,19 @@ def run_test(test: Test, config: ClusterConfig, listener: Listener, stop: thread
         _row("group, evidence covered", before[:, test.target], after[:, test.target], falls, random),
         _row("other images, same size covered", control[numbers, own], hidden[numbers, own], control_falls, random),
     ]
-    apart = float(falls.mean() - control_falls.mean())
+    apart, harm = float(falls.mean() - control_falls.mean()), float(control_falls.mean())
     rows.append(_figures("difference", len(falls), None, None, apart, difference))
     result: dict[str, Any] = {
         "group": test.number,
         "class": test.name,
-        "region": f"mean map: {place_of(test.mean)}" if test.fixed else "map of each image",
+        "region": f"place of the group: {place_of(test.where)}" if test.fixed else "map of each image",
         "covered": round(float(np.mean([region.mean() for region in regions])), 4),
         "fill": config.fill,
         "seed": config.seed,
-        "confirmed": difference[0] > MATTERS,
+        "confirmed": difference[0] > MATTERS and harm < MATTERS,
         "failed": test.failed,
     }
-    verdict = _verdict(test, apart, difference)
+    verdict = _verdict(test, apart, difference, harm)
     if config.paste:
         pasted = _paste(test, regions, predict, random)
         if pasted is None:
@@ -302,9 +304,12 @@ def run_test(test: Test, config: ClusterConfig, listener: Listener, stop: thread
     return {**result, "verdict": verdict, "rows": rows}
 
 
-def _verdict(test: Test, apart: float, interval: tuple[float, float]) -> str:
+def _verdict(test: Test, apart: float, interval: tuple[float, float], harm: float) -> str:
+    """A sentence. ``apart``: how much more the probability falls in the group, with its interval; ``harm``: its fall in others."""
     name = escape_name(test.name)
     figures = f"{apart:.2f} more than in other images (95 % interval {interval[0]:.2f} to {interval[1]:.2f})"
+    if interval[0] > MATTERS and harm >= MATTERS:
+        return f"Undecided: in other images the probability falls by {harm:.2f} too if as much is covered; try another --fill."
     if interval[0] > MATTERS:
         return f"Confirmed: without the evidence of group {test.number} the probability of {name} falls by {figures}."
     if interval[1] < MATTERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ import numpy as np
 from camcli.cluster.config import ClusterConfig
 from camcli.cluster.features import Components, components_of, joined_space, one_thread, picture_of
 from camcli.cluster.flags import Measured, flags_of, is_suspected, suspicion
-from camcli.cluster.groups import NONE, Grouping, find_groups, silhouettes
+from camcli.cluster.gap import redraw
+from camcli.cluster.groups import NONE, Grouping, find_groups, grouped, silhouettes
 from camcli.cluster.read import Arrays, Collection, Item
 from camcli.errors import InputError
 from camcli.listener import Listener
@@ -21,6 +23,7 @@ SHOWN = 8
 """Images that stand for a group, for an end of a component, or for a channel."""
 
 CHANNELS, WRITTEN_COMPONENTS = 5, 5
+ONE_PERCENT = 0.01
 
 
 @dataclass(frozen=True)
@@ -152,10 +155,13 @@ def _study_class(found: Collection, name: str, config: ClusterConfig) -> tuple[C
         arrays = {kind: Arrays(found, items, kind, config.sample) for kind in arrays}
     components = {kind: components_of(arrays[kind], len(items), config.seed) for kind in arrays if kind in kinds or kind == "what"}
     space = joined_space([components[kind] for kind in kinds])
-    grouping = find_groups(space, config.sample, config.seed)
+    grouping, gaps = find_groups(space, config.sample, config.seed), None
+    if "what" in kinds:
+        labels, gaps = redraw(grouping.labels, joined_space([components["what"]]), config.seed)
+        grouping = grouped(space, labels, dense=grouping.dense)
     places = picture_of(space, config.layout, config.seed)
     result = ClassResult(name, items, components.get("what"), grouping, places, None)
-    _describe(result, arrays, silhouettes(space, grouping.labels, config.seed))
+    _describe(result, arrays, silhouettes(space, grouping.labels, config.seed), gaps)
     return result, lost
 
 
@@ -169,13 +175,13 @@ def _kinds_at_hand(found: Collection) -> list[str]:
     return kinds
 
 
-def _describe(result: ClassResult, arrays: dict[str, Arrays], silhouette: Sequence[float]) -> None:
+def _describe(result: ClassResult, arrays: dict[str, Arrays], silhouette: Sequence[float], gaps: Sequence[float] | None) -> None:
     """Fill the groups of ``result`` with what is measured of them."""
     labels, items = result.grouping.labels, result.items
     count = int(labels.max(initial=NONE)) + 1
     maps = _mean_maps(arrays["where"], labels, count) if "where" in arrays else None
     likeness = _likeness(arrays["where"], labels, maps) if maps is not None else [0.0] * count
-    channels = _channels(arrays["what"], labels, count) if "what" in arrays else [()] * count
+    channels, few = _channels(arrays["what"], labels, count) if "what" in arrays else ([()] * count, [0.0] * count)
     probability = np.array([item.probability for item in items])
     if maps is not None:
         result.mean_map = _normalized(maps.sum(axis=0)).reshape(arrays["where"].shape)
@@ -192,7 +198,7 @@ def _describe(result: ClassResult, arrays: dict[str, Arrays], silhouette: Sequen
             pair = (_normalized(maps[label]).reshape(shape), _normalized(maps.sum(axis=0) - maps[label]).reshape(shape))
         measured = Measured(
             len(members) / len(items), silhouette[label], result.grouping.dense, pair, likeness[label], right,
-            (probability[inside], probability[outside]),
+            (probability[inside], probability[outside]), -math.inf if gaps is None else gaps[label], few[label],
         )  # fmt: skip
         flags = flags_of(measured)
         result.groups.append(
@@ -253,8 +259,11 @@ def _normalized(values: np.ndarray) -> np.ndarray:
     return np.asarray(values / total if total > 0 else np.zeros_like(values))
 
 
-def _channels(contributions: Arrays, labels: np.ndarray, count: int) -> list[tuple[Channel, ...]]:
-    """For each group the channels whose contribution differs most from that of the other images, in standard deviations."""
+def _channels(contributions: Arrays, labels: np.ndarray, count: int) -> tuple[list[tuple[Channel, ...]], list[float]]:
+    """For each group the channels whose contribution differs most from that of the other images, in standard deviations.
+
+    And how much 1 percent of the channels make of all that channels contribute more in the group.
+    """
     size = int(np.prod(contributions.shape))
     sums, squares, counts = np.zeros((count + 1, size)), np.zeros(size), np.zeros(count + 1)
     for part, block in contributions.blocks():
@@ -266,14 +275,17 @@ def _channels(contributions: Arrays, labels: np.ndarray, count: int) -> list[tup
     whole = max(1.0, float(counts.sum()))
     deviation = np.sqrt(np.maximum(squares / whole - (sums.sum(axis=0) / whole) ** 2, 0))
     chosen: list[list[tuple[int, float, float, float]]] = []
+    few = []
     for label in range(count):
         inside = sums[label] / max(1.0, counts[label])
         outside = (sums.sum(axis=0) - sums[label]) / max(1.0, whole - counts[label])
+        more = np.sort(np.maximum(inside - outside, 0))[::-1]
+        few.append(float(more[: max(1, round(ONE_PERCENT * size))].sum() / max(float(more.sum()), 1e-30)))
         different = np.where(deviation > 0, (inside - outside) / np.where(deviation > 0, deviation, 1.0), 0.0)
         best = np.argsort(-np.abs(different * np.abs(inside - outside)), kind="stable")[:CHANNELS]  # clear, and large in the logit
         chosen.append([(int(index), float(different[index]), float(inside[index]), float(outside[index])) for index in best])
     users = _users(contributions, sorted({index for own in chosen for index, *_ in own}))
-    return [tuple(Channel(*each, users[each[0]]) for each in own) for own in chosen]
+    return [tuple(Channel(*each, users[each[0]]) for each in own) for own in chosen], few
 
 
 def _users(contributions: Arrays, channels: Sequence[int]) -> dict[int, tuple[int, ...]]:

@@ -1,0 +1,82 @@
+"""Groups that a gap sets apart from the rest of their class: how wide the gap is, and where the border of such a group runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from camcli.cluster.groups import NONE, SMALLEST, some_of
+
+FEWEST = 20
+"""Images of a group whose gap is measured; of fewer, a tenth would be a single one."""
+
+MINORITY = 0.5
+"""What sets a group apart says something about the group only if it is the smaller part of its class."""
+
+_SHRINKAGE, _PARTS = 0.1, 5
+
+
+@dataclass(frozen=True)
+class Gap:
+    """``width``: from the lowest tenth of a group to the highest tenth of the rest along the direction that separates them best, in
+    pooled standard deviations; negative if they overlap. ``middle``: of it. ``places`` (N,): of all images along that direction.
+    """
+
+    width: float
+    middle: float
+    places: np.ndarray
+
+
+def gap_of(space: np.ndarray, inside: np.ndarray, seed: int) -> Gap | None:
+    """The gap between a group and the rest. ``space`` (N, K): all components. ``inside`` (N,) bool: the images of the group.
+
+    The direction is that of a regularized linear discriminant (Friedman 1989), found each time without the fifth of the images that
+    is placed along it: the halves of a cloud have a gap of at most 0.4. Of more than 2,000 images a sample finds it. None for fewer
+    than 20 images inside or outside.
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    points = np.asarray(space, np.float64)
+    chosen = some_of(len(points), seed)
+    own = inside[chosen]
+    if min(own.sum(), (~own).sum()) < FEWEST:
+        return None
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=_SHRINKAGE, priors=[0.5, 0.5])
+    parts = StratifiedKFold(_PARTS, shuffle=True, random_state=seed)
+    found = cross_val_predict(model, points[chosen], own, cv=parts, method="decision_function")
+    places = found if len(chosen) == len(points) else model.fit(points[chosen], own).decision_function(points)
+    places[chosen] = found
+    low, high = float(np.quantile(found[own], 0.1)), float(np.quantile(found[~own], 0.9))
+    spread = math.sqrt(float(found[own].var() + found[~own].var()) / 2)
+    return Gap((low - high) / spread if spread > 0 else -math.inf, (low + high) / 2, places)
+
+
+def redraw(labels: np.ndarray, space: np.ndarray, seed: int) -> tuple[np.ndarray, list[float]]:
+    """Groups whose borders run through the middle of their gap, where they have one, and the width of each gap, -inf for none.
+
+    ``labels`` (N,): the group of each image, NONE for none. ``space`` (N, K): all components. The widest gap comes first; an image
+    that it puts into its group is in no other, and a group of which fewer than ten are left is none. Groups of more than half of
+    the images keep their borders.
+    """
+    count = int(labels.max(initial=NONE)) + 1
+    gaps: dict[int, Gap] = {}
+    for label in range(count):
+        inside = labels == label
+        gap = gap_of(space, inside, seed) if inside.mean() <= MINORITY else None
+        if gap is not None:
+            gaps[label] = gap
+    found, taken = labels.copy(), np.zeros(len(labels), bool)
+    for label in sorted(gaps, key=lambda label: (-gaps[label].width, label)):
+        if gaps[label].width <= 0:
+            break
+        beyond = (gaps[label].places > gaps[label].middle) & ~taken
+        found[(labels == label) & ~beyond & ~taken] = NONE
+        found[beyond] = label
+        taken |= beyond
+    left = [label for label in range(count) if (found == label).sum() >= SMALLEST]
+    renamed = np.full(count + 1, NONE)
+    renamed[left] = np.arange(len(left))
+    return renamed[found], [gaps[label].width if label in gaps else -math.inf for label in left]
