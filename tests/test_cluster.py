@@ -185,7 +185,10 @@ def measured(**changes):
 def test_every_flag_has_its_figures_and_its_cause():
     found = flags_of(measured())
     assert set(found) == {"tight", "fixed", "outside", "right", "sure"}
-    assert flags_of(measured(gap=1.0, few=0.18))["apart"] == "1% of the channels make 18% of what it has more, gap of 1.0"
+    assert (
+        flags_of(measured(gap=1.0, few=0.18))["apart"]
+        == "1% of the channels carry 18% of its extra evidence, gap to the others 1.0"
+    )
     assert "apart" in flags_of(measured(gap=0.1, few=0.22))
     for changes in (
         {"gap": 0.5, "few": 0.18},

@@ -21,8 +21,8 @@ OUTSIDE = 0.67
 most 67 percent."""
 
 SET_APART = ((0.21, 0.0), (0.17, 0.9))
-"""A group is set apart by few channels if 1 percent of the channels make 21 percent of the evidence that it has more, and it does
-not overlap with the rest; or 17 percent, with a gap of 0.9 standard deviations."""
+"""A group is set apart by few channels if 1 percent of the channels carry 21 percent of the evidence that it has more than the rest,
+and it does not overlap with the rest; or 17 percent, with a gap of 0.9 standard deviations."""
 
 BETTER, SURER = 0.1, 0.8
 """Accuracy at least 10 percentage points above that of the rest; a probability that is above that of an image of the rest in 80
@@ -68,7 +68,7 @@ def flags_of(measured: Measured) -> dict[str, str]:
     if measured.silhouette >= TIGHT and measured.share <= SMALL:
         found["tight"] = f"{measured.share:.0%} of the class, silhouette {measured.silhouette:.2f}"
     if measured.share <= MINORITY and any(measured.few >= few and measured.gap >= gap for few, gap in SET_APART):
-        found["apart"] = f"1% of the channels make {measured.few:.0%} of what it has more, gap of {measured.gap:.1f}"
+        found["apart"] = f"1% of the channels carry {measured.few:.0%} of its extra evidence, gap to the others {measured.gap:.1f}"
     if measured.maps is not None:
         mean, rest = measured.maps
         narrow = peak_share(mean)
