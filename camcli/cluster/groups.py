@@ -107,7 +107,7 @@ def _nearest(space: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def some_of(count: int, seed: int) -> np.ndarray:
-    """The numbers of at most 2,000 of ``count`` images, in order."""
+    """The numbers (n,) of at most 2,000 of ``count`` images, in order."""
     if count <= _MOST_MEASURED:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).choice(count, _MOST_MEASURED, replace=False))
