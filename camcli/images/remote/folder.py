@@ -114,9 +114,13 @@ def output_at(text: str) -> RemoteFolder:
         raise ConfigError(f"--output {error}") from error
     parts = address.parts[:-1] if len(address.parts) > 1 and not address.parts[-1] else address.parts
     if address.is_web:
-        raise ConfigError(f"--output {address.shown!r}: a web server cannot be written to; name a store, such as s3://BUCKET/PREFIX.")
+        raise ConfigError(
+            f"--output {address.shown!r}: a web server cannot be written to; name a store, such as s3://BUCKET/PREFIX."
+        )
     if any(part in ("", ".", "..") for part in parts):
-        raise ConfigError(f"--output {address.shown!r} has a part that is empty, '.' or '..'; write {address.protocol}://BUCKET/PREFIX.")
+        raise ConfigError(
+            f"--output {address.shown!r} has a part that is empty, '.' or '..'; write {address.protocol}://BUCKET/PREFIX."
+        )
     folder = RemoteFolder(Address(address.protocol, parts, address.url))
     store_of(folder._url(""))  # a missing package
     return folder
