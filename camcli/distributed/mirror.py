@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -119,7 +120,7 @@ def mirrored(output: str) -> Iterator[Mirror]:
         except CamcliError as error:
             text = str(error)
             if isinstance(error, SettingsError) and error.advice:
-                advice = f"To use another place: -o {folder.shown}-2. To replace the earlier run: --overwrite."
+                advice = f"To use another place: -o {shlex.quote(f'{folder.shown}-2')}. To replace the earlier run: --overwrite."
                 text = text.removesuffix(error.advice) + advice
             error.args = (text.replace(path, folder.shown), *error.args[1:])
             raise

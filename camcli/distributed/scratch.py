@@ -14,7 +14,7 @@ _BEGINNING = f"camcli-shard-{os.getuid()}-"
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[str]:
-    """Context with a new folder in the machine's temporary folder. Removes it at the end, and those that dead processes have left."""
+    """Context with a new temporary folder. Removes it at the end, and at the start those that dead processes have left."""
     _remove_leftovers(tempfile.gettempdir())
     with tempfile.TemporaryDirectory(prefix=_BEGINNING, ignore_cleanup_errors=True) as place, _locked(place):
         yield place

@@ -20,7 +20,7 @@ from camcli.records import Stamp
 from camcli.source import together
 
 _FILES = (JOURNAL, *BINARY_TABLES, PARTS_MANIFEST, *TABLES, BOXES)
-"""The files of a run but ``run.json``. The journal is the first: it marks the folder, so that no run takes its overlays for photos."""
+"""The files of a run but ``run.json``, first the journal: it marks the folder, so that no run takes its overlays for photos."""
 
 Identity = tuple[int, int, int]
 """Inode, size and modification time of a file, by which a file that was written again is known."""
