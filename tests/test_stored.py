@@ -195,7 +195,7 @@ def test_what_passes_is_tried_again_and_what_is_refused_is_not(photos, s3, tmp_p
     assert [state.is_done for state in runs.states()] == [True, False, False]
     s3.fault = lambda path, nth: "403" if s3.requests[-1][0] == "PUT" else ""
     s3.forget()
-    with pytest.raises(OutputError, match="cannot write.*the store refuses it"):
+    with pytest.raises(OutputError, match=r"cannot write .*the store refuses it"):
         runs.write(runs.shards[1])
     assert max(s3.asked.values()) == 1
 
@@ -264,7 +264,7 @@ def test_other_settings_are_refused_with_the_address(photos, s3, tmp_path):  # n
 
 def test_tables_that_are_not_of_a_run_are_refused(s3):  # noqa: F811
     s3.client.put_object(Bucket=BUCKET, Key=f"{PREFIX}predictions.csv", Body=b"mine")
-    with pytest.raises(OutputError, match="holds predictions.csv, which camcli did not write"), mirrored(OUT) as mirror:
+    with pytest.raises(OutputError, match="which camcli did not write"), mirrored(OUT) as mirror:
         mirror.update()
 
 
