@@ -150,7 +150,7 @@ def test_deaths_and_interruptions_lose_no_shard_that_is_in_the_store(cluster, s3
     s3.client.delete_object(Bucket=BUCKET, Key=f"deaths/{RUN_RECORD}")  # as if the kill had come before it
 
     code, said = cluster.run(inputs, out, *options)
-    assert code == 0, said
+    assert code == 1, "the failure was not reported yet"
     assert local(cluster.environment, inputs, tmp_path / "whole", *SLOW) == 1
     assert merged(downloaded(s3, "deaths", tmp_path / "here")) == contents_of(tmp_path / "whole")
 
@@ -171,7 +171,7 @@ def test_new_and_changed_images_and_a_failing_store(cluster, s3, photos, tmp_pat
     s3.fault = lambda path, nth: ""
     assert (code, "cannot write" in said, wrong in said) == (3, True, True), said
     assert wrong not in finished(s3, prefix)
-    assert cluster.run(photos, out, *options)[0] == 0
+    assert cluster.run(photos, out, *options)[0] == 1, "its failure was not reported yet"
     after = objects(s3, prefix)
     same = {name for name, data in before.items() if name.startswith("shard-") and not name.startswith(wrong)}
     assert all(after[name] == before[name] for name in same)

@@ -140,7 +140,7 @@ def test_shards_in_a_store_are_merged_as_in_a_folder(photos, s3, tmp_path):  # n
     assert all(state.is_done for state in runs.states())
     secrets = b"\n".join(objects(s3).values())
     assert b"AKIDEXAMPLE" not in secrets
-    assert b"camcli-shard" not in secrets, "nobody needs to know where a worker's temporary folder was"
+    assert b"camcli-scratch" not in secrets, "nobody needs to know where a worker's temporary folder was"
 
     changed = runs.sources[3]
     Path(changed.path).write_bytes(encoded(photo(77), "JPEG"))
@@ -357,8 +357,8 @@ def test_folders_of_dead_workers_are_removed_and_those_in_use_are_not(tmp_path, 
         dead = Path(first[:-8] + "deadbeef")
         dead.mkdir()
         (dead / "file").write_text("x")
-        (tmp_path / "camcli-shard-x").mkdir()
+        (tmp_path / "camcli-scratch-x").mkdir()
         with scratch_folder() as second:
-            assert {place.name for place in tmp_path.iterdir()} == {Path(first).name, Path(second).name, "camcli-shard-x"}
+            assert {place.name for place in tmp_path.iterdir()} == {Path(first).name, Path(second).name, "camcli-scratch-x"}
             assert Path(first, "file").exists()
-    assert [place.name for place in tmp_path.iterdir()] == ["camcli-shard-x"]
+    assert [place.name for place in tmp_path.iterdir()] == ["camcli-scratch-x"]

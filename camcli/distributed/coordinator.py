@@ -59,7 +59,7 @@ class Coordinator:
 
     def is_last(self, shard: int, number: int) -> bool:
         """Whether nobody has begun the shard after the beginning ``number``, so that its worker has not been taken for dead."""
-        return len(self._starts.get(shard, ())) == number
+        return len(self._starts.get(shard, ())) <= number
 
     def report(self, shard: int, left: int, failed: int, is_last: bool) -> bool:
         """Take the progress of a shard: how many images are left, and how many failed. Returns whether the worker is to stop.

@@ -10,10 +10,10 @@ import contextlib
 import os
 import shlex
 import shutil
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 
+from camcli.distributed.scratch import scratch_folder
 from camcli.distributed.stored import end_run, fetch_run, files_of_run, is_file_of_run, is_row_file
 from camcli.errors import CamcliError, OutputError, SettingsError
 from camcli.images.discover import shard_of
@@ -113,7 +113,7 @@ def mirrored(output: str) -> Iterator[Mirror]:
     Raises ConfigError if a run cannot write there.
     """
     folder = output_at(output)
-    with tempfile.TemporaryDirectory(prefix="camcli-", ignore_cleanup_errors=True) as scratch:
+    with scratch_folder() as scratch:
         path = os.path.join(scratch, "run")
         try:
             yield Mirror(folder, Root(path))
@@ -122,5 +122,7 @@ def mirrored(output: str) -> Iterator[Mirror]:
             if isinstance(error, SettingsError) and error.advice:
                 advice = f"To use another place: -o {shlex.quote(f'{folder.shown}-2')}. To replace the earlier run: --overwrite."
                 text = text.removesuffix(error.advice) + advice
+            if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+                raise  # of this machine, such as a full disk
             error.args = (text.replace(path, folder.shown), *error.args[1:])
             raise

@@ -1,4 +1,4 @@
-"""Temporary folders on the nodes of a cluster: a worker that is killed leaves its folder, and the next one there removes it."""
+"""Temporary folders of runs with output in a store: a process that is killed leaves its folder, and the next one removes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-_BEGINNING = f"camcli-shard-{os.getuid()}-"
+_BEGINNING = f"camcli-scratch-{os.getuid()}-"
 
 
 @contextlib.contextmanager
