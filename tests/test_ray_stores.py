@@ -143,11 +143,11 @@ def test_deaths_and_interruptions_lose_no_shard_that_is_in_the_store(cluster, s3
     records = {name: data for name, data in objects(s3, "deaths").items() if name.partition("/")[0] in kept}
 
     process = cluster.start(inputs, out, *options)
-    wait_for(lambda: "predictions.csv" in objects(s3, "deaths"), process)
-    process.kill()
-    ended(process)
+    s3.fault = lambda path, nth: (process.kill() or "close") if path.endswith("/deaths/predictions.csv") else ""
+    assert ended(process)[0] == -signal.SIGKILL
+    s3.fault = lambda path, nth: ""
+    assert not {RUN_RECORD, "predictions.csv"} & objects(s3, "deaths").keys()
     assert records.items() <= objects(s3, "deaths").items(), "finished shards are not explained again"
-    s3.client.delete_object(Bucket=BUCKET, Key=f"deaths/{RUN_RECORD}")  # as if the kill had come before it
 
     code, said = cluster.run(inputs, out, *options)
     assert code == 1, "the failure was not reported yet"
