@@ -16,6 +16,7 @@ from camcli.config.fingerprint import run_settings
 from camcli.config.run import RunConfig
 from camcli.distributed import shards
 from camcli.distributed.mirror import Mirror, mirrored
+from camcli.distributed.plan import Plan, sample_of, what_is_missing
 from camcli.distributed.scratch import scratch_folder
 from camcli.distributed.stored import fetch_run, set_output, write_run
 from camcli.errors import ConfigError, OutputError, SettingsError
@@ -91,7 +92,7 @@ class OfShards:
         folder = output_at(OUT).below(shard.name)
         with scratch_folder() as place:
             root = Root(place).below(shard.name)
-            fetched = fetch_run(folder, root, dict(folder.files()), whole=True)
+            fetched = fetch_run(folder, root, dict(folder.files()))
             summary = self.run(shard, place)
             set_output(root, OUT)
             write_run(root, folder, fetched)
@@ -126,9 +127,16 @@ def folder_of(found, without=("run.json", "journal.jsonl")):
     }
 
 
-def test_shards_in_a_store_are_merged_as_in_a_folder(photos, s3, tmp_path):  # noqa: F811
+KINDS = {
+    "files": {},
+    "parquet": {"format": "parquet", "maps_format": "parquet", "boxes": "all", "boxes_json": True, "masks": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_in_a_store_are_merged_as_in_a_folder(photos, s3, tmp_path, kind):  # noqa: F811
     """The same rows and overlays, byte by byte; a change of an image is found, and only its shard is written again."""
-    runs = OfShards(photos, tmp_path)
+    runs = OfShards(photos, tmp_path, **KINDS[kind])
     for shard in runs.shards:
         assert runs.write(shard) == len(shard.sources)
         runs.run(shard, tmp_path / "whole")
@@ -219,7 +227,8 @@ def test_objects_that_a_run_no_longer_has_are_deleted_and_no_others(photos, s3, 
 
 HOSTILE = (
     "../x", "/x", "//x", "a/../../x", "shard-0-of-3/../../x", "shard-0-of-3//x", "shard-0-of-3/overlays/../../../x.jpg.1-a.jpg",
-    "overlays//tmp/x.jpg.1-a.jpg", "shard-0-of-3/.camcli/../../../x", "overlays/" + "n" * 300 + ".jpg.1-a.jpg", "shard-0-of-3",
+    "overlays//tmp/x.jpg.1-a.jpg", "shard-0-of-3/.camcli/../../../x", "overlays/" + "n" * 300 + ".jpg.1-a.jpg",
+    "shard-0-of-3/masks/" + "n" * 300 + ".jpg.1-a.png", "shard-0-of-3", "shard-0-of-3/maps.parquet/" + "n" * 300 + ".parquet",
     "overlays/a\0b.jpg.1-a.jpg", "predictions.csv/x", "run.json/", "shard-0-of-3/overlays/a.jpg.1-a.jpg/b.jpg.1-a.jpg",
     "shard-0-of-3/overlays/a.jpg.1-a.jpg", ".camcli/scratch/../../../x", "shard-0-of-3/predictions.parquet/../../x.parquet",
 )  # fmt: skip
@@ -230,6 +239,7 @@ def test_names_of_objects_never_lead_out_of_the_mirror(photos, s3, tmp_path, mon
     runs = OfShards(photos, tmp_path)
     for shard in runs.shards:
         runs.write(shard)
+    runs.merge()
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     listed = Store.list
@@ -246,6 +256,9 @@ def test_names_of_objects_never_lead_out_of_the_mirror(photos, s3, tmp_path, mon
         outside = {place for place in (tmp_path / "temporary").rglob("*") if inside != place and inside not in place.parents}
         assert outside == {inside.parent}
         assert (inside / SCRATCH).is_dir()
+    whole = objects(s3)
+    runs.merge()
+    assert objects(s3).keys() == whole.keys()
     assert not Path("/x").exists()
     assert list((tmp_path / "temporary").iterdir()) == []
 
@@ -260,6 +273,16 @@ def test_other_settings_are_refused_with_the_address(photos, s3, tmp_path):  # n
     assert said.startswith(f"'{OUT}/shard-1-of-3' holds a run with other settings (topk: was the default, now 2). "), said
     assert f"-o '{OUT}-2'" in said
     assert "/tmp" not in said
+
+
+def test_a_node_says_why_it_does_not_see_the_output(photos, s3, tmp_path):  # noqa: F811
+    runs = OfShards(photos, tmp_path, output=OUT)
+    plan = Plan(runs.config, runs.settings, os.getcwd(), "mark", len(runs.sources), sample_of(runs.sources))
+    assert "there is no such object; every node needs its own credentials" in what_is_missing(plan, is_start=True)
+    s3.client.put_object(Bucket=BUCKET, Key=PREFIX + CLUSTER, Body=b"other")
+    assert what_is_missing(plan, is_start=True) == f"sees another store at '{OUT}'"
+    s3.client.put_object(Bucket=BUCKET, Key=PREFIX + CLUSTER, Body=b"mark")
+    assert what_is_missing(plan, is_start=True) == ""
 
 
 def test_tables_that_are_not_of_a_run_are_refused(s3):  # noqa: F811

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from camcli.distributed.scratch import scratch_folder
-from camcli.distributed.stored import end_run, fetch_run, files_of_run, is_file_of_run, is_row_file
+from camcli.distributed.stored import end_run, fetch_run, files_of_run, is_file_of_run, is_not_merged, is_row_file
 from camcli.errors import CamcliError, OutputError, SettingsError
 from camcli.images.discover import shard_of
 from camcli.images.remote.folder import RemoteFolder, output_at
@@ -46,8 +46,9 @@ class Mirror:
                 continue
             if part:
                 shutil.rmtree(root.path, ignore_errors=True)
-            if part or not before:
-                fetch_run(self.folder.below(part) if part else self.folder, root, objects, whole=False)
+                fetch_run(self.folder.below(part), root, objects, is_hollow=is_not_merged)
+            elif not before:
+                fetch_run(self.folder, root, objects, is_hollow=is_row_file)
 
     def _listed(self) -> dict[str, dict[str, Stamp]]:
         """The objects of each shard that belong to its run, and under "" those of the merged run."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from camcli.errors import ImageError, OutputError
@@ -42,6 +42,11 @@ def is_row_file(name: str) -> bool:
     return name.partition("/")[0] in ROW_FOLDERS and is_output_name(name)
 
 
+def is_not_merged(name: str) -> bool:
+    """Whether merging a shard does not read its file ``name``: overlays, maps, masks, and Parquet, which is made from tables."""
+    return is_row_file(name) or name.partition("/")[0] in PART_FOLDERS
+
+
 def files_of_run(root: Root) -> list[str]:
     """The files of the run in ``root`` except ``run.json``, the journal first."""
     found = [name for name in _FILES if root.exists(name)]
@@ -50,11 +55,13 @@ def files_of_run(root: Root) -> list[str]:
     return found
 
 
-def fetch_run(folder: RemoteFolder, root: Root, objects: Mapping[str, Stamp], *, whole: bool) -> dict[str, Identity]:
+def fetch_run(
+    folder: RemoteFolder, root: Root, objects: Mapping[str, Stamp], *, is_hollow: Callable[[str], bool] = lambda _: False
+) -> dict[str, Identity]:
     """Copy the run of which ``folder`` has ``objects`` into ``root``, which is created. Nothing is copied without ``run.json``.
 
-    With ``whole`` False, overlays, maps and masks become files with the right size and without contents. An object whose name the
-    file system cannot store is left out, as if it were missing. Returns the files as they are now. Raises OutputError.
+    Files for which ``is_hollow`` is true get the right size and no contents. An object whose name the file system cannot store is
+    left out, as if it were missing. Returns the files as they are now. Raises OutputError.
     """
     root.make_self()
     for name in (OWN, SCRATCH):
@@ -62,22 +69,22 @@ def fetch_run(folder: RemoteFolder, root: Root, objects: Mapping[str, Stamp], *,
     if RUN_RECORD not in objects:
         return {}
 
-    def fetch(name: str) -> None:
+    def is_fetched(name: str) -> bool:
         try:
-            if whole or not is_row_file(name):
-                folder.fetch(name, objects[name], root)
-            else:
+            if is_hollow(name):
                 root.write(name, b"")
                 root.truncate(name, objects[name].size)
+            else:
+                folder.fetch(name, objects[name], root)
         except ImageError:
-            pass
+            return False
+        return True
 
     names = [name for name in objects if name == RUN_RECORD or is_file_of_run(name)]
-    together(fetch, [name for name in names if whole or not is_row_file(name)])
-    for name in names:
-        if not whole and is_row_file(name):
-            fetch(name)
-    return {name: identity for name in names if (identity := identity_of(root, name)) is not None}
+    filled = [name for name in names if not is_hollow(name)]
+    found = [name for name, done in zip(filled, together(is_fetched, filled), strict=True) if done]
+    found += [name for name in names if is_hollow(name) and is_fetched(name)]
+    return {name: identity for name in found if (identity := identity_of(root, name)) is not None}
 
 
 def identity_of(root: Root, name: str) -> Identity | None:
@@ -103,7 +110,10 @@ def write_run(root: Root, folder: RemoteFolder, fetched: Mapping[str, Identity])
 
 
 def end_run(root: Root, folder: RemoteFolder, sizes: Mapping[str, int]) -> None:
-    """Delete the objects of an earlier run, check that all files of this one are there with these sizes, and write ``run.json``."""
+    """Delete the objects of an earlier run and write ``run.json``.
+
+    Raises OutputError, also if a file of this run is not there with its size in ``sizes``.
+    """
     missing = dict(sizes)
     stale: list[str] = []
     for name, stamp in folder.files():

@@ -126,7 +126,7 @@ class ShardWorker:
         folder = output.below(shard.name)
         with scratch_folder() as place:
             root = Root(place).below(shard.name)
-            fetched = fetch_run(folder, root, dict(folder.files()), whole=True)
+            fetched = fetch_run(folder, root, dict(folder.files()))
             config = replace(shard_config(self._plan.config, shard), output=place, overwrite=False)
             summary = self._run(config, shard, listener, stop)
             if summary.state != "finished" or not self._coordinator.call("is_last", shard.index, number):
