@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import pickle
 import threading
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 
 from camcli.config.fingerprint import run_settings
 from camcli.config.run import RunConfig
-from camcli.distributed import shards
+from camcli.distributed import shards, worker
+from camcli.distributed.coordinator import GO, Coordinator, Permission
 from camcli.distributed.mirror import Mirror, mirrored
 from camcli.distributed.plan import Plan, sample_of, what_is_missing
 from camcli.distributed.scratch import scratch_folder
@@ -275,6 +277,44 @@ def test_other_settings_are_refused_with_the_address(photos, s3, tmp_path):  # n
     assert "/tmp" not in said
 
 
+class Asked:
+    """Answers a worker as the coordinator does, without a cluster."""
+
+    def __init__(self):
+        self.state = Coordinator()
+
+    def call(self, method, *values):
+        return getattr(self.state, method)(*values)
+
+
+def test_a_worker_has_patience_with_a_store_and_gives_up_its_shard_alone(photos, s3, tmp_path, quick, monkeypatch):  # noqa: F811
+    """An upload that fails is made again; a store that stays away costs one shard, one that refuses ends the run."""
+    monkeypatch.setattr(worker, "_BETWEEN_UPLOADS", 0.01)
+    runs = OfShards(photos, tmp_path, output=OUT, device="cpu")
+    s3.client.put_object(Bucket=BUCKET, Key=PREFIX + CLUSTER, Body=b"mark")
+    plan = Plan(runs.config, runs.settings, os.getcwd(), "mark", len(runs.sources), sample_of(runs.sources))
+    one = worker.ShardWorker(pickle.dumps(plan), None)
+    one._coordinator = Asked()
+
+    def state(shard, fault):
+        s3.forget()
+        s3.fault = lambda path, nth: fault(nth) if path.endswith(f"{shard.name}/{RUN_RECORD}") else ""
+        result = pickle.loads(one({"shard": [pickle.dumps(shard)]})["result"][0])
+        s3.fault = lambda path, nth: ""
+        return result.state, str(result.error)
+
+    assert state(runs.shards[0], lambda nth: "close" if 2 <= nth < 10 else "")[0] == "finished"
+    ended, said = state(runs.shards[1], lambda nth: "close")
+    assert (ended, "cannot delete" in said) == ("given up", True), said
+    ended, said = state(runs.shards[2], lambda nth: "403")
+    assert (ended, "the store refuses it" in said) == ("error", True), said
+    assert [state.is_done for state in runs.states()] == [True, False, False]
+    one._coordinator.state.begin(1, 0)  # another worker has the shard now
+    monkeypatch.setattr(one._coordinator.state, "begin", lambda shard, recorded: Permission(GO, number=1))
+    assert state(runs.shards[1], lambda nth: "")[0] == "interrupted"
+    assert [state.is_done for state in runs.states()] == [True, False, False]
+
+
 def test_a_node_says_why_it_does_not_see_the_output(photos, s3, tmp_path):  # noqa: F811
     runs = OfShards(photos, tmp_path, output=OUT)
     plan = Plan(runs.config, runs.settings, os.getcwd(), "mark", len(runs.sources), sample_of(runs.sources))
@@ -358,6 +398,22 @@ def test_an_address_that_cannot_be_an_output_is_refused(output, said):
         output_at(output)
     assert said in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("output", ["s3://bucket", "s3://bucket/", "s3://bucket/a?b=c/d%41é", "s3://bucket/x\ny"])
+def test_a_worker_writes_to_the_same_place_as_the_program(output):
+    folder = output_at(output)
+    assert folder.address == output_at(folder.address).address == output.rstrip("/")
+
+
+def test_a_shard_without_images_is_one(photos, s3, tmp_path):  # noqa: F811
+    runs = OfShards(photos, tmp_path)
+    runs.shards = shards.divide(runs.sources[:1], 3, None)
+    for shard in runs.shards:
+        runs.write(shard)
+    assert all(state.is_done for state in runs.states())
+    runs.merge()
+    assert len(objects(s3)["predictions.csv"].splitlines()) == 2
 
 
 def test_an_address_as_output_needs_a_cluster(camcli, photos):

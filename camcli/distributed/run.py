@@ -178,7 +178,9 @@ def _explained(run: _Run, root: Root, stop: AbstractContextManager[threading.Eve
     listener.info(f"{count_words(len(run.shards), 'shard')}{before}.")
     with connected(config.address), _marked(run, root) as mark:
         workers = find_workers(config)
-        config = replace(_worker_config(config, workers), output=run.place)
+        config = _worker_config(config, workers)
+        if run.mirror is not None:
+            config = replace(config, output=run.mirror.folder.address)
         images = sum(state.todo for state in run.states)
         sources = (source for shard in run.shards for source in shard.sources)
         plan = Plan(config, run.settings, os.getcwd(), mark, images, sample_of(sources))

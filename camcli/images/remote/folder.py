@@ -34,14 +34,14 @@ class RemoteFolder:
         return RemoteFolder(Address(self._protocol, parts, f"{self._protocol}://{'/'.join(parts)}"))
 
     @property
-    def shown(self) -> str:
-        """The address, for messages."""
-        return Address(self._protocol, (), f"{self._protocol}://{'/'.join((self._bucket, *self._inside))}").shown
+    def address(self) -> str:
+        """The address, by which another process finds the same folder."""
+        return f"{self._protocol}://{'/'.join((self._bucket, *self._inside))}"
 
     @property
-    def name(self) -> str:
-        """Its last part."""
-        return [self._bucket, *self._inside][-1]
+    def shown(self) -> str:
+        """The address for messages and records, in which some characters are replaced."""
+        return Address(self._protocol, (), self.address).shown
 
     def files(self) -> Iterator[tuple[str, Stamp]]:
         """Yield the name and the stamp of each object, from one listing. A name may be anything."""
