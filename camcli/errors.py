@@ -72,11 +72,15 @@ class DeviceError(UsageError):
 
 
 class SettingsError(UsageError):
-    """The output folder holds a run with other settings. ``different``: the names of the settings that differ, if known."""
+    """The output folder holds a run with other settings. ``different``: the names of the settings that differ, if known.
 
-    def __init__(self, message: str, different: Iterable[str] = ()) -> None:
-        super().__init__(message)
+    ``advice``: the end of the message, which says what to do.
+    """
+
+    def __init__(self, message: str, different: Iterable[str] = (), advice: str = "") -> None:
+        super().__init__(message + advice)
         self.different = frozenset(different)
+        self.advice = advice
 
 
 class RunError(CamcliError):

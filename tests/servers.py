@@ -54,7 +54,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             with self.owner.lock:
                 self.owner.now -= 1
 
-    do_HEAD = do_PUT = do_POST = do_GET  # noqa: N815
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
 
     def _answer(self, fault: str) -> None:
         owner = self.owner

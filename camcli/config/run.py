@@ -267,7 +267,7 @@ class RunConfig:
     )
     output: str = option(
         "heatmaps",
-        "Folder for overlays and tables; its parent folder must exist.",
+        "Folder for overlays and tables; its parent folder must exist. With --engine ray also an address, such as s3://bucket/run.",
         "Output",
         short="-o",
         metavar="DIR",
@@ -619,10 +619,10 @@ class RunConfig:
             raise ConfigError("--metrics gain is a share of what the probability can still gain: use --metric-score probability.")
         if self.boxes_json and self.boxes is None:
             raise ConfigError("--boxes-json needs boxes: add --boxes largest or --boxes all.")
-        if is_address(self.output):
+        if is_address(self.output) and self.engine != "ray":
             raise ConfigError(
-                f"--output {masked(self.output)!r} is an address, but the output is a folder of this machine: copy it to the store "
-                "afterwards."
+                f"--output {masked(self.output)!r} is an address, which only --engine ray writes to: name a folder of this machine "
+                "and copy it to the store afterwards."
             )
         if not self.method:
             raise ConfigError("--method is empty: name a method, such as gradcam.")
@@ -636,6 +636,8 @@ class RunConfig:
         """Raise ConfigError for an option that makes no sense on a cluster."""
         if self.shard is not None:
             raise ConfigError("--shard and --engine ray exclude each other: Ray explains all shards.")
+        if self.report and is_address(self.output):
+            raise ConfigError("--report needs the overlays on this machine: copy the run from the store, then use camcli report.")
         if self.streams_rows:
             raise ConfigError("--engine ray cannot write rows to stdout: leave out --csv and --format, and read predictions.csv.")
         if self.device not in ("auto", "cpu", "cuda"):

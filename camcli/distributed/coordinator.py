@@ -26,12 +26,13 @@ GO, STOP, GIVE_UP = "go", "stop", "give up"
 @dataclass(frozen=True)
 class Permission:
     """The answer to a worker that asks to begin a shard. ``answer``: GO, STOP or GIVE_UP. ``is_first``: nobody has begun it yet
-    in this run. ``reason``: why the last worker died on it, if it could say so.
+    in this run. ``reason``: why the last worker died on it, if it could say so. ``number``: that of this beginning of the shard.
     """
 
     answer: str
     is_first: bool = True
     reason: str = ""
+    number: int = 0
 
 
 class Coordinator:
@@ -54,7 +55,11 @@ class Coordinator:
             return Permission(GIVE_UP, False, self._reasons.get(shard, ""))
         starts.append(recorded)
         self._heard[shard] = time.monotonic()
-        return Permission(GO, len(starts) == 1)
+        return Permission(GO, len(starts) == 1, number=len(starts))
+
+    def is_last(self, shard: int, number: int) -> bool:
+        """Whether nobody has begun the shard after the beginning ``number``, so that its worker has not been taken for dead."""
+        return len(self._starts.get(shard, ())) <= number
 
     def report(self, shard: int, left: int, failed: int, is_last: bool) -> bool:
         """Take the progress of a shard: how many images are left, and how many failed. Returns whether the worker is to stop.

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from camcli import __version__
+from camcli.addresses import is_address, masked
 from camcli.config.fingerprint import run_settings
 from camcli.config.run import RunConfig
 from camcli.errors import CamcliError, ImageError
 from camcli.images.archives import Member
+from camcli.images.remote.folder import output_at
 from camcli.layout import CLUSTER
 from camcli.output.root import Root
 from camcli.records import escape_name
@@ -34,9 +36,10 @@ class Sample:
 class Plan:
     """What all workers of a run must know.
 
-    ``config``: the options, with an absolute path as output. ``settings``: from ``run_settings``. ``folder``: the current folder of
-    the program that started the run. ``mark``: the contents of the file CLUSTER in the output folder, "" without a common folder.
-    ``images``: number of images to explain, for the decision whether to compile. ``sample``: a file that every node must see.
+    ``config``: the options, with an absolute path or an address as output. ``settings``: from ``run_settings``. ``folder``: the
+    current folder of the program that started the run. ``mark``: the contents of the file CLUSTER in the output folder, or of the
+    object in a store. ``images``: number of images to explain, for the decision whether to compile. ``sample``: a file that every
+    node must see.
     """
 
     config: RunConfig
@@ -48,6 +51,9 @@ class Plan:
     version: str = __version__
     python: str = platform.python_version()
 
+
+_MOST_MARK = 1024
+"""Maximum size of a mark in bytes."""
 
 _MOST_ASKED = 3
 """How many objects of a store are tried to find one that can be read."""
@@ -99,7 +105,13 @@ def what_is_missing(plan: Plan, *, is_start: bool) -> str:
             return f"does not see the image {image!r}; the inputs must be on a file system of all nodes"
         if size != sample.size:
             return f"sees another file at {image!r}: {size} bytes instead of {sample.size}"
-    if plan.mark and _mark_in(plan.config.output) != plan.mark:
+    if is_address(plan.config.output):
+        try:
+            if output_at(plan.config.output).read(CLUSTER, _MOST_MARK) != plan.mark.encode("ascii"):
+                return f"sees another store at {escape_name(masked(plan.config.output))!r}"
+        except CamcliError as error:
+            return f"does not see the output of the run: {str(error).rstrip('.')}; every node needs its own credentials"
+    elif _mark_in(plan.config.output) != plan.mark:
         return (
             f"does not see the output folder {escape_name(plan.config.output)!r} of the run; it must be on a file system of all "
             "nodes"

@@ -12,14 +12,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from camcli.addresses import is_address
 from camcli.config.fingerprint import options_without_effect, run_settings, with_former_defaults
 from camcli.config.run import RunConfig
 from camcli.distributed.cluster import Shards, Workers, check_nodes, connected, coordinator, find_workers, require_ray
 from camcli.distributed.coordinator import CoordinatorHandle
+from camcli.distributed.mirror import Mirror, mirrored
 from camcli.distributed.plan import Plan, sample_of
 from camcli.distributed.results import ShardResult
 from camcli.distributed.shards import Shard, ShardState, check_shards, count_shards, divide, is_finished
-from camcli.errors import ConfigError, RunError, first_line
+from camcli.errors import ConfigError, OutputError, RunError, first_line
 from camcli.layout import CLUSTER, JOURNAL, OUTPUT_NAMES, RUN_RECORD
 from camcli.output.checks import check_place, check_settings
 from camcli.output.folder import OutputFolder, recorded_settings
@@ -51,7 +53,10 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class _Run:
-    """A run whose output folder is locked. ``states``: of ``shards``, before the run. ``was_merged``: all shards were merged."""
+    """A run whose output folder is locked. ``states``: of ``shards``, before the run. ``was_merged``: all shards were merged.
+
+    ``config``: its output is the folder on this machine: ``mirror.root`` if the output is in a store, otherwise the output itself.
+    """
 
     config: RunConfig
     settings: Mapping[str, Any]
@@ -60,7 +65,13 @@ class _Run:
     was_merged: bool
     listener: RunListener
     invocation: Invocation
+    mirror: Mirror | None
     timer: StageTimer = field(default_factory=StageTimer)
+
+    @property
+    def place(self) -> str:
+        """The path of the output folder, or its address in a store."""
+        return self.config.output if self.mirror is None else self.mirror.folder.shown
 
     @property
     def todo(self) -> list[Shard]:
@@ -77,11 +88,11 @@ def run_on_cluster(
     invocation: Invocation,
     named: Collection[str] = (),
 ) -> RunSummary:
-    """Explain every image of ``inputs`` that is not in the folder ``config.output`` yet, on a Ray cluster. Returns the summary.
+    """Explain every image of ``inputs`` that is not in ``config.output`` yet, on a Ray cluster. Returns the summary.
 
-    The counterpart of ``run_images``, with the same parameters. ``listener`` receives the failures of a shard when the shard is
-    done, and no explained images. Raises CamcliError if the run cannot start or go on; RunError also for shards that could not be
-    finished, after all others were.
+    The output may be the address of a folder in a store. The counterpart of ``run_images``, with the same parameters. ``listener``
+    receives the failures of a shard when the shard is done, and no explained images. Raises CamcliError if the run cannot start or
+    go on; RunError also for shards that could not be finished, after all others were.
     """
     require_ray()
     if inputs.later is not None:
@@ -89,19 +100,38 @@ def run_on_cluster(
     for sentence in options_without_effect(config, named):
         listener.warn(sentence)
     sources = explainable(inputs.sources, config, listener)
+    inputs = replace(inputs, sources=sources)
+    if is_address(config.output):
+        with mirrored(config.output) as mirror:
+            return _run_in(mirror.root, config, inputs, listener, stop, invocation, mirror)
     root = Root(config.output)
-    config = replace(config, output=root.path)
     check_place(root.path)
+    return _run_in(root, config, inputs, listener, stop, invocation, None)
+
+
+def _run_in(
+    root: Root,
+    config: RunConfig,
+    inputs: Inputs,
+    listener: RunListener,
+    stop: AbstractContextManager[threading.Event],
+    invocation: Invocation,
+    mirror: Mirror | None,
+) -> RunSummary:
+    """The run in the folder ``root``, which is that of ``mirror`` if the output is in a store. Returns the summary."""
+    config = replace(config, output=root.path)
     with misspelt_names_first(config):
         with claimed(root, "run", lambda: _is_used(root)):
-            run = _prepared(config, replace(inputs, sources=sources), root, listener, invocation)
+            if mirror is not None:
+                mirror.update()
+            run = _prepared(config, inputs, root, listener, invocation, mirror)
             listener.begins(sum(state.todo for state in run.states))
             results, is_interrupted = _explained(run, root, stop) if run.todo else ([], False)
         if is_interrupted:
             summary = _summary(run, results, "interrupted")
             listener.info(
                 f"{count_words(summary.explained, 'image')} explained so far, {summary.failed:,} failed. Their shards are in "
-                f"{escape_name(root.path)} and are merged when all are finished."
+                f"{escape_name(run.place)} and are merged when all are finished."
             )
             return summary
         return _merged(run, root, results)
@@ -111,7 +141,9 @@ def _is_used(root: Root) -> bool:
     return any(map(root.exists, (JOURNAL, *OUTPUT_NAMES))) or any(map(shard_of_name, root.names()))
 
 
-def _prepared(config: RunConfig, inputs: Inputs, root: Root, listener: RunListener, invocation: Invocation) -> _Run:
+def _prepared(
+    config: RunConfig, inputs: Inputs, root: Root, listener: RunListener, invocation: Invocation, mirror: Mirror | None
+) -> _Run:
     """The run, with the shards and what they have to do. Raises SettingsError if the folder holds a run with other settings."""
     timer = StageTimer()
     timer.add("find", invocation.seconds())
@@ -132,7 +164,7 @@ def _prepared(config: RunConfig, inputs: Inputs, root: Root, listener: RunListen
         states = check_shards(shards, config, settings)
     record = read_record(root)
     was_merged = record.get("state") == "finished" and part_of(record, "this_run").get("parts") == len(shards)
-    return _Run(config, settings, shards, states, was_merged, listener, invocation, timer)
+    return _Run(config, settings, shards, states, was_merged, listener, invocation, mirror, timer)
 
 
 def _explained(run: _Run, root: Root, stop: AbstractContextManager[threading.Event]) -> tuple[list[ShardResult], bool]:
@@ -144,9 +176,11 @@ def _explained(run: _Run, root: Root, stop: AbstractContextManager[threading.Eve
     done = len(run.shards) - len(todo)
     before = f", {done:,} of them done before" if done else ""
     listener.info(f"{count_words(len(run.shards), 'shard')}{before}.")
-    with connected(config.address), _marked(root) as mark:
+    with connected(config.address), _marked(run, root) as mark:
         workers = find_workers(config)
         config = _worker_config(config, workers)
+        if run.mirror is not None:
+            config = replace(config, output=run.mirror.folder.address)
         images = sum(state.todo for state in run.states)
         sources = (source for shard in run.shards for source in shard.sources)
         plan = Plan(config, run.settings, os.getcwd(), mark, images, sample_of(sources))
@@ -164,19 +198,34 @@ def _explained(run: _Run, root: Root, stop: AbstractContextManager[threading.Eve
     finished = {result.index for result in collected.results if result.state != "interrupted"}
     if event.is_set() and any(shard.index not in finished for shard in todo):
         return collected.results, True
+    if run.mirror is not None:
+        run.mirror.update()
     _refuse_unfinished(run, collected.results, shards.error)
     return collected.results, False
 
 
 @contextlib.contextmanager
-def _marked(root: Root) -> Iterator[str]:
-    """Context in which the output folder has a mark that the workers look for. Yields the contents of the mark."""
+def _marked(run: _Run, root: Root) -> Iterator[str]:
+    """Context in which the output has a mark that the workers look for. Yields the contents of the mark."""
     mark = secrets.token_hex(16)
-    root.write(CLUSTER, mark.encode("ascii"))
+    if run.mirror is None:
+        root.write(CLUSTER, mark.encode("ascii"))
+        try:
+            yield mark
+        finally:
+            root.remove(CLUSTER)
+        return
+    if run.mirror.has_mark:
+        run.listener.warn(
+            f"{escape_name(run.place)} has the mark of a run that was killed or still goes on. Two runs at the same time spoil "
+            "each other there: make sure that it has ended."
+        )
+    run.mirror.folder.write_bytes(CLUSTER, mark.encode("ascii"))
     try:
         yield mark
     finally:
-        root.remove(CLUSTER)
+        with contextlib.suppress(OutputError):
+            run.mirror.folder.remove(CLUSTER)
 
 
 def _worker_config(config: RunConfig, workers: Workers) -> RunConfig:
@@ -198,8 +247,12 @@ def _resources_in_words(workers: Workers) -> str:
 def _begin(run: _Run, root: Root) -> None:
     """Remove the record of the merged run: it states that everything is merged, and that all failures were reported.
 
-    With ``overwrite``, remove the merged run itself; the workers remove the shards.
+    With ``overwrite``, remove the merged run itself; the workers remove the shards. In a store, the shards no longer count.
     """
+    if run.mirror is not None:
+        run.mirror.forget_merged()
+        if run.config.overwrite:
+            run.mirror.forget_shards()
     if run.config.overwrite and root.exists(JOURNAL):
         with contextlib.ExitStack() as stack:
             folder = OutputFolder(root.path, run.settings, overwrite=True)
@@ -306,8 +359,7 @@ def _summary(run: _Run, results: Sequence[ShardResult], state: str, report: Repo
     new = sum(result.new_failures for result in results)
     pending = max(0, images - explained - failed) if state != "finished" else 0
     seconds = run.invocation.seconds()
-    place = run.config.output
-    return RunSummary(place, state, explained, failed, pending, new, seconds, counts, run.timer, report)
+    return RunSummary(run.place, state, explained, failed, pending, new, seconds, counts, run.timer, report)
 
 
 def _add_counts(counts: Counts, result: ShardResult, before: ShardState) -> None:
@@ -326,10 +378,12 @@ def _merged(run: _Run, root: Root, results: list[ShardResult]) -> RunSummary:
     listener = run.listener
     if not results and run.was_merged:
         explained = sum(state.explained for state in run.states)
-        listener.info(f"Nothing to do: {count_words(explained, 'image')} already explained in {escape_name(root.path)}.")
+        listener.info(f"Nothing to do: {count_words(explained, 'image')} already explained in {escape_name(run.place)}.")
         return _summary(run, results, "finished", _report(run, root))
     with run.timer.work("finish"):
         merge_shards(root.path)
+        if run.mirror is not None:
+            run.mirror.write_merged()
     summary = _summary(run, results, "finished")
     if not run.was_merged:
         summary = replace(summary, new_failures=summary.failed)

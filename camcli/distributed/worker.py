@@ -12,12 +12,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from camcli.addresses import is_address
 from camcli.config.run import RunConfig
 from camcli.distributed.coordinator import GIVE_UP, GO, CoordinatorHandle
 from camcli.distributed.plan import Plan, sample_of, what_is_missing
 from camcli.distributed.results import ShardResult
+from camcli.distributed.scratch import scratch_folder
 from camcli.distributed.shards import Shard, shard_config
-from camcli.errors import CamcliError, InUseError, RunError, first_line
+from camcli.distributed.stored import fetch_run, set_output, write_run
+from camcli.errors import CamcliError, ImageError, InUseError, OutputError, RunError, first_line
+from camcli.images.remote.folder import output_at
+from camcli.images.remote.store import NotThereError, RefusedError
 from camcli.layout import JOURNAL
 from camcli.output.root import Root
 from camcli.pipeline.inputs import Inputs
@@ -35,6 +40,10 @@ _EVERY = 1.0
 
 _LONGEST_LOCKED = 60.0
 """Seconds to wait for the lock of a shard whose last worker is not quite gone."""
+
+
+_UPLOADS, _BETWEEN_UPLOADS = 5, 60.0
+"""How often a shard is written to a store that does not answer, beside the tries of each object, and the seconds in between."""
 
 
 class ShardWorker:
@@ -60,7 +69,7 @@ class ShardWorker:
         except InUseError as error:
             result = ShardResult(shard.index, "given up", error=error)
         except CamcliError as error:
-            result = ShardResult(shard.index, "error", error=error)
+            result = ShardResult(shard.index, "given up" if _may_pass(error) else "error", error=error)
         except Exception as error:
             # the state of the process is unknown now: after an error of CUDA no shard would succeed; Ray starts another one
             with contextlib.suppress(Exception):
@@ -80,16 +89,23 @@ class ShardWorker:
             self._is_checked = True
         if shard.sources and plan.sample.size is not None and sample_of(shard.sources).size is None:
             raise RunError(f"the node {node_name()} sees none of the images of {shard.name}.")
-        permission = self._coordinator.call("begin", shard.index, _recorded(plan.config.output, shard))
+        is_stored = is_address(plan.config.output)
+        recorded = 0 if is_stored else _recorded(plan.config.output, shard)
+        permission = self._coordinator.call("begin", shard.index, recorded)
         if permission.answer == GIVE_UP:
             why = f": {permission.reason}" if permission.reason else ""
             return ShardResult(shard.index, "given up", error=RunError(f"its workers died again and again{why}"))
         if permission.answer != GO:
             return ShardResult(shard.index, "interrupted")
-        config = replace(shard_config(plan.config, shard), overwrite=plan.config.overwrite and permission.is_first)
         listener = _Listener()
         with self._reporting(shard, listener) as stop:
-            summary = self._run(config, shard, listener, stop)
+            if is_stored:
+                summary = self._run_to_store(shard, permission.number, listener, stop)
+                if summary is None:
+                    return ShardResult(shard.index, "interrupted")
+            else:
+                config = replace(shard_config(plan.config, shard), overwrite=plan.config.overwrite and permission.is_first)
+                summary = self._run(config, shard, listener, stop)
         return ShardResult(
             shard.index,
             summary.state,
@@ -99,6 +115,31 @@ class ShardWorker:
             summary.counts,
             tuple(listener.failures),
         )
+
+    def _run_to_store(self, shard: Shard, number: int, listener: _Listener, stop: threading.Event) -> RunSummary | None:
+        """Run ``shard`` in a temporary folder and write it to the store, whole; None if it was stopped, and nothing was written.
+
+        A shard that is in the store as a whole is continued; ``overwrite`` has already made it one that is not. ``number``: of this
+        beginning of the shard.
+        """
+        output = output_at(self._plan.config.output)
+        folder = output.below(shard.name)
+        with scratch_folder() as place:
+            root = Root(place).below(shard.name)
+            fetched = fetch_run(folder, root, dict(folder.files()))
+            config = replace(shard_config(self._plan.config, shard), output=place, overwrite=False)
+            summary = self._run(config, shard, listener, stop)
+            if summary.state != "finished" or not self._coordinator.call("is_last", shard.index, number):
+                return None
+            set_output(root, output.shown)
+            for left in reversed(range(_UPLOADS)):
+                try:
+                    write_run(root, folder, fetched)
+                    break
+                except OutputError as error:  # hours of work may be lost here
+                    if not left or not _may_pass(error) or stop.wait(_BETWEEN_UPLOADS):
+                        raise
+        return summary
 
     def _run(self, config: RunConfig, shard: Shard, listener: _Listener, stop: threading.Event) -> RunSummary:
         """Run ``shard``, and wait while another process still holds its lock: a worker that is dying on a node that was lost."""
@@ -184,6 +225,12 @@ class _Listener(SilentRunListener):
     def explained(self, outcome: Success) -> None:
         """Count an image."""
         self.left -= 1
+
+
+def _may_pass(error: CamcliError) -> bool:
+    """Whether ``error`` is that of a store that may answer later."""
+    cause = error.__cause__
+    return isinstance(error, OutputError) and isinstance(cause, ImageError) and not isinstance(cause, (NotThereError, RefusedError))
 
 
 def _recorded(output: str, shard: Shard) -> int:

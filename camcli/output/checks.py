@@ -128,9 +128,9 @@ def refuse_differences(path: str, earlier: Mapping[str, Any], now: Mapping[str, 
     different = [key for key in dict.fromkeys([*earlier, *now]) if earlier.get(key) != now.get(key)]
     if different:
         raise SettingsError(
-            f"{escape_name(path)!r} holds a run with other settings ({differences(earlier, now)}). "
-            f"{settings_advice(path, earlier, now, different)}",
+            f"{escape_name(path)!r} holds a run with other settings ({differences(earlier, now)}). ",
             different,
+            settings_advice(path, earlier, now, different),
         )
 
 

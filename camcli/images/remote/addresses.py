@@ -128,6 +128,23 @@ def address_below(root: str, image: str) -> str:
     return place + image
 
 
+_BYTE = re.compile("[\udc80-\udcff]|%(?=25|[89A-F][0-9A-F])")
+_ENCODED = re.compile("%(25|[89A-F][0-9A-F])")
+
+
+def key_of_file(name: str) -> str:
+    """The part of a key for the path ``name`` of a file: a byte that is no UTF-8 becomes ``%FF``, because keys are text.
+
+    So that no two names have one key, a ``%`` before such digits becomes ``%25``.
+    """
+    return _BYTE.sub(lambda found: "%25" if found[0] == "%" else f"%{ord(found[0]) - 0xDC00:02X}", name)
+
+
+def file_of_key(key: str) -> str:
+    """The path of a file from which ``key_of_file`` made ``key``."""
+    return _ENCODED.sub(lambda found: "%" if found[1] == "25" else chr(0xDC00 + int(found[1], 16)), key)
+
+
 def root_of(protocol: str, parts: tuple[str, ...]) -> str:
     """The address of a folder as it is recorded, without secrets."""
     where = parts

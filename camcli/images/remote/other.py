@@ -1,4 +1,4 @@
-"""Objects in any other store that fsspec can read, such as gs://, abfs:// and hf://, by its general methods.
+"""Objects in any other store that fsspec can read or write, such as gs://, abfs:// and hf://, by its general methods.
 
 A store is asked what it has before and after each read, so that bytes of two versions are never mixed.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.core import url_to_fs
 
 from camcli.errors import ImageError, first_line
-from camcli.images.remote.store import ChangedError, Listed, NotThereError, Passing, Piece, RefusedError
+from camcli.images.remote.store import PIECE, ChangedError, Listed, NotThereError, Passing, Piece, RefusedError
 from camcli.records import Stamp
 
 _VERSIONS = ("etag", "ETag", "e_tag", "generation", "md5Hash", "content_md5", "blob_id", "sha", "sha256", "version_id")
@@ -80,6 +81,33 @@ class Other:
             return [Listed(key, _stamp(info)) for key, info in keys.items() if key.startswith(prefix)]
 
         yield page
+
+    def put(self, url: str, file: BinaryIO, size: int) -> Generator[Callable[[float], None]]:
+        """Yield a function that writes ``file`` to ``url``."""
+
+        def write(seconds: float) -> None:
+            file.seek(0)
+            if size <= PIECE:
+                self._ask("pipe_file", seconds, self._path(url), file.read())
+                return
+            try:
+                with self._files.open(self._path(url), "wb", block_size=PIECE) as target:
+                    shutil.copyfileobj(file, target, PIECE)
+            except Exception as error:
+                raise _in_words(error) from None
+
+        yield write
+
+    def duplicate(self, source: str, url: str, seconds: float) -> None:
+        """Copy an object inside the store; by way of this machine if the store cannot do that."""
+        try:
+            self._ask("cp_file", seconds, self._path(source), self._path(url))
+        except RefusedError:
+            self._ask("pipe_file", seconds, self._path(url), self._ask("cat_file", seconds, self._path(source)))
+
+    def delete(self, url: str, seconds: float) -> None:
+        """Delete the object at ``url``."""
+        self._ask("rm_file", seconds, self._path(url))
 
     def _path(self, url: str) -> str:
         return str(self._files._strip_protocol(url))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import mimetypes
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
 from typing import Any, BinaryIO
 
 import botocore.exceptions
@@ -15,6 +18,7 @@ from fsspec.asyn import sync
 from camcli.errors import ImageError, first_line
 from camcli.images.remote.store import (
     CONNECT_SECONDS,
+    PIECE,
     SILENT_SECONDS,
     ChangedError,
     Listed,
@@ -28,6 +32,9 @@ from camcli.records import Stamp
 _CHUNK = 1 << 18
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 _TOTAL = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+_MOST_PIECES = 9_000
+"""S3 takes an object in at most 10,000 pieces."""
 
 _SAME_BYTES = 3
 """How often the same bytes must come until they count as right although their MD5 is not the ETag of the object."""
@@ -155,7 +162,48 @@ class S3:
         while token is not None:
             yield page
 
-    def _with_settings(self, method: Any, wanted: dict[str, str]) -> dict[str, Any]:
+    def put(self, url: str, file: BinaryIO, size: int) -> Generator[Callable[[float], None]]:
+        """Yield the steps that write ``file`` to ``url``: one, or for a large file an upload in several pieces."""
+        kind, _ = mimetypes.guess_type(url)
+        more = {"ContentType": kind} if kind else {}
+        if size <= PIECE:
+            yield self._step(url, "put_object", {**more, "Body": file.read()}, lambda _: None)
+            return
+        upload: dict[str, str] = {}
+        tags: list[dict[str, Any]] = []
+        is_complete = False
+        try:
+            yield self._step(url, "create_multipart_upload", more, lambda answer: upload.update(UploadId=answer["UploadId"]))
+            while data := file.read(max(PIECE, -(-size // _MOST_PIECES))):
+                part: dict[str, Any] = {"PartNumber": len(tags) + 1}
+                tags.append(part)
+                yield self._step(url, "upload_part", {**upload, **part, "Body": data}, partial(_take_tag, part))
+            yield self._step(url, "complete_multipart_upload", {**upload, "MultipartUpload": {"Parts": tags}}, lambda _: None)
+            is_complete = True
+        finally:
+            if upload and not is_complete:
+                with contextlib.suppress(Exception):  # pieces that remain cost money; a rule of the bucket may remove them
+                    self._step(url, "abort_multipart_upload", upload, lambda _: None)(SILENT_SECONDS)
+
+    def _step(self, url: str, name: str, wanted: Mapping[str, Any], take: Callable[[Any], None]) -> Callable[[float], None]:
+        """A function that calls the method ``name`` of the client for ``url`` and gives its answer to ``take``."""
+
+        async def ask(client: Any, where: dict[str, str]) -> Any:
+            method = getattr(client, name)
+            return await method(**self._with_settings(method, {**where, **wanted}))
+
+        return lambda seconds: take(self._ask(url, seconds, ask))
+
+    def duplicate(self, source: str, url: str, seconds: float) -> None:
+        """Copy the object at ``source`` to ``url`` inside the store."""
+        bucket, _, key = source.partition("://")[2].partition("/")
+        self._step(url, "copy_object", {"CopySource": {"Bucket": bucket, "Key": key}}, lambda _: None)(seconds)
+
+    def delete(self, url: str, seconds: float) -> None:
+        """Delete the object at ``url``."""
+        self._step(url, "delete_object", {}, lambda _: None)(seconds)
+
+    def _with_settings(self, method: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """``wanted`` with what the user has set for all requests, such as RequestPayer."""
         return self._files._get_s3_method_kwargs(method, **wanted)  # type: ignore[no-any-return]
 
@@ -172,6 +220,10 @@ class S3:
             raise
         except Exception as error:
             raise _in_words(error) from None
+
+
+def _take_tag(part: dict[str, Any], answer: Mapping[str, Any]) -> None:
+    part["ETag"] = answer["ETag"]
 
 
 async def _bytes_of(body: Any, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Reading from a store with patience: tries again what is passing, gives up what is not, and ends in any case.
+"""Reading from a store, and writing to it, with patience: tries again what is passing, gives up what is not, and ends in any case.
 
 Each process has a store of its own for each protocol, made when it is first read from: the event loop of fsspec does not survive a
 fork, and nothing with credentials is ever sent to another process.
@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeVar
 
@@ -44,6 +44,9 @@ MOST_SPOOLED = 16 << 30
 
 _GIVE_UP_AFTER = 8
 """After so many reads in a row that failed in all their tries, each further one is tried once, until one succeeds."""
+
+PIECE = 64 << 20
+"""Files up to this size in bytes are written in one piece, larger ones in pieces of at least this size."""
 
 on_progress: list[Callable[[], None]] = []
 """Functions that are called after each answer, so that whoever waits knows that it goes on."""
@@ -120,9 +123,21 @@ class Backend(Protocol):
     def list(self, bucket: str, prefix: str) -> Iterator[Callable[[float], list[Listed]]]:
         """Yield functions that return a page of the objects whose keys begin with ``prefix``."""
 
+    def put(self, url: str, file: BinaryIO, size: int) -> Generator[Callable[[float], None]]:
+        """Yield functions that together write ``file``, which has ``size`` bytes, as the object at ``url``.
+
+        Each may be called again after Passing. The object is replaced by the last one, as a whole.
+        """
+
+    def duplicate(self, source: str, url: str, seconds: float) -> None:
+        """Copy the object at ``source`` to ``url`` inside the store. Both are in the same bucket."""
+
+    def delete(self, url: str, seconds: float) -> None:
+        """Delete the object at ``url``."""
+
 
 class Store:
-    """The objects of one protocol as this process reads them. Used by several threads."""
+    """The objects of one protocol as this process reads and writes them. Used by several threads."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -171,6 +186,21 @@ class Store:
         """Yield the objects whose keys begin with ``prefix``. Raises ImageError (``read``)."""
         for page in self._backend.list(bucket, prefix):
             yield from self._patiently(page, WHOLE_SECONDS)
+
+    def put(self, url: str, file: BinaryIO, size: int) -> None:
+        """Write ``file``, which has ``size`` bytes, as the object at ``url``, completely or not at all. Raises ImageError."""
+        with contextlib.closing(self._backend.put(url, file, size)) as steps:
+            for step in steps:
+                self._patiently(step, WHOLE_SECONDS + size / SLOWEST)
+
+    def duplicate(self, source: str, url: str) -> None:
+        """Copy the object at ``source`` to ``url`` inside the store. Raises ImageError."""
+        self._patiently(lambda seconds: self._backend.duplicate(source, url, seconds), WHOLE_SECONDS)
+
+    def delete(self, url: str) -> None:
+        """Delete the object at ``url``, if there is one. Raises ImageError."""
+        with contextlib.suppress(NotThereError):
+            self._patiently(lambda seconds: self._backend.delete(url, seconds), WHOLE_SECONDS)
 
     def _spool(self, url: str, size: int) -> tuple[int, Stamp]:
         """An open temporary file with the whole object, and its stamp. The last two are kept."""

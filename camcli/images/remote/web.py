@@ -9,7 +9,7 @@ import asyncio
 import email.utils
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO
 
 import aiohttp
@@ -136,6 +136,18 @@ class Web:
     def list(self, bucket: str, prefix: str) -> Iterator[Callable[[float], list[Listed]]]:
         """Raises RefusedError: a web server lists nothing."""
         raise RefusedError("a web server lists no files")
+
+    def put(self, url: str, file: BinaryIO, size: int) -> Generator[Callable[[float], None]]:
+        """Raises RefusedError: camcli writes nothing to a web server."""
+        raise RefusedError("a web server cannot be written to")
+
+    def duplicate(self, source: str, url: str, seconds: float) -> None:
+        """Raises RefusedError."""
+        raise RefusedError("a web server cannot be written to")
+
+    def delete(self, url: str, seconds: float) -> None:
+        """Raises RefusedError."""
+        raise RefusedError("a web server cannot be written to")
 
     def _check_unchanged(self, url: str, piece: Piece, end: float) -> None:
         """Ask again after reading, until the clock shows ``end``: the object may have changed meanwhile.
