@@ -176,7 +176,7 @@ def measured(**changes):
     corner, middle = np.zeros((7, 7)), np.zeros((7, 7))
     corner[5:, :2], middle[2:5, 2:5] = 0.25, 1 / 9
     facts = {
-        "share": 0.3, "silhouette": 0.6, "dense": True, "maps": (corner, middle), "likeness": 0.95, "right": ((30, 30), (40, 70)),
+        "share": 0.3, "silhouette": 0.6, "maps": (corner, middle), "likeness": 0.95, "right": ((30, 30), (40, 70)),
         "confidences": (np.linspace(0.95, 0.99, 30), np.linspace(0.4, 0.9, 70)),
     }  # fmt: skip
     return Measured(**{**facts, **changes})

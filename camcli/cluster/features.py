@@ -113,15 +113,20 @@ def joined_space(parts: Sequence[Components]) -> np.ndarray:
     return np.asarray(joined @ axes[:, ::-1][:, :COMPONENTS])
 
 
+def some_of(count: int, most: int, seed: int) -> np.ndarray:
+    """The numbers (n,) of at most ``most`` of ``count`` images, drawn at random, in order."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+
+
 def picture_of(space: np.ndarray, layout: str, seed: int) -> np.ndarray:
     """A place for each image in two dimensions, (N, 2) in [0, 1]. ``space``: from ``joined_space``. Raises ConfigError."""
     count = len(space)
     if layout == "pca" or count < 10:
         places = space[:, :2] if space.shape[1] > 1 else np.hstack([space[:, :1], np.zeros((count, 1))])
         return _to_unit(places)
-    chosen = np.arange(count)
-    if count > _LARGEST_PICTURE:
-        chosen = np.sort(np.random.default_rng(seed).choice(count, _LARGEST_PICTURE, replace=False))
+    chosen = some_of(count, _LARGEST_PICTURE, seed)
     placed = _umap(space[chosen], seed) if layout == "umap" else _tsne(space[chosen], seed)
     if len(chosen) == count:
         return _to_unit(placed)

@@ -53,7 +53,6 @@ class Measured:
 
     share: float
     silhouette: float
-    dense: bool
     maps: tuple[np.ndarray, np.ndarray] | None
     likeness: float
     right: tuple[tuple[int, int], tuple[int, int]]
@@ -106,7 +105,7 @@ def is_suspected(flags: dict[str, str]) -> bool:
 
 
 def excess(mean: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """Where a mean map (h, w) has more than that of the rest (h, w), each of which adds up to 1: (h, w), 0 elsewhere."""
+    """By how much the mean map of a group exceeds that of the rest in each cell, or 0: (h, w) twice -> (h, w). Both add up to 1."""
     return np.asarray(np.maximum(mean - rest, 0))
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from camcli.cluster.groups import NONE, SMALLEST, some_of
+from camcli.cluster.features import some_of
+from camcli.cluster.groups import MOST_MEASURED, NONE, SMALLEST
 
 FEWEST = 20
 """Images of a group whose gap is measured; of fewer, a tenth would be a single one."""
@@ -40,7 +41,7 @@ def gap_of(space: np.ndarray, inside: np.ndarray, seed: int) -> Gap | None:
     from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
     points = np.asarray(space, np.float64)
-    chosen = some_of(len(points), seed)
+    chosen = some_of(len(points), MOST_MEASURED, seed)
     own = inside[chosen]
     if min(own.sum(), (~own).sum()) < FEWEST:
         return None
@@ -63,11 +64,11 @@ def _fifths(points: np.ndarray, own: np.ndarray, seed: int) -> np.ndarray:
 
 
 def redraw(labels: np.ndarray, space: np.ndarray, seed: int) -> tuple[np.ndarray, list[float]]:
-    """Groups whose borders run through the middle of their gap, where they have one, and the width of each gap, -inf for none.
+    """Move the border of each group that has a gap to the middle of it. Returns the new labels, and the width of each group's gap.
 
-    ``labels`` (N,): the group of each image, NONE for none. ``space`` (N, K): all components. The widest gap comes first; an image
-    that it puts into its group is in no other, and a group of which fewer than ten are left is none. Groups of more than half of
-    the images keep their borders.
+    ``labels`` (N,): the group of each image, NONE for none. ``space`` (N, K): all components. The width is -inf where none was
+    measured: for small groups, and for those with more than half of the images. Where two groups claim an image, the one with the
+    wider gap gets it. A group that shrinks to fewer than ten images is dissolved.
     """
     count = int(labels.max(initial=NONE)) + 1
     gaps: dict[int, Gap] = {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from camcli.cluster.features import DENSE_COMPONENTS
+from camcli.cluster.features import DENSE_COMPONENTS, some_of
 
 NONE = -1
 """The group of an image that is in no group."""
@@ -19,7 +19,9 @@ _REACH = 1.5
 """An image joins a group if it is not much farther from its nearest dense image than these are from each other."""
 
 _MOST_MEANS = 6
-_MOST_MEASURED = 2000
+
+MOST_MEASURED = 2000
+"""Images of a class by which a silhouette or a gap is measured."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,7 @@ def find_groups(space: np.ndarray, sample: int, seed: int) -> Grouping:
 
     leading = np.ascontiguousarray(space[:, :DENSE_COMPONENTS], np.float64)
     count = len(leading)
-    chosen = np.arange(count)
-    if count > sample:
-        chosen = np.sort(np.random.default_rng(seed).choice(count, sample, replace=False))
+    chosen = some_of(count, sample, seed)
     smallest = max(SMALLEST, round(_SHARE * len(chosen)))
     found = np.full(len(chosen), NONE)
     if len(chosen) > 2 * smallest and np.ptp(leading[chosen], axis=0).max() > 0:
@@ -106,13 +106,6 @@ def _nearest(space: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndar
     return nearest[:, 0], distances[:, 0]
 
 
-def some_of(count: int, seed: int) -> np.ndarray:
-    """The numbers (n,) of at most 2,000 of ``count`` images, in order."""
-    if count <= _MOST_MEASURED:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, _MOST_MEASURED, replace=False))
-
-
 def silhouettes(space: np.ndarray, labels: np.ndarray, seed: int) -> list[float]:
     """For each group, how far it is from the rest (Rousseeuw 1987): the mean of (b - a) / max(a, b) over its images, -1 to 1.
 
@@ -123,7 +116,7 @@ def silhouettes(space: np.ndarray, labels: np.ndarray, seed: int) -> list[float]
     """
     leading = np.asarray(space[:, :DENSE_COMPONENTS], np.float64)
     groups = int(labels.max(initial=NONE)) + 1
-    chosen = some_of(len(leading), seed)
+    chosen = some_of(len(leading), MOST_MEASURED, seed)
     points, own = leading[chosen], labels[chosen]
     own = np.where(own == NONE, groups, own)
     member = np.eye(groups + 1)[own]

@@ -63,19 +63,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Test:
-    """A prepared test of a group of the class number ``target``. ``fixed``: whether its evidence has a place of its own.
+    """A prepared test of a group of the class number ``target``.
 
     ``members``: images of the group, the most typical first. ``others``: images that are compared. ``foreign``: images of other
-    classes, for pasting. ``where`` (gh, gw): what its mean map has more than that of the rest of its class. ``failed``: images that
-    cannot be read.
+    classes, for pasting. ``where`` (gh, gw): what its mean map has more than that of the rest of its class, or None if its
+    evidence has no place of its own. ``failed``: images that cannot be read.
     """
 
     number: int
     name: str
     target: int
     job: Job
-    fixed: bool
-    where: np.ndarray
+    where: np.ndarray | None
     members: list[Case]
     others: list[Case]
     foreign: list[Case]
@@ -124,13 +123,15 @@ def prepare_test(
     cases = [loader.cases(part, total, listener) for part in (*chosen, pasted)]
     if len(cases[0]) < 2 or len(cases[1]) < 2:
         raise InputError(f"group {config.test} cannot be tested: fewer than two images of it, or of others, can be read.")
-    fixed = bool({"fixed", "outside"} & set(facts["flags"]))
-    where = excess(_mean_map(found, own, config), _mean_map(found, rest, config)) if rest else _mean_map(found, own, config)
-    return Test(config.test, name, job.model.classes.index(name), job, fixed, where, cases[0], cases[1], cases[2], loader.failed)
+    where = None
+    if {"fixed", "outside"} & set(facts["flags"]):
+        where = _mean_map(found, own, config)
+        where = excess(where, _mean_map(found, rest, config)) if rest else where
+    return Test(config.test, name, job.model.classes.index(name), job, where, cases[0], cases[1], cases[2], loader.failed)
 
 
 def _mean_map(found: Collection, items: Sequence[Item], config: ClusterConfig) -> np.ndarray:
-    """The mean of the maps of ``items``, each of which adds up to 1: (gh, gw)."""
+    """The mean of the maps of ``items``, each scaled to the sum 1: (gh, gw)."""
     maps = Arrays(found, items, "where", config.sample)
     return np.asarray(sum(block.sum(axis=0, dtype=np.float64) for _, block in maps.blocks()) / len(items)).reshape(maps.shape)
 
@@ -264,7 +265,7 @@ def run_test(test: Test, config: ClusterConfig, listener: Listener, stop: thread
     """The result of a test, as JSON values; None if ``stop`` was set. Raises what the network raises."""
     random = np.random.default_rng(config.seed)
     size = test.members[0].pixels.shape[:2]
-    regions = [region_of(test.where if test.fixed else case.values, size) for case in test.members]
+    regions = [region_of(case.values if test.where is None else test.where, size) for case in test.members]
     borrowed = [regions[place] for place in random.integers(0, len(regions), len(test.others))]
     predict = _Predictor(test, stop)
     before = predict([case.pixels for case in test.members])
@@ -287,7 +288,7 @@ def run_test(test: Test, config: ClusterConfig, listener: Listener, stop: thread
     result: dict[str, Any] = {
         "group": test.number,
         "class": test.name,
-        "region": f"place of the group: {place_of(test.where)}" if test.fixed else "map of each image",
+        "region": "map of each image" if test.where is None else f"place of the group: {place_of(test.where)}",
         "covered": round(float(np.mean([region.mean() for region in regions])), 4),
         "fill": config.fill,
         "seed": config.seed,

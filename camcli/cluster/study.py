@@ -155,7 +155,8 @@ def _study_class(found: Collection, name: str, config: ClusterConfig) -> tuple[C
         arrays = {kind: Arrays(found, items, kind, config.sample) for kind in arrays}
     components = {kind: components_of(arrays[kind], len(items), config.seed) for kind in arrays if kind in kinds or kind == "what"}
     space = joined_space([components[kind] for kind in kinds])
-    grouping, gaps = find_groups(space, config.sample, config.seed), None
+    grouping = find_groups(space, config.sample, config.seed)
+    gaps = [-math.inf] * len(grouping.centres)
     if "what" in kinds:
         labels, gaps = redraw(grouping.labels, joined_space([components["what"]]), config.seed)
         grouping = grouped(space, labels, dense=grouping.dense)
@@ -175,7 +176,7 @@ def _kinds_at_hand(found: Collection) -> list[str]:
     return kinds
 
 
-def _describe(result: ClassResult, arrays: dict[str, Arrays], silhouette: Sequence[float], gaps: Sequence[float] | None) -> None:
+def _describe(result: ClassResult, arrays: dict[str, Arrays], silhouette: Sequence[float], gaps: Sequence[float]) -> None:
     """Fill the groups of ``result`` with what is measured of them."""
     labels, items = result.grouping.labels, result.items
     count = int(labels.max(initial=NONE)) + 1
@@ -197,8 +198,8 @@ def _describe(result: ClassResult, arrays: dict[str, Arrays], silhouette: Sequen
             shape = arrays["where"].shape
             pair = (_normalized(maps[label]).reshape(shape), _normalized(maps.sum(axis=0) - maps[label]).reshape(shape))
         measured = Measured(
-            len(members) / len(items), silhouette[label], result.grouping.dense, pair, likeness[label], right,
-            (probability[inside], probability[outside]), -math.inf if gaps is None else gaps[label], few[label],
+            len(members) / len(items), silhouette[label], pair, likeness[label], right,
+            (probability[inside], probability[outside]), gaps[label], few[label],
         )  # fmt: skip
         flags = flags_of(measured)
         result.groups.append(
@@ -262,7 +263,7 @@ def _normalized(values: np.ndarray) -> np.ndarray:
 def _channels(contributions: Arrays, labels: np.ndarray, count: int) -> tuple[list[tuple[Channel, ...]], list[float]]:
     """For each group the channels whose contribution differs most from that of the other images, in standard deviations.
 
-    And how much 1 percent of the channels make of all that channels contribute more in the group.
+    And for each group the share that 1 percent of the channels have in its extra evidence, which is the sum of all increases.
     """
     size = int(np.prod(contributions.shape))
     sums, squares, counts = np.zeros((count + 1, size)), np.zeros(size), np.zeros(count + 1)

@@ -11,10 +11,9 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from functools import partial
 
 from camcli.distributed.scratch import scratch_folder
-from camcli.distributed.stored import end_run, fetch_run, files_of_run, is_file_of_run, is_not_merged, is_row_file
+from camcli.distributed.stored import end_run, fetch_run, files_of_run, is_file_of_run, is_not_merged, is_row_file, write_files
 from camcli.errors import CamcliError, OutputError, SettingsError
 from camcli.images.discover import shard_of
 from camcli.images.remote.folder import RemoteFolder, output_at
@@ -84,9 +83,7 @@ class Mirror:
         """Write the merged run of the mirror to the store; the store copies overlays, maps and masks from the shards itself."""
         self.forget_merged()
         names = [name for name in files_of_run(self.root) if not is_row_file(name)]
-        for name in names[:1]:
-            self.folder.write(name, self.root)
-        together(partial(self.folder.write, root=self.root), names[1:])
+        write_files(self.root, self.folder, names)
         sizes = {name: self.root.size(name) for name in names}
         there = self._objects.get("", {})
         copies: list[tuple[str, str]] = []

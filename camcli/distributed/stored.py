@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from camcli.errors import ImageError, OutputError
@@ -58,7 +58,7 @@ def files_of_run(root: Root) -> list[str]:
 def fetch_run(
     folder: RemoteFolder, root: Root, objects: Mapping[str, Stamp], *, is_hollow: Callable[[str], bool] = lambda _: False
 ) -> dict[str, Identity]:
-    """Copy the run of which ``folder`` has ``objects`` into ``root``, which is created. Nothing is copied without ``run.json``.
+    """Copy a run from ``folder``, which has these ``objects``, into ``root``, which is created. Without ``run.json`` copy nothing.
 
     Files for which ``is_hollow`` is true get the right size and no contents. An object whose name the file system cannot store is
     left out, as if it were missing. Returns the files as they are now. Raises OutputError.
@@ -103,10 +103,15 @@ def write_run(root: Root, folder: RemoteFolder, fetched: Mapping[str, Identity])
     folder.remove(RUN_RECORD)
     names = files_of_run(root)
     changed = [name for name in names if fetched.get(name) != identity_of(root, name)]
-    for name in changed[:1]:
-        folder.write(name, root)
-    together(partial(folder.write, root=root), changed[1:])
+    write_files(root, folder, changed)
     end_run(root, folder, {name: root.size(name) for name in names})
+
+
+def write_files(root: Root, folder: RemoteFolder, names: Sequence[str]) -> None:
+    """Write the files ``names`` of ``root`` to ``folder``: the first before the others, which are written several at a time."""
+    for name in names[:1]:
+        folder.write(name, root)
+    together(partial(folder.write, root=root), names[1:])
 
 
 def end_run(root: Root, folder: RemoteFolder, sizes: Mapping[str, int]) -> None:
