@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -40,6 +41,15 @@ def as_stored(pixels, orientation):
         8: lambda a: a.transpose(1, 0, 2)[:, ::-1],
     }
     return np.ascontiguousarray(turned[orientation](pixels))
+
+
+def write_photos(folder, names, first=0):
+    """Write a photo to each path of ``names`` below ``folder``, each another one; the ending of a name decides the format."""
+    for seed, name in enumerate(map(os.fsencode, names), first):
+        path = os.path.join(os.fsencode(folder), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(encoded(photo(seed), "PNG" if name.endswith(b".png") else "JPEG"))
 
 
 def noise(seed=0, size=(60, 50)):

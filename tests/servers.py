@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import http.server
 import logging
+import os
 import re
 import threading
 import time
@@ -15,9 +16,15 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
 
 Fault = Callable[[str, int], str]
 """Which fault the n-th request (from 1 on) for a path gets; an empty text for none."""
+
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI", "AWS_DEFAULT_REGION": "us-east-1"}
+"""The credentials of the S3 server, and its region."""
 
 HUNG = 20.0
 """Seconds that a server that hangs says nothing, unless it is closed."""
@@ -216,3 +223,31 @@ def s3_server() -> Iterator[int]:
         yield server.get_host_and_port()[1]
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def s3_front(port: int, patch: pytest.MonkeyPatch, bucket: str) -> Iterator[Front]:
+    """A server that can misbehave before the S3 server at ``port``, with ``bucket`` made by its ``client``, which goes past it.
+
+    The environment names it. Nothing else is reachable, and no settings of a user count.
+    """
+    import boto3
+
+    with Front(port) as front:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        own = {"AWS_ENDPOINT_URL": front.url, "AWS_CONFIG_FILE": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true"}
+        for name, value in {**KEYS, **own}.items():
+            patch.setenv(name, value)
+        front.client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1")
+        front.client.create_bucket(Bucket=bucket)
+        yield front
+
+
+def objects_below(client: Any, bucket: str, prefix: str) -> dict[str, bytes]:
+    """The objects of ``bucket`` whose keys begin with ``prefix``: the rest of the key -> bytes."""
+    return {
+        one["Key"][len(prefix) :]: client.get_object(Bucket=bucket, Key=one["Key"])["Body"].read()
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        for one in page.get("Contents", ())
+    }

@@ -36,7 +36,7 @@ from camcli.pipeline.runner import Prepared, run_images
 from camcli.pipeline.summary import SilentRunListener
 from tests.deadly import deadly_file, python_path
 from tests.folders import COMMAND, TINY, contents_of, failures_of, rows_of, state_of
-from tests.pictures import encoded, photo
+from tests.pictures import encoded, photo, write_photos
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'camcli[ray]'")
 
@@ -142,12 +142,8 @@ def cluster(tmp_path_factory):
 def many(tmp_path):
     """A folder of 24 images in two folders, and names that are not UTF-8 or not ASCII."""
     imgs = tmp_path / "many"
-    (imgs / "sub").mkdir(parents=True)
-    for k in range(20):
-        (imgs / ("sub" if k % 3 else ".") / f"{k:02}.jpg").write_bytes(encoded(photo(k), "JPEG"))
-    for k, name in enumerate([b"\xff.png", "é ü.png".encode(), b"a\nb.png", b"\xf0\x9f\x90\x88.png"]):
-        with open(os.path.join(os.fsencode(imgs), name), "wb") as file:
-            file.write(encoded(photo(30 + k), "PNG"))
+    write_photos(imgs, [f"{'sub' if k % 3 else '.'}/{k:02}.jpg" for k in range(20)])
+    write_photos(imgs, [b"\xff.png", "é ü.png", b"a\nb.png", b"\xf0\x9f\x90\x88.png"], 30)
     return imgs
 
 

@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
 from camcli.distributed.shards import shard_of
 from camcli.layout import CLUSTER, RUN_RECORD
 from tests.folders import TINY, contents_of, failures_of, rows_of
-from tests.pictures import encoded, photo
-from tests.servers import Front, s3_server
+from tests.pictures import encoded, photo, write_photos
+from tests.servers import KEYS, objects_below, s3_front, s3_server
 from tests.test_archives import below, tarred
-from tests.test_ray import PATIENCE, SLOW, TwoNodes, ended, local, merged, needs_ray, uses_cluster
-from tests.test_remote import KEYS
+from tests.test_ray import SLOW, TwoNodes, ended, local, merged, needs_ray, uses_cluster, wait_for
 
 pytestmark = [needs_ray, uses_cluster]
 
 BUCKET = "photos"
-SETTINGS = {**KEYS, "AWS_CONFIG_FILE": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 @pytest.fixture(scope="module")
 def s3():
     """An S3 server, behind one that can misbehave."""
-    import boto3
-
-    with s3_server() as port, Front(port) as front, pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in {**SETTINGS, "AWS_ENDPOINT_URL": front.url}.items():
-            patch.setenv(name, value)
-        front.client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1")
-        front.client.create_bucket(Bucket=BUCKET)
+    with s3_server() as port, pytest.MonkeyPatch.context() as patch, s3_front(port, patch, BUCKET) as front:
         yield front
 
 
@@ -49,9 +38,7 @@ def cluster(s3, tmp_path_factory):
 @pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"
-    (folder / "sub").mkdir(parents=True)
-    for number in range(14):
-        (folder / ("sub" if number % 3 else ".") / f"{number:02} é.jpg").write_bytes(encoded(photo(number), "JPEG"))
+    write_photos(folder, [f"{'sub' if number % 3 else '.'}/{number:02} é.jpg" for number in range(14)])
     (folder / "broken.jpg").write_text("no image")
     return folder
 
@@ -63,12 +50,7 @@ def put(s3, prefix, files):
 
 
 def objects(s3, prefix):
-    """The objects below ``prefix``: name -> bytes."""
-    return {
-        one["Key"][len(prefix) + 1 :]: s3.client.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read()
-        for page in s3.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{prefix}/")
-        for one in page.get("Contents", ())
-    }
+    return objects_below(s3.client, BUCKET, f"{prefix}/")
 
 
 def downloaded(s3, prefix, folder):
@@ -82,14 +64,6 @@ def downloaded(s3, prefix, folder):
 def finished(s3, prefix):
     """The names of the shards that are there as a whole."""
     return {name.partition("/")[0] for name in objects(s3, prefix) if name.startswith("shard-") and name.endswith(f"/{RUN_RECORD}")}
-
-
-def wait_for(condition, process):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.2)
 
 
 def test_from_a_store_to_a_store_equals_the_run_of_one_machine(cluster, s3, photos, tmp_path):

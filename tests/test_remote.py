@@ -31,11 +31,10 @@ from tests.faults import differences, violations_of_always
 from tests.folders import TINY, contents_of, failures_of, rows_of, state_of
 from tests.forks import survivors, wait_for, workers_below, written
 from tests.pictures import encoded, noise, photo
-from tests.servers import Front, WebServer, s3_server
+from tests.servers import Front, WebServer, s3_front, s3_server
 from tests.test_archives import TARS, below, pictures, tarred, without, zipped
 
 BUCKET = "photos"
-KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +47,7 @@ def moto():
 @pytest.fixture
 def s3(moto, monkeypatch):
     """The S3 server behind one that can misbehave: ``s3.fault``. Nothing else is reachable, and no settings of a user count."""
-    import boto3
-
-    with Front(moto) as front:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            monkeypatch.delenv(name)
-        for name, value in {**KEYS, "AWS_ENDPOINT_URL": front.url, "AWS_CONFIG_FILE": "/nonexistent"}.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        front.client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{moto}", region_name="us-east-1")
-        front.client.create_bucket(Bucket=BUCKET)
+    with s3_front(moto, monkeypatch, BUCKET) as front:
         store.forget_stores()
         yield front
         store.forget_stores()

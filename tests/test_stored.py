@@ -36,7 +36,8 @@ from camcli.pipeline.runner import run_images
 from camcli.pipeline.summary import SilentRunListener
 from camcli.runs.merge import merge_shards
 from tests.folders import TINY, contents_of
-from tests.pictures import encoded, photo
+from tests.pictures import encoded, photo, write_photos
+from tests.servers import objects_below
 from tests.test_remote import BUCKET, moto, quick, s3  # noqa: F401 - fixtures
 
 OUT = f"s3://{BUCKET}/runs/a b"
@@ -44,12 +45,7 @@ PREFIX = "runs/a b/"
 
 
 def objects(s3, prefix=PREFIX):  # noqa: F811
-    """The objects below ``prefix``: name -> bytes."""
-    return {
-        one["Key"][len(prefix) :]: s3.client.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read()
-        for page in s3.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
-        for one in page.get("Contents", ())
-    }
+    return objects_below(s3.client, BUCKET, prefix)
 
 
 def put_names(s3):  # noqa: F811
@@ -62,12 +58,8 @@ def put_names(s3):  # noqa: F811
 def photos(tmp_path):
     """Twelve photos, one with a name that is not UTF-8, and a file that is no image."""
     folder = tmp_path / "photos"
-    (folder / "sub").mkdir(parents=True)
-    for number in range(10):
-        (folder / ("sub" if number % 2 else ".") / f"{number} 50%FF.jpg").write_bytes(encoded(photo(number), "JPEG"))
-    for number, name in enumerate((b"\xff%41.png", "é ü?*+#.png".encode())):
-        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
-            file.write(encoded(photo(20 + number), "PNG"))
+    write_photos(folder, [f"{'sub' if number % 2 else '.'}/{number} 50%FF.jpg" for number in range(10)])
+    write_photos(folder, [b"\xff%41.png", "é ü?*+#.png"], 20)
     (folder / "broken.jpg").write_text("no image")
     return folder
 
