@@ -217,7 +217,7 @@ def test_law_4_a_failing_file_operation_of_any_command_loses_nothing(cases, tmp_
     expected = expected_of(case, tmp_path)
     faults = list(faults_of(case, tmp_path))
     violations = []
-    for fault in random.Random(name).sample(faults, 3 if name in FEWER else 14):
+    for fault in random.Random(name).sample(faults, 2 if name in FEWER else 10):
         violations += after_fault(case, tmp_path, fault, expected)
     assert not violations, "\n".join(violations)
 

@@ -78,7 +78,9 @@ def test_a_file_that_kills_its_worker_has_failed_in_the_same_run(deadly, many, t
     assert len(rows_of(out)) == 27
 
 
-@pytest.mark.parametrize(("workers", "batch"), [(1, 2), (2, 1), (3, 4), (2, 32)])
+@pytest.mark.parametrize(
+    ("workers", "batch"), [(3, 4), *(pytest.param(*pair, marks=pytest.mark.soak) for pair in ((1, 2), (2, 1), (2, 32)))]
+)
 def test_each_of_several_culprits_is_found_and_nobody_else(deadly, tmp_path, workers, batch):
     """Among good and broken files, side by side and far apart, the first and the last."""
     images, out, whole = tmp_path / "imgs", tmp_path / "out", tmp_path / "whole"
@@ -119,7 +121,7 @@ def test_an_image_whose_worker_the_system_kills_is_tried_by_every_run(deadly, ma
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize(("deaths", "is_blamed"), [(1, False), (2, False), (3, True)])
+@pytest.mark.parametrize(("deaths", "is_blamed"), [pytest.param(1, False, marks=pytest.mark.soak), (2, False), (3, True)])
 def test_an_image_is_blamed_only_after_two_deaths_of_a_process_of_its_own(deadly, many, tmp_path, deaths, is_blamed, workers):
     """The first death is that of a worker which has several images in hand, and is nobody's fault."""
     lives = tmp_path / "lives"

@@ -59,7 +59,7 @@ def room_for_one(side: int, workers: int = 0) -> int:
     return BASE + workers * WORKER + int(1.25 * painted_bytes(Header("JPEG", side, side, 0), RunConfig()))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.soak), 2])
 @pytest.mark.parametrize("kind", [KINDS[0], pytest.param(KINDS[1], marks=pytest.mark.soak)])
 def test_law_35_large_images_are_explained_one_at_a_time_within_the_memory_there_is(
     kind: str, workers: int, tmp_path: Path
@@ -104,7 +104,7 @@ def test_law_35_six_images_of_144_megapixels_in_2600_megabytes(kind: str, tmp_pa
     assert len(rows_of(tmp_path / "out")) == 10
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.soak), 2])
 @pytest.mark.parametrize("kind", [KINDS[0], pytest.param(KINDS[1], marks=pytest.mark.soak)])
 def test_law_36_what_does_not_fit_is_said_and_tried_again(
     kind: str, workers: int, tmp_path: Path, camcli: Callable[..., Result]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -45,6 +46,12 @@ def lively(module):
 
 SMALLER = {
     "resnet10": lambda: torchvision.models.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=20),
+    "resnet4": lambda: nn.Sequential(
+        OrderedDict(
+            stem=nn.Sequential(nn.Conv2d(3, 8, 7, 4, 3), nn.BatchNorm2d(8), nn.ReLU()),
+            block=BasicBlock(8, 8), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(8, 20),
+        )
+    ),
     "maxvit_t": lambda: torchvision.models.MaxVit((96, 96), 16, 3, [16, 32, 64, 128], [2, 2, 5, 2], 8, 0.2, num_classes=20),
     "vit_b_32": lambda: torchvision.models.VisionTransformer(96, 32, 12, 4, 64, 128, num_classes=20),
 }  # fmt: skip
@@ -395,8 +402,8 @@ def test_code_is_compiled_once_for_the_threads_that_will_run_it(monkeypatch):
 def test_compiling_changes_nothing(monkeypatch, tmp_path):
     """The real compiler, with a second layer inside the head."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    module = network_of("resnet10")
-    layers, images, said = ["layer4", "avgpool"], torch.randn(2, 3, 64, 64), []  # no ReLU behind them to change its mind
+    module = network_of("resnet4")
+    layers, images, said = ["block", "pool"], torch.randn(2, 3, 64, 64), []  # no ReLU behind them to change its mind
     network = prepare_network(model_of(module), layers, CPU, Preparation(compile=True, batch_size=2), said.append)
     if said and re.search(r"C(pp|xx)Compil|Compiler|Python\.h", said[0]):
         pytest.skip(f"this machine cannot compile: {said[0]}")
@@ -430,9 +437,10 @@ def test_every_method_gives_the_same_maps_with_the_prepared_network():
     layers = [Layer("layer2", Grid("nchw", 8, 8))]
     methods = [name for name in METHODS if METHODS[name].check is None or "guided" in name]
     chosen = torch.tensor([[0, 5]]).expand(2, -1)
-    expected = explain_batch(module, images, layers, methods, lambda _: chosen).maps
+    few = Options(samples=50)  # masks of RISE; the steps of integrated gradients are 50 anyway
+    expected = explain_batch(module, images, layers, methods, lambda _: chosen, few).maps
     network = prepare_network(model_of(module), ["layer2"], CPU, Preparation(), lambda _: None)
-    found = explain_batch(network, images, layers, methods, lambda _: chosen).maps
+    found = explain_batch(network, images, layers, methods, lambda _: chosen, few).maps
     assert len(methods) > 10
     for key, values in expected.items():
         scale = float(values.abs().max())

@@ -7,7 +7,9 @@ import pytest
 from tests import oracles
 
 
-@pytest.mark.parametrize("name", [*oracles.SMALL, pytest.param("convnext_tiny", marks=pytest.mark.zoo)])
+@pytest.mark.parametrize(
+    "name", [*oracles.SMALL, *(pytest.param(name, marks=pytest.mark.zoo) for name in ("mobilenet_v2", "convnext_tiny"))]
+)
 def test_methods_agree_with_their_oracles(name):
     rows = list(oracles.compare(name))
     assert len(rows) >= 15

@@ -15,7 +15,8 @@ from tests.servers import KEYS, objects_below, s3_front, s3_server
 from tests.test_archives import below, tarred
 from tests.test_ray import SLOW, TwoNodes, ended, local, merged, needs_ray, uses_cluster, wait_for
 
-pytestmark = [needs_ray, uses_cluster]
+pytestmark = [needs_ray, uses_cluster, pytest.mark.soak]
+"""A cluster takes half a minute. In every run of the tests: stores without Ray (test_stored), Ray without stores (test_ray)."""
 
 BUCKET = "photos"
 
@@ -85,7 +86,6 @@ def test_from_a_store_to_a_store_equals_the_run_of_one_machine(cluster, s3, phot
     assert objects(s3, "out") == before
 
 
-@pytest.mark.soak
 def test_archives_give_what_one_machine_gives(cluster, s3, photos, tmp_path):
     """A tar on this machine and one in a store, with output in a folder."""
     archive = tarred(tmp_path / "x.tar", below(photos))
@@ -99,7 +99,6 @@ def test_archives_give_what_one_machine_gives(cluster, s3, photos, tmp_path):
         assert (len(rows_of(out)), len(failures_of(out))) == (14, 1)
 
 
-@pytest.mark.soak
 def test_deaths_and_interruptions_lose_no_shard_that_is_in_the_store(cluster, s3, photos, tmp_path):
     """A worker is killed in the middle; the program is interrupted; the program is killed while it merges. Then all is equal."""
     inputs, out = put(s3, "slow", below(photos)), f"s3://{BUCKET}/deaths"
@@ -129,7 +128,6 @@ def test_deaths_and_interruptions_lose_no_shard_that_is_in_the_store(cluster, s3
     assert merged(downloaded(s3, "deaths", tmp_path / "here")) == contents_of(tmp_path / "whole")
 
 
-@pytest.mark.soak
 def test_new_and_changed_images_and_a_failing_store(cluster, s3, photos, tmp_path):
     """Only shards with something to do run again; a shard that cannot be written is named, and the same command finishes it."""
     out, prefix = f"s3://{BUCKET}/changes", "changes"

@@ -104,7 +104,7 @@ def test_no_worker_outlives_a_main_process_that_is_killed(forks: Forks, tmp_path
     command = ["run", tmp_path / "imgs", *TINY, "--batch-size", 4, "--workers", 3, "--quiet"]
     assert forks.start([*command, "-o", tmp_path / "whole"], tmp_path / "log").wait(120) == 1
     total = rows_written(tmp_path / "whole")
-    for kill in range(8):
+    for kill in range(4):
         shutil.rmtree(out, ignore_errors=True) if rows_written(out) >= total else None
         run = forks.start([*command, "-o", out], tmp_path / "log")
         assert wait_for(lambda run=run: len(workers_below(run.pid)) == 3)
