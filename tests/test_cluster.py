@@ -239,8 +239,7 @@ def run(tmp_path_factory):
     return out, synthetic_run(out, 240, 3)
 
 
-@pytest.mark.parametrize("evidence", ["both", "what", "where"])
-@pytest.mark.parametrize("sample", [4000, 100])
+@pytest.mark.parametrize(("evidence", "sample"), [("both", 4000), ("what", 100), ("where", 4000)])
 def test_a_planted_group_is_found_and_flagged_first(camcli, tmp_path, evidence, sample):
     """Also where the class is read in blocks, and the groups are made from a sample."""
     out = tmp_path / "out"

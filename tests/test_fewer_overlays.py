@@ -215,7 +215,7 @@ def test_killed_processes_lose_nothing(forks, tmp_path):
     flags = (*TINY, "--save-maps", "--overlays-for", "below:0.731", "--batch-size", 4, "--quiet")
     assert undisturbed(forks, tmp_path / "imgs", tmp_path / "whole", *flags) == 1
     kills = Kills(forks, tmp_path / "imgs", tmp_path, flags, random.Random(5))
-    assert kills.go_on_until(6, tmp_path / "whole", 1) == []
+    assert kills.go_on_until(4, tmp_path / "whole", 1) == []
 
 
 def test_a_forged_row_without_an_overlay_reaches_no_other_file(camcli, imgs, tmp_path):

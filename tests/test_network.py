@@ -53,6 +53,8 @@ SMALLER = {
         )
     ),
     "maxvit_t": lambda: torchvision.models.MaxVit((96, 96), 16, 3, [16, 32, 64, 128], [2, 2, 5, 2], 8, 0.2, num_classes=20),
+    "swin_t": lambda: torchvision.models.SwinTransformer([4, 4], 24, [2, 2, 2, 2], [1, 2, 4, 8], [7, 7], num_classes=20),
+    "densenet21": lambda: torchvision.models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=20),
     "vit_b_32": lambda: torchvision.models.VisionTransformer(96, 32, 12, 4, 64, 128, num_classes=20),
 }  # fmt: skip
 """Torchvision's blocks, fewer or with fewer channels: the operations are the same, and cost a tenth."""
@@ -250,7 +252,7 @@ def test_a_network_that_resists_runs_as_it_is(make, layer):
 
 PARTITIONED = {
     "resnet18": ["layer4.1.bn2", "layer2", "layer3.0.conv1"],  # out of order, inside a residual block, rewritten in place
-    "densenet121": ["features.denseblock3", "features"],  # an in-place ReLU follows
+    "densenet21": ["features.denseblock3", "features"],  # an in-place ReLU follows
     "googlenet": ["inception4a.branch2", "inception5b"],  # branches that do not follow from each other
     "vit_b_32": ["encoder.layers.encoder_layer_11.ln_1", "encoder.layers.encoder_layer_5"],
     "swin_t": ["features.3", "norm"],
@@ -468,7 +470,8 @@ def test_every_method_runs_in_a_short_type():
     module, images = network_of("resnet10"), torch.randn(2, 3, 64, 64)
     network = prepare_network(model_of(module), ["layer4"], CPU, Preparation("bf16"), lambda _: None)
     methods = [name for name in METHODS if name not in ("rollout", "legrad")]
-    found = explain_batch(network, images, [Layer("layer4", Grid("nchw", 2, 2))], methods, lambda y: y.argmax(1)[:, None])
+    layers = [Layer("layer4", Grid("nchw", 2, 2))]
+    found = explain_batch(network, images, layers, methods, lambda y: y.argmax(1)[:, None], Options(samples=50))
     assert {method for _, method in found.maps} == set(methods)
     for key, values in found.maps.items():
         assert values.dtype == torch.float32, key

@@ -300,7 +300,7 @@ def test_killed_processes_lose_nothing(forks, tmp_path):
     flags = (*TINY, "--save-maps", "--maps-format", "parquet", "--format", "parquet", "--batch-size", 4, "--quiet")
     assert undisturbed(forks, tmp_path / "imgs", tmp_path / "whole", *flags) == 1
     kills = Kills(forks, tmp_path / "imgs", tmp_path, flags, random.Random(7))
-    assert kills.go_on_until(8, tmp_path / "whole", 1) == []
+    assert kills.go_on_until(4, tmp_path / "whole", 1) == []
     assert contents_of(tmp_path / "whole")["maps.parquet/part-00000.parquet"]
 
 

@@ -17,9 +17,8 @@ NAMES = models.list_models(module=models)
 SMALL = {
     "alexnet", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small",
     "regnet_x_400mf", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_0", "swin_t", "vit_b_32", "convnext_tiny",
-    "vgg11",
 }  # fmt: skip
-"""One of each family but MaxViT, for every run of the tests; the others belong to make oracle."""
+"""One of each family but MaxViT and VGG, the slowest, for every run of the tests; the others belong to make oracle."""
 
 
 def maps_of(folder):
