@@ -16,7 +16,7 @@ from sklearn.metrics import silhouette_samples
 from camcli.cluster import features
 from camcli.cluster.features import Components, components_of, joined_space, picture_of
 from camcli.cluster.flags import Measured, flags_of, is_suspected, place_of
-from camcli.cluster.gap import gap_of, redraw
+from camcli.cluster.gap import _border, gap_of, redraw
 from camcli.cluster.groups import NONE, find_groups, silhouettes
 from camcli.cluster.write import FILES, GROUP_COLUMNS, IMAGE_COLUMNS
 from camcli.output.locks import undisturbed
@@ -140,13 +140,27 @@ def test_a_gap_is_what_separates_two_clouds_and_not_what_cuts_one():
     assert gap_of(cloud[:30], np.arange(30) < 15, 0) is None
 
 
-def test_a_border_runs_through_the_middle_of_the_gap():
-    """A fifth of a cloud's images were in no group, some of the others' were in it: all are put where they belong."""
+def test_a_border_is_where_two_normal_distributions_are_equally_likely():
+    """One narrow, one wide; the group was found in part: its border is that of all its images, from the closed form."""
+    random = np.random.default_rng(0)
+    share, spread, apart = 0.3, 2.5, 12.0
+    inside = np.arange(6000) < share * 6000
+    places = np.where(inside, random.normal(apart, spread, 6000), random.normal(0, 1, 6000))
+    by_spread = 1 / spread**2
+    logarithms = [(by_spread - 1) / 2, -apart * by_spread, apart**2 * by_spread / 2 + math.log((1 - share) * spread / share)]
+    expected = max(np.roots(logarithms))
+    for found in (inside, inside & (places > apart)):
+        assert _border(places, found) == pytest.approx(expected, abs=0.25)
+    assert _border(np.zeros(50), np.arange(50) < 20) == 0
+
+
+def test_a_border_runs_through_the_gap():
+    """Half of a cloud's images were in another group or in none, some of the others' in it: all are put where they belong."""
     random = np.random.default_rng(0)
     truth = np.arange(400) < 100
     space = random.normal(size=(400, 20)) + 9.0 * truth[:, None] * np.eye(20)[13]
     labels = np.where(truth, 0, 1)
-    labels[:20], labels[395:] = NONE, 0
+    labels[:20], labels[20:50], labels[395:] = NONE, 1, 0
     found, gaps = redraw(labels, space, 0)
     np.testing.assert_array_equal(found == 0, truth)
     assert (found[~truth] != 0).all()
@@ -186,12 +200,12 @@ def test_every_flag_has_its_figures_and_its_cause():
     found = flags_of(measured())
     assert set(found) == {"tight", "fixed", "outside", "right", "sure"}
     assert (
-        flags_of(measured(gap=1.0, few=0.18))["apart"]
-        == "1% of the channels carry 18% of its extra evidence, gap to the others 1.0"
+        flags_of(measured(gap=3.1, few=0.18))["apart"]
+        == "1% of the channels carry 18% of its extra evidence, gap to the others 3.1"
     )
     assert "apart" in flags_of(measured(gap=0.1, few=0.22))
     for changes in (
-        {"gap": 0.5, "few": 0.18},
+        {"gap": 2.9, "few": 0.18},
         {"gap": -0.1, "few": 0.3},
         {"gap": 5.0, "few": 0.1},
         {"gap": 5.0, "few": 0.5, "share": 0.6},

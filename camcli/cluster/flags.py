@@ -20,9 +20,9 @@ OUTSIDE = 0.67
 """Evidence is outside the usual place if the mean map overlaps with that of the rest, which is the larger part of the class, by at
 most 67 percent."""
 
-SET_APART = ((0.21, 0.0), (0.17, 0.9))
+SET_APART = ((0.21, 0.0), (0.17, 3.0))
 """A group is set apart by few channels if 1 percent of the channels carry 21 percent of the evidence that it has more than the
-rest, and it does not overlap with the rest; or 17 percent, with a gap of 0.9 standard deviations."""
+rest, and it does not overlap with the rest; or 17 percent, with a gap of 3 standard deviations."""
 
 BETTER, SURER = 0.1, 0.8
 """Accuracy at least 10 percentage points above that of the rest; a probability that is above that of an image of the rest in 80

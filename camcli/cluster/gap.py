@@ -16,18 +16,24 @@ FEWEST = 20
 MINORITY = 0.5
 """What sets a group apart says something about the group only if it is the smaller part of its class."""
 
-_SHRINKAGE, _PARTS, _DECIMALS = 0.1, 5, 5
+_SHRINKAGE, _PARTS, _ROUNDS, _DECIMALS = 0.5, 5, 10, 5
 
 
 @dataclass(frozen=True)
 class Gap:
     """``width``: from the lowest tenth of a group to the highest tenth of the rest along the direction that separates them best, in
-    pooled standard deviations; negative if they overlap. ``middle``: of it. ``places`` (N,): of all images along that direction.
+    pooled standard deviations; negative if they overlap. ``places`` (N,): of all images along that direction. ``border``: among
+    them, between the group and the rest.
     """
 
     width: float
-    middle: float
+    border: float
     places: np.ndarray
+
+    @property
+    def beyond(self) -> np.ndarray:
+        """(N,) bool: the images on the group's side of the border."""
+        return self.places > self.border
 
 
 def gap_of(space: np.ndarray, inside: np.ndarray, seed: int) -> Gap | None:
@@ -52,7 +58,48 @@ def gap_of(space: np.ndarray, inside: np.ndarray, seed: int) -> Gap | None:
     places[chosen] = found
     low, high = float(np.quantile(found[own], 0.1)), float(np.quantile(found[~own], 0.9))
     spread = math.sqrt(float(found[own].var() + found[~own].var()) / 2)
-    return Gap((low - high) / spread if spread > 0 else -math.inf, (low + high) / 2, places)
+    return Gap((low - high) / spread if spread > 0 else -math.inf, _border(found, own), places)
+
+
+def _border(places: np.ndarray, inside: np.ndarray) -> float:
+    """Where two normal distributions that describe ``places`` (N,) are best divided (Kittler and Illingworth 1986, equation 15).
+
+    It lies between the medians of the images ``inside`` (N,) and outside. The group may be wider than the rest, and may have been
+    found in part only, so its own images alone do not say where it ends.
+    """
+    middle = places.mean()
+    ordered, low, high = np.sort(places - middle), np.median(places[~inside]) - middle, np.median(places[inside]) - middle
+    allowed = (ordered[:-1] >= low) & (ordered[1:] <= high)
+    if not allowed.any() or ordered[0] == ordered[-1]:
+        return float((low + high) / 2 + middle)
+    below = np.arange(1, len(ordered)) / len(ordered)
+    spreads = _spreads(ordered)[:-1], _spreads(-ordered[::-1])[-2::-1]
+    least = 0.01 * ordered.std()
+    errors = [
+        share * (np.log(np.maximum(spread, least)) - np.log(share))
+        for share, spread in zip((below, 1 - below), spreads, strict=True)
+    ]
+    best = int(np.argmin(np.where(allowed, errors[0] + errors[1], np.inf)))
+    return float((ordered[best] + ordered[best + 1]) / 2 + middle)
+
+
+def _spreads(values: np.ndarray) -> np.ndarray:
+    """The standard deviation of the first 1, 2, ... of ``values`` (N,): (N,)."""
+    count = np.arange(1, len(values) + 1)
+    return np.sqrt(np.maximum(np.cumsum(values**2) / count - (np.cumsum(values) / count) ** 2, 0))
+
+
+def _widest(space: np.ndarray, inside: np.ndarray, seed: int) -> Gap | None:
+    """The gap of the group that is beyond the border of the group ``inside`` (N,), and so on, as long as it becomes wider."""
+    gap = gap_of(space, inside, seed)
+    for _ in range(_ROUNDS):
+        if gap is None or gap.beyond.mean() > MINORITY:
+            break
+        again = gap_of(space, gap.beyond, seed)
+        if again is None or again.width <= gap.width:
+            break
+        gap = again
+    return gap
 
 
 def _fifths(points: np.ndarray, own: np.ndarray, seed: int) -> np.ndarray:
@@ -64,7 +111,7 @@ def _fifths(points: np.ndarray, own: np.ndarray, seed: int) -> np.ndarray:
 
 
 def redraw(labels: np.ndarray, space: np.ndarray, seed: int) -> tuple[np.ndarray, list[float]]:
-    """Move the border of each group that has a gap to the middle of it. Returns the new labels, and the width of each group's gap.
+    """Move the border of each group that has a gap into it. Returns the new labels, and the width of each group's gap.
 
     ``labels`` (N,): the group of each image, NONE for none. ``space`` (N, K): all components. The width is -inf where none was
     measured: for small groups, and for those with more than half of the images. Where two groups claim an image, the one with the
@@ -74,14 +121,14 @@ def redraw(labels: np.ndarray, space: np.ndarray, seed: int) -> tuple[np.ndarray
     gaps: dict[int, Gap] = {}
     for label in range(count):
         inside = labels == label
-        gap = gap_of(space, inside, seed) if inside.mean() <= MINORITY else None
+        gap = _widest(space, inside, seed) if inside.mean() <= MINORITY else None
         if gap is not None:
             gaps[label] = gap
     found, taken = labels.copy(), np.zeros(len(labels), bool)
     for label in sorted(gaps, key=lambda label: (-gaps[label].width, label)):
         if gaps[label].width <= 0:
             break
-        beyond = (gaps[label].places > gaps[label].middle) & ~taken
+        beyond = gaps[label].beyond & ~taken
         found[(labels == label) & ~beyond & ~taken] = NONE
         found[beyond] = label
         taken |= beyond
