@@ -1,7 +1,7 @@
 # make demo: heatmaps of the sample images.   make test: every gate.   Both set up what they need in .venv.
 # make oracle: all methods against captum, grad-cam and torchcam, and all of torchvision's classifiers (about half an hour).
 # make bench: how fast camcli is, against the bare network and against its peers (about an hour; ARGS=--quick tries it out).
-# make soak: hundreds of kills, injected faults, a hundred thousand images (about half an hour). make fuzz: 200,000 odd images.
+# make soak: hundreds of kills, injected faults, a hundred thousand images (about three hours). make fuzz: 200,000 odd images.
 # make profile: where the time of a run goes, stage by stage.
 # PYTHON chooses the interpreter, VENV the environment's place.
 
