@@ -1,4 +1,4 @@
-"""What ``--metrics`` costs, in forward passes: ``python benchmarks/metrics.py [--images N] [--rounds R]``.
+"""What ``--metrics`` costs, in forward passes: ``python -m benchmarks.metrics [--images N] [--rounds R]``.
 
 Runs go from files to files in one process, with the bundled model. Processor time is compared, not the clock, so that other work on
 the machine matters little. Runs with and without metrics and bare forward passes take turns; of each the fastest round counts.
@@ -21,7 +21,7 @@ from camcli.pipeline.job import Job
 BATCH = 16
 CASES = {
     "drop, increase, gain": (("drop", "increase", "gain"), 1.0, 1.15),
-    "deletion, insertion": (("deletion", "insertion"), 40.0, 1.1 * 40),
+    "deletion, insertion": (("deletion", "insertion"), 39.0, 1.1 * 39),
 }
 """Metrics, the passes that they need for each image, and the most that they may cost."""
 
