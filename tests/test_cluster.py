@@ -238,6 +238,14 @@ def test_places_in_words(cell, words):
     assert place_of(values) == words
 
 
+def test_the_place_is_that_of_the_strongest_cells():
+    """The centre of all evidence would be between the corner and the object, where there is none."""
+    values = np.zeros((7, 7))
+    values[5:, :2], values[2:5, 3:6] = 1.0, 0.6
+    assert place_of(values) == "bottom left"
+    assert place_of(np.zeros((7, 7))) == "nowhere"
+
+
 def tables(folder):
     found = []
     for name in ("clusters.csv", "groups.csv"):

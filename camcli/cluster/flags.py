@@ -111,13 +111,21 @@ def excess(mean: np.ndarray, rest: np.ndarray) -> np.ndarray:
 
 def peak_share(mean: np.ndarray) -> float:
     """The share of a mean map (h, w) in the tenth of its cells with the largest values."""
-    count = max(1, mean.size // 10)
     total = float(mean.sum())
-    return float(np.sort(mean.ravel())[-count:].sum() / total) if total > 0 else 0.0
+    return float(_peak(mean).sum() / total) if total > 0 else 0.0
+
+
+def _peak(mean: np.ndarray) -> np.ndarray:
+    """A mean map (h, w) in the tenth of its cells with the largest values, 0 elsewhere: (h, w)."""
+    peak = np.zeros(mean.size)
+    highest = np.argsort(mean.ravel(), kind="stable")[-max(1, mean.size // 10) :]
+    peak[highest] = mean.ravel()[highest]
+    return peak.reshape(mean.shape)
 
 
 def place_of(mean: np.ndarray) -> str:
-    """Where the centre of a mean map (h, w) is, in words."""
+    """Where the centre of the tenth of a mean map (h, w) with the largest values is, in words."""
+    mean = _peak(mean)
     total = float(mean.sum())
     if total <= 0:
         return "nowhere"
