@@ -261,7 +261,13 @@ def run(tmp_path_factory):
     return out, synthetic_run(out, 240, 3)
 
 
-@pytest.mark.parametrize(("evidence", "sample"), [("both", 4000), ("what", 100), ("where", 4000)])
+@pytest.mark.parametrize(
+    ("evidence", "sample"),
+    [
+        *(("both", 4000), ("what", 100), ("where", 4000)),
+        *(pytest.param(*pair, marks=pytest.mark.soak) for pair in (("both", 100), ("what", 4000), ("where", 100))),
+    ],
+)
 def test_a_planted_group_is_found_and_flagged_first(camcli, tmp_path, evidence, sample):
     """Also where the class is read in blocks, and the groups are made from a sample."""
     out = tmp_path / "out"
