@@ -16,7 +16,7 @@ FEWEST = 20
 MINORITY = 0.5
 """What sets a group apart says something about the group only if it is the smaller part of its class."""
 
-_SHRINKAGE, _PARTS, _ROUNDS, _DECIMALS = 0.5, 5, 10, 5
+_SHRINKAGE, _PARTS, _ROUNDS, _DECIMALS = 0.5, 5, 11, 5
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,17 @@ def _spreads(values: np.ndarray) -> np.ndarray:
 
 
 def _widest(space: np.ndarray, inside: np.ndarray, seed: int) -> Gap | None:
-    """The gap of the group that is beyond the border of the group ``inside`` (N,), and so on, as long as it becomes wider."""
-    gap = gap_of(space, inside, seed)
+    """The gap of the group that is beyond the border of the group ``inside`` (N,), and so on, as long as it becomes wider.
+
+    None if the group is more than half of the images, or too small.
+    """
+    widest: Gap | None = None
     for _ in range(_ROUNDS):
-        if gap is None or gap.beyond.mean() > MINORITY:
+        gap = gap_of(space, inside, seed) if inside.mean() <= MINORITY else None
+        if gap is None or (widest is not None and gap.width <= widest.width):
             break
-        again = gap_of(space, gap.beyond, seed)
-        if again is None or again.width <= gap.width:
-            break
-        gap = again
-    return gap
+        widest, inside = gap, gap.beyond
+    return widest
 
 
 def _fifths(points: np.ndarray, own: np.ndarray, seed: int) -> np.ndarray:
@@ -120,8 +121,7 @@ def redraw(labels: np.ndarray, space: np.ndarray, seed: int) -> tuple[np.ndarray
     count = int(labels.max(initial=NONE)) + 1
     gaps: dict[int, Gap] = {}
     for label in range(count):
-        inside = labels == label
-        gap = _widest(space, inside, seed) if inside.mean() <= MINORITY else None
+        gap = _widest(space, labels == label, seed)
         if gap is not None:
             gaps[label] = gap
     found, taken = labels.copy(), np.zeros(len(labels), bool)
